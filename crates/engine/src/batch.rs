@@ -1,0 +1,64 @@
+//! What flows from left to right: raw batches, decoded rows, rejects. Rows travel together with the
+//! offset range that they came from.
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use calve_model::{Micros, OffsetRange, SourcePartition};
+
+/// A piece of one source partition as it was read, with the range that it covers.
+#[derive(Clone, Debug)]
+pub struct RawBatch {
+    /// Where it came from.
+    pub partition: SourcePartition,
+    /// What it covers; ranges of one source partition follow each other without gap.
+    pub range: OffsetRange,
+    /// The events.
+    pub payload: Payload,
+    /// The source partition ends behind this batch.
+    pub last: bool,
+    /// See [`calve_model::Position::tag`]; replaces the stored one when present.
+    pub tag: Option<String>,
+}
+
+/// Events, before the decoder.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// Whole text records (lines); byte `i` has offset `range.from + i`. The last line may lack its
+    /// newline only when the source partition ends there.
+    Bytes(Bytes),
+    /// Rows that the source read as Arrow already; row `i` has offset `range.from + i`.
+    Rows(RecordBatch),
+}
+
+impl RawBatch {
+    /// Bytes that it holds in memory.
+    pub fn bytes(&self) -> usize {
+        match &self.payload {
+            Payload::Bytes(bytes) => bytes.len(),
+            Payload::Rows(rows) => rows.get_array_memory_size(),
+        }
+    }
+}
+
+/// An event that could not be decoded or did not fit the schema.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reject {
+    /// Offset of the event's first byte (or its row) in the source partition.
+    pub offset: u64,
+    /// The event as it came, without the line end.
+    pub raw: Bytes,
+    /// Why; lower case, names the field, never a value.
+    pub error: String,
+}
+
+/// What a decoder made of a raw batch: `rows + rejects` is every event of it.
+#[derive(Clone, Debug)]
+pub struct Decoded {
+    /// In the order of the source partition.
+    pub rows: RecordBatch,
+    /// In the order of the source partition.
+    pub rejects: Vec<Reject>,
+}
+
+/// Lowest and highest event time of a batch, both inclusive; none when the batch has none.
+pub type EventTimeBounds = Option<(Micros, Micros)>;

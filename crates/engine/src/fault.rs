@@ -1,0 +1,70 @@
+//! Named points at which a test makes the real binary die, stop or fail. The binary that is tested
+//! is the binary that is shipped: a point costs one atomic load when the variable is not set.
+//!
+//! `CALVE_FAULT=name=action[@n],…`: at the n-th pass (default the first) through point `name`,
+//! `kill` sends SIGKILL to the process, `stop` sends SIGSTOP (a later SIGCONT lets it go on),
+//! `error` makes the step fail as unavailable, `lost` lets the step happen and loses its answer.
+
+use std::sync::{
+    LazyLock,
+    atomic::{AtomicU32, Ordering},
+};
+
+use crate::error::{Error, Result};
+
+struct Fault {
+    point: String,
+    action: String,
+    pass: u32,
+    passes: AtomicU32,
+}
+
+static FAULTS: LazyLock<Vec<Fault>> = LazyLock::new(|| {
+    let Ok(spec) = std::env::var("CALVE_FAULT") else { return Vec::new() };
+    spec.split(',')
+        .filter_map(|one| {
+            let (point, rest) = one.split_once('=')?;
+            let (action, pass) = rest.split_once('@').unwrap_or((rest, "1"));
+            Some(Fault {
+                point: point.trim().to_owned(),
+                action: action.trim().to_owned(),
+                pass: pass.trim().parse().unwrap_or(1),
+                passes: AtomicU32::new(0),
+            })
+        })
+        .collect()
+});
+
+/// Passes through the point `name`.
+///
+/// # Errors
+/// `Unavailable`, when the test asked for it.
+pub fn point(name: &str) -> Result<()> {
+    if FAULTS.is_empty() {
+        return Ok(());
+    }
+    match hit(name) {
+        Some("error") => Err(Error::unavailable(format!("fault injected: point={name}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Whether the answer of the step at point `name` is lost.
+pub fn lost(name: &str) -> bool {
+    !FAULTS.is_empty() && hit(name) == Some("lost")
+}
+
+fn hit(name: &str) -> Option<&'static str> {
+    for fault in FAULTS.iter().filter(|f| f.point == name) {
+        if fault.passes.fetch_add(1, Ordering::Relaxed) + 1 != fault.pass {
+            continue;
+        }
+        let signal = match fault.action.as_str() {
+            "kill" => rustix::process::Signal::KILL,
+            "stop" => rustix::process::Signal::STOP,
+            action => return Some(action),
+        };
+        let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+    }
+    None
+}

@@ -1,0 +1,17 @@
+//! The engine of calve: batches, the seams, the batchers, the shard loop, checkpoints, metrics.
+//!
+//! Never here: a connector, an SQL engine, a table format. Start with [`seams`], then [`shard`].
+#![warn(missing_docs)]
+
+pub mod batch;
+pub mod durable;
+pub mod error;
+pub mod fault;
+pub mod seams;
+
+pub use batch::{Decoded, EventTimeBounds, Payload, RawBatch, Reject};
+pub use error::{Error, ErrorKind, Policy, Result};
+pub use seams::{
+    BatcherFactory, Commit, Decoder, Outcome, Output, OutputState, Prepared, Sealed, Source, SourceEvent, Split,
+    Splitter, TableWriter, Transform,
+};

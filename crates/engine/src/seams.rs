@@ -1,0 +1,207 @@
+//! The I/O seams: source, decoder, transform, table, output. Closed sets are enums elsewhere; only
+//! what has several implementations behind it is a trait here.
+
+use std::{any::Any, sync::Arc};
+
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use async_trait::async_trait;
+use calve_model::{Epoch, Offsets, SourcePartition};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    batch::{Decoded, RawBatch, Reject},
+    error::Result,
+};
+
+/// Reads raw batches. Lives on a thread of its own (with a runtime of one thread), so it may block
+/// for as long as one read takes; it never decodes.
+#[async_trait]
+pub trait Source: Send {
+    /// Goes to `from`; called once, before the first `next`.
+    ///
+    /// # Errors
+    /// `Config` when what the offsets name is not there or was replaced.
+    async fn open(&mut self, from: &Offsets) -> Result<()>;
+
+    /// The next batch or event. Cancel-safe: a dropped call loses nothing.
+    async fn next(&mut self) -> Result<SourceEvent>;
+
+    /// Everything up to `upto` is durable in every output.
+    async fn committed(&mut self, upto: &Offsets) -> Result<()> {
+        let _ = upto;
+        Ok(())
+    }
+
+    /// Events or bytes known to exist and not read yet, where the source can tell.
+    fn lag(&self) -> Option<u64> {
+        None
+    }
+}
+
+/// What a source says.
+#[derive(Debug)]
+pub enum SourceEvent {
+    /// Source partitions that exist and have not been read; they hold the watermark.
+    Discovered(Vec<SourcePartition>),
+    /// Events.
+    Batch(RawBatch),
+    /// Polled, and nothing is there now in any source partition.
+    Idle,
+    /// Everything was read; nothing will come.
+    End,
+}
+
+/// Turns raw batches into Arrow. One instance belongs to one batcher; it keeps what it learned.
+pub trait Decoder: Send {
+    /// Every event of the batch becomes a row or a reject.
+    ///
+    /// # Errors
+    /// Only for what makes the whole stream unreadable; a bad event is a reject.
+    fn decode(&mut self, raw: &RawBatch) -> Result<Decoded>;
+
+    /// Finds the event behind row `row` of what `decode` made of `raw`: its offset and its text.
+    /// Slow; used only when a row is rejected after decoding.
+    fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject;
+}
+
+/// Maps decoded rows to the table's rows, batch by batch, without memory of earlier batches.
+/// One instance belongs to one batcher.
+pub trait Transform: Send {
+    /// The table's rows.
+    ///
+    /// # Errors
+    /// `Data` when a value of the batch does not convert: the caller halves the batch until the row
+    /// that is to blame is found, and rejects it.
+    fn apply(&mut self, rows: RecordBatch) -> Result<RecordBatch>;
+}
+
+/// Rows of one batch, split by table partition by a [`Splitter`]; opaque to the engine.
+pub type Split = Box<dyn Any + Send>;
+
+/// Splits rows by table partition. One instance belongs to one batcher.
+pub trait Splitter: Send {
+    /// Rows keep their order within each table partition.
+    ///
+    /// # Errors
+    /// `Data` when a row cannot be placed (see [`Transform::apply`]).
+    fn split(&mut self, rows: RecordBatch) -> Result<Split>;
+}
+
+/// Writes the data files of one output. Append is called in source order, by one caller; the work of
+/// encoding is spread over the batchers' thread pool.
+#[async_trait]
+pub trait TableWriter: Send {
+    /// A splitter for one more batcher.
+    fn splitter(&self) -> Box<dyn Splitter>;
+
+    /// Takes the rows; waits only while too many bytes are unwritten.
+    async fn append(&mut self, split: Split) -> Result<()>;
+
+    /// Bytes held in memory: rows not yet encoded and encoded pages not yet on disk.
+    fn buffered_bytes(&self) -> usize;
+
+    /// Bytes appended to the data files since the last seal (an estimate while they are open).
+    fn written_bytes(&self) -> u64;
+
+    /// Data files open now.
+    fn open_files(&self) -> usize;
+
+    /// Cuts: all that was appended so far belongs to `epoch`. Returns at once; the files become
+    /// complete and durable in [`Sealed::finish`], while the writer takes rows of the next epoch.
+    fn seal(&mut self, epoch: Epoch) -> Box<dyn Sealed>;
+}
+
+/// What was appended before a cut, on its way to the disk.
+#[async_trait]
+pub trait Sealed: Send {
+    /// Completes the files and makes them durable; they are not referred to by anything yet.
+    async fn finish(self: Box<Self>) -> Result<Prepared>;
+}
+
+/// An epoch's files of one output: complete, durable, not yet visible.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Prepared {
+    /// Rows in the files.
+    pub rows: u64,
+    /// Size of the files.
+    pub bytes: u64,
+    /// Number of files.
+    pub files: u64,
+    /// What the output needs to make them visible; opaque to the engine. Null when there is nothing.
+    pub content: serde_json::Value,
+}
+
+/// One output's part of one checkpoint, to be made visible.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The pipeline's id.
+    pub pipeline: Arc<str>,
+    /// The shard.
+    pub shard: Arc<str>,
+    /// The epoch of the record.
+    pub epoch: Epoch,
+    /// SHA-256 of the record, hexadecimal.
+    pub digest: String,
+    /// Path of the record in the checkpoint store.
+    pub record: String,
+    /// The last epoch before this one that held something for this output; 0: none.
+    pub previous: Epoch,
+    /// Digest of the offsets at the beginning of this epoch (equals the last commit's `offsets_to`).
+    pub offsets_from: String,
+    /// Digest of the offsets at its end.
+    pub offsets_to: String,
+    /// The shard's offsets at its end.
+    pub offsets: Offsets,
+    /// The shard's watermark, microseconds of event time.
+    pub watermark: Option<i64>,
+    /// The files.
+    pub prepared: Prepared,
+}
+
+/// What became of a commit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Visible now, by us.
+    Committed {
+        /// Snapshot id or name of the publication.
+        snapshot: String,
+    },
+    /// Was visible before: an earlier try had succeeded.
+    AlreadyCommitted,
+    /// Somebody else committed in between: decide again.
+    Conflict,
+    /// The output holds a later epoch under another owner.
+    Fenced,
+    /// No answer: look, never guess.
+    Unknown,
+}
+
+/// What an output holds of this shard.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct OutputState {
+    /// Identity of the table (its UUID); none where there is no table yet.
+    pub identity: Option<String>,
+    /// The last epoch it holds, with its record's digest.
+    pub held: Option<(Epoch, String)>,
+}
+
+/// Makes prepared files visible: a table, its late table, the rejects.
+#[async_trait]
+pub trait Output: Send + Sync {
+    /// What it holds now; used by recovery, and to resolve unknown outcomes.
+    async fn state(&self, pipeline: &str, shard: &str) -> Result<OutputState>;
+
+    /// One try; never retries a conflict itself. Idempotent: a record that is held already answers
+    /// [`Outcome::AlreadyCommitted`].
+    async fn commit(&self, commit: &Commit) -> Result<Outcome>;
+}
+
+/// Makes the decoder, transform and such of one more batcher.
+pub trait BatcherFactory: Send + Sync {
+    /// The decoder of one batcher.
+    fn decoder(&self) -> Result<Box<dyn Decoder>>;
+    /// The transform of one batcher.
+    fn transform(&self) -> Result<Box<dyn Transform>>;
+    /// Schema of the table's rows, after the transform.
+    fn schema(&self) -> SchemaRef;
+}

@@ -1,0 +1,13 @@
+//! The pure core of calve: positions, watermarks, recovery. Values in, values out.
+//!
+//! Never here: tokio, arrow, clocks, threads, I/O. What can be decided from values alone is decided
+//! here and tested without a clock. Start with [`offsets`].
+#![warn(missing_docs)]
+
+pub mod epoch;
+pub mod offsets;
+pub mod watermark;
+
+pub use epoch::Epoch;
+pub use offsets::{OffsetError, OffsetRange, Offsets, Position, SourcePartition};
+pub use watermark::{Micros, Watermarks};
