@@ -1,1 +1,8 @@
-//! wip
+//! Tables of calve: partitioned Parquet and Apache Iceberg, written by one shared data-file writer.
+//!
+//! Start with [`write`], which splits rows by table partition, encodes and syncs data files; then
+//! [`parquet`] and [`iceberg`], which say where a row goes and how prepared files become visible.
+
+pub mod iceberg;
+pub mod parquet;
+pub mod write;

@@ -1,0 +1,1 @@
+//! Plain, partitioned Parquet: layout, staging, publication.

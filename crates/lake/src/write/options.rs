@@ -1,0 +1,40 @@
+//! Settings of the data-file writer, made by the binary from the `commit:` and `limits:` sections.
+
+use super::compression::Compression;
+
+/// How data files are written.
+#[derive(Clone, Debug)]
+pub struct WriteOptions {
+    /// A file is closed when it has about this many bytes.
+    pub target_file_size: u64,
+    /// Codec of the pages.
+    pub compression: Compression,
+    /// Rows not yet encoded and pages not yet on disk stay within this many bytes, over all table
+    /// partitions and epochs in flight.
+    pub memory_bytes: usize,
+    /// At most so many data files are open at once.
+    pub open_files: usize,
+    /// A row group ends after this many rows …
+    pub row_group_rows: usize,
+    /// … or this many encoded bytes.
+    pub row_group_bytes: usize,
+    /// Columns (dotted paths) that get a bloom filter.
+    pub bloom_filters: Vec<String>,
+    /// Stored in each file as `calve.schema_version`.
+    pub schema_version: u32,
+}
+
+impl Default for WriteOptions {
+    fn default() -> Self {
+        Self {
+            target_file_size: 128 << 20,
+            compression: Compression::default(),
+            memory_bytes: 128 << 20,
+            open_files: 512,
+            row_group_rows: 1 << 20,
+            row_group_bytes: 32 << 20,
+            bloom_filters: Vec::new(),
+            schema_version: 1,
+        }
+    }
+}
