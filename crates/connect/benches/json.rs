@@ -1,0 +1,206 @@
+//! JSON to Arrow on one thread: calve's decoder and arrow-json on the same events, side by side.
+//!
+//! `sizes` and `sales` are the events of the micro benchmark and of the main job; their variants
+//! hold what makes a decoder that predicts leave its path.
+
+use std::{hint::black_box, sync::Arc, time::Duration};
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use calve_connect::formats::json::JsonDecoder;
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use rand::{Rng, SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const EVENTS: usize = 10_000;
+const REGIONS: [&str; 5] = ["us", "eu", "apac", "latam", "africa"];
+
+type Pairs = Vec<(&'static str, String)>;
+
+fn sizes(random: &mut ChaCha8Rng) -> Pairs {
+    let name = char::from(b'A' + random.random_range(0..8_u8));
+    let size = ["small", "medium", "large"][random.random_range(0..3)];
+    vec![
+        ("name", format!("\"{name}\"")),
+        ("size", format!("\"{size}\"")),
+        ("count", random.random_range(0..10).to_string()),
+    ]
+}
+
+fn sales(random: &mut ChaCha8Rng) -> Pairs {
+    let amount = f64::from(random.random_range(0..1_000_000)) / 10_000.0;
+    vec![
+        (
+            "ts",
+            (1_763_700_000 + random.random_range(0..14_400)).to_string(),
+        ),
+        ("user_id", random.random_range(1..=100_000).to_string()),
+        (
+            "region",
+            format!("\"{}\"", REGIONS[random.random_range(0..5)]),
+        ),
+        ("amount", format!("{amount:?}")),
+        (
+            "sku",
+            format!("\"SKU-{:05}\"", random.random_range(0..5000)),
+        ),
+    ]
+}
+
+fn sizes_schema() -> SchemaRef {
+    schema(&[
+        ("name", DataType::Utf8),
+        ("size", DataType::Utf8),
+        ("count", DataType::Int64),
+    ])
+}
+
+fn sales_schema() -> SchemaRef {
+    schema(&[
+        ("ts", DataType::Int64),
+        ("user_id", DataType::Int64),
+        ("region", DataType::Utf8),
+        ("amount", DataType::Float64),
+        ("sku", DataType::Utf8),
+    ])
+}
+
+fn schema(fields: &[(&str, DataType)]) -> SchemaRef {
+    let fields = fields
+        .iter()
+        .map(|(name, of)| Field::new(*name, of.clone(), true));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
+/// Writes events: `change` may alter the pairs; `comma` and `colon` stand between them.
+fn text(
+    event: fn(&mut ChaCha8Rng) -> Pairs,
+    (comma, colon): (&str, &str),
+    change: impl Fn(&mut ChaCha8Rng, &mut Pairs),
+) -> Vec<u8> {
+    let mut random = ChaCha8Rng::seed_from_u64(7);
+    let mut text = String::new();
+    for _ in 0..EVENTS {
+        let mut pairs = event(&mut random);
+        change(&mut random, &mut pairs);
+        let pairs: Vec<String> = pairs
+            .into_iter()
+            .map(|(key, value)| format!("\"{key}\"{colon}{value}"))
+            .collect();
+        text.push_str(&format!("{{{}}}\n", pairs.join(comma)));
+    }
+    text.into_bytes()
+}
+
+fn nulls(random: &mut ChaCha8Rng, pairs: &mut Pairs) {
+    for (_, value) in pairs {
+        if random.random_ratio(1, 5) {
+            "null".clone_into(value);
+        }
+    }
+}
+
+fn half_reordered(random: &mut ChaCha8Rng, pairs: &mut Pairs) {
+    if random.random() {
+        pairs.reverse();
+    }
+}
+
+fn escapes(_: &mut ChaCha8Rng, pairs: &mut Pairs) {
+    for (_, value) in pairs.iter_mut().filter(|(_, value)| value.starts_with('"')) {
+        value.insert_str(value.len() - 1, "\\n\\u00e9");
+    }
+}
+
+fn nested_extras(random: &mut ChaCha8Rng, pairs: &mut Pairs) {
+    let extra = format!(
+        "{{\"ip\":\"10.0.0.{}\",\"tags\":[\"a\",\"b\",{{\"c\":1.5}}]}}",
+        random.random::<u8>()
+    );
+    pairs.insert(1, ("context", extra));
+}
+
+fn compare(criterion: &mut Criterion, name: &str, schema: &SchemaRef, text: &[u8]) {
+    let mut group = criterion.benchmark_group(name);
+    group.throughput(Throughput::Elements(EVENTS as u64));
+    group
+        .sample_size(50)
+        .warm_up_time(Duration::from_millis(300));
+    group.measurement_time(Duration::from_secs(1));
+    let mut ours = JsonDecoder::new(schema.clone()).expect("supported types");
+    group.bench_function("calve", |bencher| {
+        bencher.iter(|| {
+            let decoded = ours.decode_lines(black_box(text), 0).expect("rows");
+            assert_eq!(decoded.rows.num_rows(), EVENTS);
+            decoded
+        });
+    });
+    let plain: Vec<Field> = schema
+        .fields()
+        .iter()
+        .map(|field| match field.data_type() {
+            DataType::Dictionary(..) => Field::new(field.name(), DataType::Utf8, true),
+            _ => field.as_ref().clone(),
+        })
+        .collect();
+    let mut theirs = arrow_json::ReaderBuilder::new(Arc::new(Schema::new(plain)))
+        .with_batch_size(EVENTS + 1)
+        .build_decoder()
+        .expect("supported types");
+    group.bench_function("arrow-json", |bencher| {
+        bencher.iter(|| {
+            theirs.decode(black_box(text)).expect("json");
+            let rows = theirs.flush().expect("rows").expect("some");
+            assert_eq!(rows.num_rows(), EVENTS);
+            rows
+        });
+    });
+    group.finish();
+}
+
+fn benches(criterion: &mut Criterion) {
+    type Event = fn(&mut ChaCha8Rng) -> Pairs;
+    let kinds: [(&str, Event, SchemaRef); 2] = [
+        ("sizes", sizes, sizes_schema()),
+        ("sales", sales, sales_schema()),
+    ];
+    for (kind, event, schema) in kinds {
+        let tight = (",", ":");
+        // What Python's json.dumps writes.
+        let loose = (", ", ": ");
+        let spacing = if kind == "sizes" { loose } else { tight };
+        let mut run = |variant: &str, text: &[u8]| {
+            compare(criterion, &format!("{kind}/{variant}"), &schema, text);
+        };
+        run("plain", &text(event, spacing, |_, _| {}));
+        run("nulls", &text(event, spacing, nulls));
+        run("half_reordered", &text(event, spacing, half_reordered));
+        run(
+            "random_order",
+            &text(event, spacing, |random, pairs| pairs.shuffle(random)),
+        );
+        run("escapes", &text(event, spacing, escapes));
+        run("whitespace", &text(event, (" ,\t", " :  "), |_, _| {}));
+        run("nested_extras", &text(event, spacing, nested_extras));
+    }
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let mut fields: Vec<Field> = sales_schema()
+        .fields()
+        .iter()
+        .map(|f| f.as_ref().clone())
+        .collect();
+    fields[2] = Field::new("region", dictionary.clone(), true);
+    fields[4] = Field::new("sku", dictionary, true);
+    let text = text(sales, (",", ":"), |_, _| {});
+    compare(
+        criterion,
+        "sales/dictionaries",
+        &Arc::new(Schema::new(fields)),
+        &text,
+    );
+}
+
+criterion_group!(json, benches);
+criterion_main!(json);

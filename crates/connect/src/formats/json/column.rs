@@ -1,0 +1,159 @@
+//! The columns that events are appended to: the trait, nulls, and which column serves which type.
+//!
+//! Contract of [`Column`]: an append that fails leaves the column with its old values and perhaps
+//! something behind them; the caller then truncates it to the length that it had.
+
+use arrow::{
+    array::{ArrayRef, BooleanBufferBuilder},
+    buffer::NullBuffer,
+    datatypes::{DataType, Field},
+    error::ArrowError,
+};
+use calve_engine::{Error, Result};
+
+use super::{
+    fixed::{Fixed, other_fixed},
+    nested::{FixedList, List, Map, Struct},
+    scalar::{Boolean, Null},
+    strings::{Dictionary, Hex, Strings},
+    text::{Failure, Step, byte, found, word},
+};
+
+/// Values of one field, in the order of the rows.
+pub(super) trait Column: Send {
+    /// Appends the value at `at` (white space before it is fine); answers where it ends.
+    fn append(&mut self, text: &str, at: usize) -> Step;
+    /// Appends a null, whatever the field allows: its parent is null, or the caller has asked.
+    fn append_null(&mut self);
+    /// Keeps the first `len` values, and nothing that a failed append left behind them.
+    fn truncate(&mut self, len: usize);
+    /// Gives the values away and starts over.
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError>;
+}
+
+/// A column; the frequent ones without a call through a table of functions.
+pub(super) enum Slot {
+    Int(Fixed<i64>),
+    Float(Fixed<f64>),
+    Text(Strings),
+    Other(Box<dyn Column>),
+}
+
+impl Slot {
+    #[inline]
+    pub(super) fn append(&mut self, text: &str, at: usize) -> Step {
+        match self {
+            Self::Int(column) => column.append(text, at),
+            Self::Float(column) => column.append(text, at),
+            Self::Text(column) => column.append(text, at),
+            Self::Other(column) => column.append(text, at),
+        }
+    }
+
+    pub(super) fn any(&mut self) -> &mut dyn Column {
+        match self {
+            Self::Int(column) => column,
+            Self::Float(column) => column,
+            Self::Text(column) => column,
+            Self::Other(column) => column.as_mut(),
+        }
+    }
+
+    /// The column of a field.
+    ///
+    /// # Errors
+    /// `Config` for a type that cannot be read from JSON.
+    pub(super) fn new(field: &Field) -> Result<Self> {
+        let nullable = field.is_nullable();
+        let data_type = field.data_type();
+        let other: Box<dyn Column> = match data_type {
+            DataType::Int64 => return Ok(Self::Int(Fixed::integers(data_type, nullable))),
+            DataType::Float64 => return Ok(Self::Float(Fixed::floats(data_type, nullable))),
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                return Ok(Self::Text(Strings::new(data_type.clone(), nullable)));
+            }
+            DataType::Null if !nullable => {
+                return Err(Error::config(format!(
+                    "a column of type null must be nullable: field={}",
+                    field.name()
+                )));
+            }
+            DataType::Null => Box::new(Null::default()),
+            DataType::Boolean => Box::new(Boolean::new(nullable)),
+            DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_) => Box::new(Hex::new(data_type.clone(), nullable)),
+            DataType::Dictionary(key, value) => {
+                Box::new(Dictionary::new(field, key, value, nullable)?)
+            }
+            DataType::Struct(fields) => Box::new(Struct::new(fields, nullable)?),
+            DataType::List(item) => Box::new(List::new(item, false, nullable)?),
+            DataType::LargeList(item) => Box::new(List::new(item, true, nullable)?),
+            DataType::FixedSizeList(item, size) => Box::new(FixedList::new(item, *size, nullable)?),
+            DataType::Map(entries, false) => Box::new(Map::new(entries, nullable)?),
+            _ => other_fixed(data_type, nullable)?.ok_or_else(|| unsupported(field))?,
+        };
+        Ok(Self::Other(other))
+    }
+}
+
+/// The error for a field whose type cannot be read from JSON.
+pub(super) fn unsupported(field: &Field) -> Error {
+    Error::config(format!(
+        "type is not supported by the json format: field={} type={}",
+        field.name(),
+        field.data_type()
+    ))
+}
+
+/// Which rows are null: their numbers, rising. Costs nothing while there are none.
+#[derive(Debug, Default)]
+pub(super) struct Nulls(Vec<u32>);
+
+impl Nulls {
+    pub(super) fn push(&mut self, row: usize) {
+        self.0.push(row as u32);
+    }
+
+    pub(super) fn truncate(&mut self, len: usize) {
+        while self.0.last().is_some_and(|&row| row as usize >= len) {
+            self.0.pop();
+        }
+    }
+
+    /// The validity of `len` rows; starts over.
+    pub(super) fn finish(&mut self, len: usize) -> Option<NullBuffer> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let mut bits = BooleanBufferBuilder::new(len);
+        bits.append_n(len, true);
+        for row in self.0.drain(..) {
+            bits.set_bit(row as usize, false);
+        }
+        Some(NullBuffer::new(bits.finish()))
+    }
+}
+
+/// Walks over `null` where the field allows it, or says what is wrong with the value at `at`.
+pub(super) fn null_or_fail(
+    bytes: &[u8],
+    at: usize,
+    nullable: bool,
+    expected: &dyn std::fmt::Display,
+) -> Step {
+    let first = byte(bytes, at);
+    if first == b'n' {
+        let end = word(bytes, at, b"null")?;
+        return if nullable {
+            Ok(end)
+        } else {
+            Err(Failure::new("null in a required field"))
+        };
+    }
+    Err(Failure::new(format!(
+        "expected {expected}, got {}",
+        found(first)
+    )))
+}

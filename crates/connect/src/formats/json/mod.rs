@@ -1,0 +1,201 @@
+//! JSON to Arrow: one event a line, any schema, appended straight into columns.
+//!
+//! What is accepted, and as which value, is what arrow-json accepts, event by event. On purpose
+//! different, so that a value that does not fit is a reject and never something else in silence:
+//! - a line is one JSON object: stray commas, leading zeros, `1.`, two objects on a line, are rejects
+//!   (arrow-json lets them pass); control characters inside strings pass, as there;
+//! - timestamps and integers beyond 64 bits are rejects (arrow-json saturates timestamps); a null for
+//!   a required map value is a reject; values of unknown fields nest at most 512 deep;
+//! - surrogate pairs beyond U+1FFFF and decimals of many digits come out right;
+//! - dictionaries of strings are supported.
+//!
+//! Invariant: whatever an event holds, the columns have either one row more after it, or none; a
+//! value never reaches beyond its line. Start with [`JsonDecoder::decode_lines`], then `object`.
+
+mod column;
+mod decimal;
+mod fixed;
+mod nested;
+mod object;
+mod scalar;
+mod strings;
+mod text;
+
+#[cfg(test)]
+mod tests;
+
+use arrow::{
+    array::{RecordBatch, RecordBatchOptions},
+    datatypes::SchemaRef,
+};
+use bytes::Bytes;
+use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
+use memchr::memrchr;
+
+use self::{
+    object::Object,
+    text::{Failure, byte, line_end, skip_space},
+};
+
+/// Turns lines of JSON into rows of a schema. Remembers the order of the keys that it saw.
+pub struct JsonDecoder {
+    schema: SchemaRef,
+    rows: Object,
+}
+
+impl JsonDecoder {
+    /// A decoder for events of a schema; unknown fields of events are skipped, missing ones null.
+    ///
+    /// # Errors
+    /// `Config` for a type that cannot be read from JSON, for dictionary keys below 32 bits, for an
+    /// unknown time zone.
+    pub fn new(schema: SchemaRef) -> Result<Self> {
+        let rows = Object::new(schema.fields())?;
+        Ok(Self { schema, rows })
+    }
+
+    /// Decodes whole lines (the last may lack its line feed); blank ones are skipped. Byte `i` of
+    /// `lines` has offset `base_offset + i`.
+    ///
+    /// # Errors
+    /// `Internal` for 2 GiB or more at once. A bad event is a reject.
+    pub fn decode_lines(&mut self, lines: &[u8], base_offset: u64) -> Result<Decoded> {
+        if lines.len() >= i32::MAX as usize {
+            return Err(Error::internal(format!(
+                "raw batch is too large: bytes={}",
+                lines.len()
+            )));
+        }
+        self.rows.truncate(0);
+        let mut rejects = Vec::new();
+        match simdutf8::basic::from_utf8(lines) {
+            Ok(text) => self.append(text, base_offset, &mut rejects),
+            Err(_) => self.append_damaged(lines, base_offset, &mut rejects),
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
+        let rows = self
+            .rows
+            .finish()
+            .and_then(|columns| {
+                RecordBatch::try_new_with_options(self.schema.clone(), columns, &options)
+            })
+            .map_err(|e| Error::internal("decoded columns do not make a batch").because(e))?;
+        Ok(Decoded { rows, rejects })
+    }
+
+    /// Appends the events of valid text, of which byte 0 has offset `base`.
+    fn append(&mut self, text: &str, base: u64, rejects: &mut Vec<Reject>) {
+        let bytes = text.as_bytes();
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.append_line(text, at) {
+                Ok(end) => at = end + 1,
+                Err(failure) => {
+                    self.rows.truncate(self.rows.len());
+                    let end = line_end(bytes, at);
+                    rejects.push(reject(bytes, at..end, base, failure.message()));
+                    at = end + 1;
+                }
+            }
+        }
+    }
+
+    /// Appends the event of the line that begins at `at`, if it holds one; answers its end.
+    #[inline]
+    fn append_line(&mut self, text: &str, at: usize) -> Result<usize, Failure> {
+        let bytes = text.as_bytes();
+        let mut at = at;
+        if byte(bytes, at) != b'{' {
+            at = skip_space(bytes, at);
+            if byte(bytes, at) == b'\n' {
+                return Ok(at);
+            }
+        }
+        let len = self.rows.len();
+        let mut end = self.rows.read(text, at)?;
+        if byte(bytes, end) != b'\n' {
+            end = skip_space(bytes, end);
+            if byte(bytes, end) != b'\n' {
+                self.rows.truncate(len);
+                return Err(Failure::new("something follows the object"));
+            }
+        }
+        Ok(end)
+    }
+
+    /// Appends the events of lines of which some are not UTF-8.
+    #[cold]
+    fn append_damaged(&mut self, lines: &[u8], base: u64, rejects: &mut Vec<Reject>) {
+        let mut from = 0;
+        while from < lines.len() {
+            let rest = &lines[from..];
+            let (text, damage) = match simdutf8::compat::from_utf8(rest) {
+                Ok(text) => (text, None),
+                Err(error) => {
+                    let (valid, _) = rest.split_at(error.valid_up_to());
+                    let start = memrchr(b'\n', valid).map_or(0, |n| n + 1);
+                    let text = std::str::from_utf8(&valid[..start]).unwrap_or_default();
+                    (text, Some((start, line_end(rest, valid.len()))))
+                }
+            };
+            self.append(text, base + from as u64, rejects);
+            let Some((start, end)) = damage else { return };
+            let message = "the line is not utf-8".to_owned();
+            rejects.push(reject(rest, start..end, base + from as u64, message));
+            from += end + 1;
+        }
+    }
+}
+
+/// The reject of one line, whose line feed is excluded; `base` is the offset of byte 0.
+fn reject(bytes: &[u8], line: std::ops::Range<usize>, base: u64, error: String) -> Reject {
+    let offset = base + line.start as u64;
+    let raw = &bytes[line];
+    let raw = raw.strip_suffix(b"\r").unwrap_or(raw);
+    Reject {
+        offset,
+        raw: Bytes::copy_from_slice(raw),
+        error,
+    }
+}
+
+impl Decoder for JsonDecoder {
+    fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
+        match &raw.payload {
+            Payload::Bytes(lines) => self.decode_lines(lines, raw.range.from),
+            Payload::Rows(_) => Err(Error::internal("the json decoder was given rows")),
+        }
+    }
+
+    fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
+        let lines: &[u8] = match &raw.payload {
+            Payload::Bytes(lines) => lines,
+            Payload::Rows(_) => &[],
+        };
+        let base = raw.range.from;
+        let mut rejected = decoded
+            .rejects
+            .iter()
+            .map(|reject| reject.offset)
+            .peekable();
+        let mut at = 0;
+        let mut before = 0;
+        while at < lines.len() {
+            let end = line_end(lines, at);
+            let blank = skip_space(lines, at) >= end;
+            let bad = rejected.next_if_eq(&(base + at as u64)).is_some();
+            if !blank && !bad {
+                if before == row {
+                    return reject(lines, at..end, base, String::new());
+                }
+                before += 1;
+            }
+            at = end + 1;
+        }
+        Reject {
+            offset: base,
+            raw: Bytes::new(),
+            error: format!("row is not in the batch: row={row}"),
+        }
+    }
+}

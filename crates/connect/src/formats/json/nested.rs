@@ -1,0 +1,331 @@
+//! Columns of columns: structs, lists, maps.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{ArrayRef, FixedSizeListArray, LargeListArray, ListArray, MapArray, StructArray},
+    buffer::OffsetBuffer,
+    datatypes::{DataType, FieldRef, Fields},
+    error::ArrowError,
+};
+use calve_engine::{Error, Result};
+
+use super::{
+    column::{Column, Nulls, Slot, null_or_fail},
+    object::Object,
+    text::{Failure, Step, byte, colon, skip_space},
+};
+
+/// Objects with fields of their own.
+pub(super) struct Struct {
+    object: Object,
+    fields: Fields,
+    nulls: Nulls,
+    nullable: bool,
+}
+
+impl Struct {
+    /// # Errors
+    /// `Config` for a field whose type cannot be read from JSON; so the others.
+    pub(super) fn new(fields: &Fields, nullable: bool) -> Result<Self> {
+        let object = Object::new(fields)?;
+        Ok(Self {
+            object,
+            fields: fields.clone(),
+            nulls: Nulls::default(),
+            nullable,
+        })
+    }
+}
+
+impl Column for Struct {
+    fn append(&mut self, text: &str, at: usize) -> Step {
+        let bytes = text.as_bytes();
+        let at = skip_space(bytes, at);
+        if byte(bytes, at) == b'{' {
+            return self.object.read(text, at);
+        }
+        let end = null_or_fail(bytes, at, self.nullable, &"an object")?;
+        self.append_null();
+        Ok(end)
+    }
+
+    fn append_null(&mut self) {
+        self.nulls.push(self.object.len());
+        self.object.append_null();
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.object.truncate(len);
+        self.nulls.truncate(len);
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let len = self.object.len();
+        let nulls = self.nulls.finish(len);
+        let columns = self.object.finish()?;
+        let fields = self.fields.clone();
+        Ok(Arc::new(StructArray::try_new_with_length(
+            fields, columns, nulls, len,
+        )?))
+    }
+}
+
+/// Reads the values of a list whose bracket is at `at`; answers how many, and where it ends.
+fn items(item: &mut Slot, text: &str, at: usize) -> Result<(usize, usize), Failure> {
+    let bytes = text.as_bytes();
+    let mut at = skip_space(bytes, at + 1);
+    if byte(bytes, at) == b']' {
+        return Ok((0, at + 1));
+    }
+    let mut count = 0;
+    loop {
+        at = skip_space(bytes, item.append(text, at)?);
+        count += 1;
+        match byte(bytes, at) {
+            b',' => at += 1,
+            b']' => return Ok((count, at + 1)),
+            _ => return Err(Failure::new("expected a comma or the list's end")),
+        }
+    }
+}
+
+/// Lists of any length.
+pub(super) struct List {
+    item: Slot,
+    field: FieldRef,
+    large: bool,
+    /// Where each list ends in `item`, after a zero.
+    ends: Vec<i32>,
+    nulls: Nulls,
+    nullable: bool,
+}
+
+impl List {
+    pub(super) fn new(field: &FieldRef, large: bool, nullable: bool) -> Result<Self> {
+        let (item, field) = (Slot::new(field)?, Arc::clone(field));
+        Ok(Self {
+            item,
+            field,
+            large,
+            ends: vec![0],
+            nulls: Nulls::default(),
+            nullable,
+        })
+    }
+}
+
+impl Column for List {
+    fn append(&mut self, text: &str, at: usize) -> Step {
+        let bytes = text.as_bytes();
+        let at = skip_space(bytes, at);
+        if byte(bytes, at) != b'[' {
+            let end = null_or_fail(bytes, at, self.nullable, &"a list")?;
+            self.append_null();
+            return Ok(end);
+        }
+        let (count, end) = items(&mut self.item, text, at)?;
+        self.ends.push(last(&self.ends) + count as i32);
+        Ok(end)
+    }
+
+    fn append_null(&mut self) {
+        self.nulls.push(self.ends.len() - 1);
+        self.ends.push(last(&self.ends));
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len + 1);
+        self.nulls.truncate(len);
+        self.item.any().truncate(last(&self.ends) as usize);
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let nulls = self.nulls.finish(self.ends.len() - 1);
+        let items = self.item.any().finish()?;
+        let field = Arc::clone(&self.field);
+        let ends = std::mem::replace(&mut self.ends, vec![0]);
+        Ok(if self.large {
+            let ends = OffsetBuffer::new(ends.into_iter().map(i64::from).collect());
+            Arc::new(LargeListArray::try_new(field, ends, items, nulls)?)
+        } else {
+            Arc::new(ListArray::try_new(
+                field,
+                OffsetBuffer::new(ends.into()),
+                items,
+                nulls,
+            )?)
+        })
+    }
+}
+
+fn last(ends: &[i32]) -> i32 {
+    ends.last().copied().unwrap_or_default()
+}
+
+/// Lists of one length.
+pub(super) struct FixedList {
+    item: Slot,
+    field: FieldRef,
+    size: usize,
+    len: usize,
+    nulls: Nulls,
+    nullable: bool,
+}
+
+impl FixedList {
+    pub(super) fn new(field: &FieldRef, size: i32, nullable: bool) -> Result<Self> {
+        let (item, field) = (Slot::new(field)?, Arc::clone(field));
+        let size = usize::try_from(size)
+            .map_err(|e| Error::config(format!("list size is negative: size={size}")).because(e))?;
+        Ok(Self {
+            item,
+            field,
+            size,
+            len: 0,
+            nulls: Nulls::default(),
+            nullable,
+        })
+    }
+}
+
+impl Column for FixedList {
+    fn append(&mut self, text: &str, at: usize) -> Step {
+        let bytes = text.as_bytes();
+        let at = skip_space(bytes, at);
+        if byte(bytes, at) != b'[' {
+            let end = null_or_fail(bytes, at, self.nullable, &"a list")?;
+            self.append_null();
+            return Ok(end);
+        }
+        let (count, end) = items(&mut self.item, text, at)?;
+        if count != self.size {
+            return Err(Failure::new(format!(
+                "expected {} items, got {count}",
+                self.size
+            )));
+        }
+        self.len += 1;
+        Ok(end)
+    }
+
+    fn append_null(&mut self) {
+        self.nulls.push(self.len);
+        self.len += 1;
+        for _ in 0..self.size {
+            self.item.any().append_null();
+        }
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
+        self.nulls.truncate(len);
+        self.item.any().truncate(self.len * self.size);
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let len = std::mem::take(&mut self.len);
+        let nulls = self.nulls.finish(len);
+        let items = self.item.any().finish()?;
+        let (field, size) = (Arc::clone(&self.field), self.size as i32);
+        Ok(Arc::new(FixedSizeListArray::try_new_with_length(
+            field, size, items, nulls, len,
+        )?))
+    }
+}
+
+/// Objects whose keys are values too.
+pub(super) struct Map {
+    keys: Slot,
+    values: Slot,
+    field: FieldRef,
+    entries: Fields,
+    ends: Vec<i32>,
+    nulls: Nulls,
+    nullable: bool,
+}
+
+impl Map {
+    pub(super) fn new(field: &FieldRef, nullable: bool) -> Result<Self> {
+        let DataType::Struct(entries) = field.data_type() else {
+            return Err(super::column::unsupported(field));
+        };
+        let [key, value] = entries.as_ref() else {
+            return Err(super::column::unsupported(field));
+        };
+        Ok(Self {
+            keys: Slot::new(key)?,
+            values: Slot::new(value)?,
+            field: Arc::clone(field),
+            entries: entries.clone(),
+            ends: vec![0],
+            nulls: Nulls::default(),
+            nullable,
+        })
+    }
+
+    /// Reads the entries of the object at `at`; answers how many, and where it ends.
+    fn read(&mut self, text: &str, at: usize) -> Result<(usize, usize), Failure> {
+        let bytes = text.as_bytes();
+        let mut at = skip_space(bytes, at + 1);
+        if byte(bytes, at) == b'}' {
+            return Ok((0, at + 1));
+        }
+        let mut count = 0;
+        loop {
+            if byte(bytes, at) != b'"' {
+                return Err(Failure::new("expected a key"));
+            }
+            at = colon(bytes, self.keys.append(text, at)?)?;
+            at = skip_space(bytes, self.values.append(text, at)?);
+            count += 1;
+            match byte(bytes, at) {
+                b',' => at = skip_space(bytes, at + 1),
+                b'}' => return Ok((count, at + 1)),
+                _ => return Err(Failure::new("expected a comma or the object's end")),
+            }
+        }
+    }
+}
+
+impl Column for Map {
+    fn append(&mut self, text: &str, at: usize) -> Step {
+        let bytes = text.as_bytes();
+        let at = skip_space(bytes, at);
+        if byte(bytes, at) != b'{' {
+            let end = null_or_fail(bytes, at, self.nullable, &"an object")?;
+            self.append_null();
+            return Ok(end);
+        }
+        let (count, end) = self.read(text, at)?;
+        self.ends.push(last(&self.ends) + count as i32);
+        Ok(end)
+    }
+
+    fn append_null(&mut self) {
+        self.nulls.push(self.ends.len() - 1);
+        self.ends.push(last(&self.ends));
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len + 1);
+        self.nulls.truncate(len);
+        self.keys.any().truncate(last(&self.ends) as usize);
+        self.values.any().truncate(last(&self.ends) as usize);
+    }
+
+    fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
+        let nulls = self.nulls.finish(self.ends.len() - 1);
+        let columns = vec![self.keys.any().finish()?, self.values.any().finish()?];
+        let count = last(&self.ends) as usize;
+        let ends = OffsetBuffer::new(std::mem::replace(&mut self.ends, vec![0]).into());
+        let entries = StructArray::try_new_with_length(self.entries.clone(), columns, None, count)?;
+        Ok(Arc::new(MapArray::try_new(
+            Arc::clone(&self.field),
+            ends,
+            entries,
+            nulls,
+            false,
+        )?))
+    }
+}
