@@ -1,0 +1,270 @@
+//! Creates the table that a pipeline wants, or compares the one that is there with it.
+
+use std::{collections::HashMap, fs};
+
+use arrow::datatypes::Schema as ArrowSchema;
+use calve_engine::{
+    durable,
+    error::{Error, Result},
+};
+use iceberg::{
+    TableCreation,
+    spec::{
+        FormatVersion, Schema, SortField, SortOrder, TableMetadata, TableMetadataBuilder,
+        Transform, UnboundPartitionSpec,
+    },
+};
+use uuid::Uuid;
+
+use super::{
+    catalog::{Catalog, local_path},
+    commit::{DELETE_AFTER_COMMIT, write_all},
+    config::{IcebergConfig, SortTerm, TableName, Term},
+    schema,
+};
+
+/// The table, created when missing, else checked.
+///
+/// # Errors
+/// `Schema` with the differences when the table does not fit the pipeline.
+pub(super) async fn create_or_check(
+    catalog: &Catalog,
+    config: &IcebergConfig,
+    table: &TableName,
+    rows: &ArrowSchema,
+) -> Result<TableMetadata> {
+    if let Some(location) = catalog.locate(table).await? {
+        let metadata = catalog.read(&location).await?;
+        check(&metadata, config, table, rows)?;
+        return Ok(metadata);
+    }
+    let metadata = plan(config, table, rows, catalog.location_of(table)?)?;
+    let folder = format!("{}/metadata", metadata.location());
+    let path = local_path(&folder)?;
+    durable::create_dirs(path)
+        .map_err(|e| Error::io(format!("cannot create folder={}", path.display()), e))?;
+    let location = format!("{folder}/00000-{}.metadata.json", Uuid::new_v4());
+    let json = serde_json::to_vec(&metadata)
+        .map_err(|e| Error::internal("cannot write the table's metadata").because(e))?;
+    let written = write_all(vec![(location.clone(), json)], &folder).await?;
+    if catalog.register(table, &location).await? {
+        tracing::info!(%table, location = metadata.location(), "created the table");
+        return Ok(metadata);
+    }
+    // Somebody else created it first, so nothing refers to our file.
+    for path in written {
+        let _ = fs::remove_file(path);
+    }
+    let location = catalog
+        .locate(table)
+        .await?
+        .ok_or_else(|| Error::conflict(format!("the table comes and goes: table={table}")))?;
+    let metadata = catalog.read(&location).await?;
+    check(&metadata, config, table, rows)?;
+    Ok(metadata)
+}
+
+/// The first metadata of a new table.
+fn plan(
+    config: &IcebergConfig,
+    table: &TableName,
+    rows: &ArrowSchema,
+    location: String,
+) -> Result<TableMetadata> {
+    let version = match config.format_version {
+        2 => FormatVersion::V2,
+        3 => FormatVersion::V3,
+        other => {
+            return Err(
+                Error::config(format!("no such format version: format_version={other}"))
+                    .hint("write 2, which all readers know, or 3"),
+            );
+        }
+    };
+    if let Some(key) = config
+        .properties
+        .keys()
+        .find(|key| key.starts_with("calve."))
+    {
+        return Err(Error::config(format!(
+            "this property is calve's own: property={key}"
+        )));
+    }
+    let schema = schema::table_schema(rows, version)?;
+    let creation = TableCreation {
+        name: table.name.clone(),
+        location: Some(location),
+        partition_spec: Some(partition_spec(config, &schema)?),
+        sort_order: Some(sort_order(config, &schema)?),
+        schema,
+        properties: properties(config),
+        format_version: version,
+    };
+    let built = TableMetadataBuilder::from_table_creation(creation)
+        .and_then(TableMetadataBuilder::build)
+        .map_err(|e| {
+            Error::config(format!("the table cannot be created: table={table}")).because(e)
+        })?;
+    Ok(built.metadata)
+}
+
+fn properties(config: &IcebergConfig) -> HashMap<String, String> {
+    let defaults = [
+        (DELETE_AFTER_COMMIT, "true"),
+        ("write.metadata.previous-versions-max", "100"),
+    ];
+    let mut properties: HashMap<String, String> = defaults
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
+    properties.extend(config.properties.clone());
+    properties
+}
+
+/// The field id of a term's column, of a type that the transform takes.
+fn source(term: &Term, schema: &Schema) -> Result<i32> {
+    let field = schema
+        .as_struct()
+        .fields()
+        .iter()
+        .find(|f| f.name == term.column)
+        .ok_or_else(|| {
+            let names: Vec<&str> = schema
+                .as_struct()
+                .fields()
+                .iter()
+                .map(|f| f.name.as_str())
+                .collect();
+            Error::config(format!(
+                "no such column: term={term} column={}",
+                term.column
+            ))
+            .hint(format!("the columns are: {}", names.join(", ")))
+        })?;
+    term.transform.result_type(&field.field_type).map_err(|_| {
+        Error::config(format!(
+            "the column's type does not suit the transform: term={term} type={}",
+            schema::show(&field.field_type)
+        ))
+        .hint(
+            "year, month, day want a date or timestamp; hour a timestamp; CAST it in transform.sql",
+        )
+    })?;
+    Ok(field.id)
+}
+
+fn partition_spec(config: &IcebergConfig, schema: &Schema) -> Result<UnboundPartitionSpec> {
+    let mut builder = UnboundPartitionSpec::builder();
+    for text in &config.partition_by {
+        let term = Term::parse(text)?;
+        let id = source(&term, schema)?;
+        let mut name = term.field_name();
+        while term.transform != Transform::Identity && schema.field_by_name(&name).is_some() {
+            name.push_str("_part");
+        }
+        builder = builder
+            .add_partition_field(id, name, term.transform)
+            .map_err(|e| {
+                Error::config(format!("the table cannot be partitioned so: term={term}")).because(e)
+            })?;
+    }
+    Ok(builder.build())
+}
+
+fn sort_order(config: &IcebergConfig, schema: &Schema) -> Result<SortOrder> {
+    if config.sort_by.is_empty() {
+        return Ok(SortOrder::unsorted_order());
+    }
+    let fields = config
+        .sort_by
+        .iter()
+        .map(|text| {
+            let sort = SortTerm::parse(text)?;
+            Ok(SortField {
+                source_id: source(&sort.term, schema)?,
+                transform: sort.term.transform,
+                direction: sort.direction,
+                null_order: sort.nulls,
+            })
+        })
+        .collect::<Result<Vec<_>>>()?;
+    SortOrder::builder()
+        .with_order_id(1)
+        .with_fields(fields)
+        .build(schema)
+        .map_err(|e| Error::config("the table cannot be sorted so").because(e))
+}
+
+/// The partition spec as the terms that the user would write.
+pub(super) fn partition_terms(metadata: &TableMetadata) -> Vec<String> {
+    let schema = metadata.current_schema();
+    metadata
+        .default_partition_spec()
+        .fields()
+        .iter()
+        .filter(|field| field.transform != Transform::Void)
+        .map(|field| {
+            let column = schema
+                .name_by_field_id(field.source_id)
+                .unwrap_or("?")
+                .to_owned();
+            Term {
+                transform: field.transform,
+                column,
+            }
+            .to_string()
+        })
+        .collect()
+}
+
+/// Compares a table with what the pipeline wants.
+pub(super) fn check(
+    metadata: &TableMetadata,
+    config: &IcebergConfig,
+    table: &TableName,
+    rows: &ArrowSchema,
+) -> Result<()> {
+    if metadata.format_version() == FormatVersion::V1 {
+        return Err(
+            Error::config(format!("the table has format version 1: table={table}"))
+                .hint("upgrade the table to format version 2"),
+        );
+    }
+    let mut lines =
+        schema::differences(metadata.current_schema(), rows, metadata.format_version())?;
+    if !lines.is_empty() {
+        lines.insert(0, "columns:".to_owned());
+    }
+    let has = partition_terms(metadata);
+    let wants = config
+        .partition_by
+        .iter()
+        .map(|text| Term::parse(text).map(|term| term.to_string()))
+        .collect::<Result<Vec<_>>>()?;
+    if has != wants {
+        lines.push("partition_by:".to_owned());
+        lines.extend(
+            has.iter()
+                .filter(|term| !wants.contains(term))
+                .map(|term| format!("- {term}")),
+        );
+        lines.extend(
+            wants
+                .iter()
+                .filter(|term| !has.contains(term))
+                .map(|term| format!("+ {term}")),
+        );
+        if lines.last().is_some_and(|line| line == "partition_by:") {
+            lines.push(format!("- {}", has.join(", ")));
+            lines.push(format!("+ {}", wants.join(", ")));
+        }
+    }
+    if lines.is_empty() {
+        return Ok(());
+    }
+    Err(Error::schema(format!(
+        "the table does not fit the pipeline (-: the table, +: the pipeline): table={table}\n{}",
+        lines.join("\n")
+    ))
+    .hint("change transform.sql or partition_by to fit the table, or write to another table"))
+}

@@ -1,0 +1,501 @@
+//! A data file as the checkpoint holds it, and as the manifest takes it.
+//!
+//! The form in the checkpoint is our own and lossless: partition values as plain JSON, bounds as the
+//! hexadecimal of Iceberg's single-value serialization, cut as Iceberg's `truncate(16)` metrics do.
+//! It names schema and spec, since the table may have moved on when the files are committed.
+
+use std::collections::HashMap;
+
+use calve_engine::error::{Error, Result};
+use iceberg::spec::{
+    DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, PrimitiveLiteral,
+    PrimitiveType, Schema, Struct, TableMetadata,
+};
+use parquet::file::statistics::Statistics;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::write::{DescribedFile, FinishedFile, KeyValue};
+
+/// Characters or bytes that a bound keeps.
+const BOUND_LENGTH: usize = 16;
+
+/// What a checkpoint holds for an Iceberg table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Content {
+    /// The table's location, without a slash at the end.
+    pub(super) location: String,
+    /// Partition spec of the files.
+    pub(super) spec: i32,
+    /// Schema of the files.
+    pub(super) schema: i32,
+    pub(super) files: Vec<FileEntry>,
+}
+
+/// One data file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct FileEntry {
+    /// Relative to the location.
+    path: String,
+    rows: u64,
+    bytes: u64,
+    /// One value for each field of the spec.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    partition: Vec<Value>,
+    described: Described,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Described {
+    /// Where the row groups begin.
+    splits: Vec<i64>,
+    columns: Vec<ColumnEntry>,
+}
+
+/// Field id, bytes, values, nulls, lower bound, upper bound.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct ColumnEntry(i32, u64, u64, Option<u64>, Option<String>, Option<String>);
+
+/// What the checkpoint needs of a complete file beyond its path, size and partition.
+pub(super) fn describe(file: &FinishedFile<'_>, schema: &Schema) -> Result<Value> {
+    let mut columns: Vec<(ColumnEntry, Bounds)> = Vec::new();
+    let groups = file.metadata.row_groups();
+    for group in groups {
+        for (at, chunk) in group.columns().iter().enumerate() {
+            let descriptor = chunk.column_descr();
+            let info = descriptor.self_type().get_basic_info();
+            if !info.has_id() {
+                return Err(Error::internal(format!(
+                    "a column has no field id: column={}",
+                    info.name()
+                )));
+            }
+            if at == columns.len() {
+                let field = schema.field_by_id(info.id());
+                let primitive = field.and_then(|f| f.field_type.as_primitive_type());
+                let bounds = match primitive {
+                    // The bounds of repeated values are of no use to a reader.
+                    Some(primitive) if descriptor.max_rep_level() == 0 => Bounds::of(primitive),
+                    _ => Bounds::of_nothing(),
+                };
+                columns.push((ColumnEntry(info.id(), 0, 0, Some(0), None, None), bounds));
+            }
+            let (entry, bounds) = columns
+                .get_mut(at)
+                .ok_or_else(|| Error::internal("the row groups of a file differ in columns"))?;
+            entry.1 += chunk.compressed_size().unsigned_abs();
+            entry.2 += chunk.num_values().unsigned_abs();
+            let statistics = chunk.statistics();
+            entry.3 = entry
+                .3
+                .zip(statistics.and_then(Statistics::null_count_opt))
+                .map(|(a, b)| a + b);
+            bounds.add(statistics, chunk.num_values().unsigned_abs());
+        }
+    }
+    let described = Described {
+        splits: groups.iter().map(first_byte).collect(),
+        columns: columns
+            .into_iter()
+            .map(|(mut entry, bounds)| {
+                (entry.4, entry.5) = bounds.finish();
+                entry
+            })
+            .collect(),
+    };
+    serde_json::to_value(described).map_err(|e| Error::internal("a file's description").because(e))
+}
+
+fn first_byte(group: &parquet::file::metadata::RowGroupMetaData) -> i64 {
+    group
+        .columns()
+        .iter()
+        .map(|c| {
+            c.dictionary_page_offset()
+                .filter(|at| *at > 0)
+                .unwrap_or(c.data_page_offset())
+        })
+        .min()
+        .unwrap_or(4)
+}
+
+/// Lowest and highest value over a file's row groups, as comparable literals.
+struct Bounds {
+    of: Option<PrimitiveType>,
+    lower: Option<Datum>,
+    upper: Option<Datum>,
+}
+
+impl Bounds {
+    fn of(primitive: &PrimitiveType) -> Self {
+        Self {
+            of: Some(primitive.clone()),
+            lower: None,
+            upper: None,
+        }
+    }
+
+    fn of_nothing() -> Self {
+        Self {
+            of: None,
+            lower: None,
+            upper: None,
+        }
+    }
+
+    /// A chunk that has values but no statistics takes the bounds away for good.
+    fn add(&mut self, statistics: Option<&Statistics>, values: u64) {
+        let Some(primitive) = &self.of else { return };
+        if statistics.and_then(Statistics::null_count_opt) == Some(values) {
+            return;
+        }
+        let bound = |bytes: Option<&[u8]>, statistics: &Statistics| -> Option<Datum> {
+            let bytes = serialized(primitive, statistics, bytes?)?;
+            Datum::try_from_bytes(&bytes, primitive.clone())
+                .ok()
+                .filter(|d| !d.is_nan())
+        };
+        let found = statistics
+            .and_then(|s| Some((bound(s.min_bytes_opt(), s)?, bound(s.max_bytes_opt(), s)?)));
+        let Some((lower, upper)) = found else {
+            *self = Self::of_nothing();
+            return;
+        };
+        if self.lower.as_ref().is_none_or(|has| less(&lower, has)) {
+            self.lower = Some(lower);
+        }
+        if self.upper.as_ref().is_none_or(|has| less(has, &upper)) {
+            self.upper = Some(upper);
+        }
+    }
+
+    fn finish(self) -> (Option<String>, Option<String>) {
+        let lower = self
+            .lower
+            .and_then(|d| cut_down(d.to_bytes().ok()?.into_vec(), d.data_type()));
+        let upper = self
+            .upper
+            .and_then(|d| cut_up(d.to_bytes().ok()?.into_vec(), d.data_type()));
+        (lower.as_deref().map(to_hex), upper.as_deref().map(to_hex))
+    }
+}
+
+/// `Datum` itself does not order bytes.
+fn less(a: &Datum, b: &Datum) -> bool {
+    match (a.literal(), b.literal()) {
+        (PrimitiveLiteral::Binary(a), PrimitiveLiteral::Binary(b)) => a < b,
+        _ => a < b,
+    }
+}
+
+/// Iceberg's serialization of a Parquet statistic; Parquet's plain encoding is the same but for
+/// decimals.
+fn serialized(primitive: &PrimitiveType, statistics: &Statistics, bytes: &[u8]) -> Option<Vec<u8>> {
+    let PrimitiveType::Decimal { .. } = primitive else {
+        return Some(bytes.to_vec());
+    };
+    let mut wide = [0; 16];
+    match statistics {
+        Statistics::Int32(_) | Statistics::Int64(_) => {
+            let negative = bytes.last()? & 0x80 != 0;
+            wide.fill(if negative { 0xff } else { 0 });
+            for (to, from) in wide.iter_mut().rev().zip(bytes) {
+                *to = *from;
+            }
+        }
+        _ => {
+            let negative = bytes.first()? & 0x80 != 0;
+            wide.fill(if negative { 0xff } else { 0 });
+            for (to, from) in wide.iter_mut().rev().zip(bytes.iter().rev()) {
+                *to = *from;
+            }
+        }
+    }
+    // The fewest bytes that keep the sign.
+    let redundant =
+        |w: &[u8]| (w[0] == 0 && w[1] & 0x80 == 0) || (w[0] == 0xff && w[1] & 0x80 != 0);
+    let start = wide.windows(2).take_while(|w| redundant(w)).count();
+    Some(wide[start..].to_vec())
+}
+
+fn cut_down(mut bytes: Vec<u8>, of: &PrimitiveType) -> Option<Vec<u8>> {
+    match of {
+        PrimitiveType::String => {
+            let text = String::from_utf8(bytes).ok()?;
+            Some(
+                text.chars()
+                    .take(BOUND_LENGTH)
+                    .collect::<String>()
+                    .into_bytes(),
+            )
+        }
+        PrimitiveType::Binary => {
+            bytes.truncate(BOUND_LENGTH);
+            Some(bytes)
+        }
+        _ => Some(bytes),
+    }
+}
+
+/// A bound that was cut must still be above every value: its last character goes up by one.
+fn cut_up(bytes: Vec<u8>, of: &PrimitiveType) -> Option<Vec<u8>> {
+    match of {
+        PrimitiveType::String => {
+            let text = String::from_utf8(bytes).ok()?;
+            let mut kept: Vec<char> = text.chars().take(BOUND_LENGTH).collect();
+            if kept.len() == text.chars().count() {
+                return Some(text.into_bytes());
+            }
+            while let Some(last) = kept.pop() {
+                let next = match last {
+                    '\u{d7ff}' => Some('\u{e000}'),
+                    other => char::from_u32(u32::from(other) + 1),
+                };
+                if let Some(next) = next {
+                    kept.push(next);
+                    return Some(kept.into_iter().collect::<String>().into_bytes());
+                }
+            }
+            None
+        }
+        PrimitiveType::Binary if bytes.len() > BOUND_LENGTH => {
+            let mut kept = bytes[..BOUND_LENGTH].to_vec();
+            while let Some(last) = kept.pop() {
+                if last < 0xff {
+                    kept.push(last + 1);
+                    return Some(kept);
+                }
+            }
+            None
+        }
+        _ => Some(bytes),
+    }
+}
+
+impl Content {
+    pub(super) fn new(
+        location: &str,
+        spec: i32,
+        schema: i32,
+        files: Vec<DescribedFile>,
+    ) -> Result<Self> {
+        let files = files
+            .into_iter()
+            .map(|file| {
+                Ok(FileEntry {
+                    path: file.path,
+                    rows: file.rows,
+                    bytes: file.bytes,
+                    partition: file
+                        .partition
+                        .0
+                        .iter()
+                        .map(to_json)
+                        .collect::<Result<_>>()?,
+                    described: serde_json::from_value(file.described)
+                        .map_err(|e| Error::internal("a file's description").because(e))?,
+                })
+            })
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            location: location.to_owned(),
+            spec,
+            schema,
+            files,
+        })
+    }
+
+    pub(super) fn to_json(&self) -> Result<Value> {
+        serde_json::to_value(self)
+            .map_err(|e| Error::internal("content of a checkpoint").because(e))
+    }
+
+    /// # Errors
+    /// `Corrupt`: not what was written.
+    pub(super) fn from_json(value: &Value) -> Result<Self> {
+        Self::deserialize(value).map_err(|e| {
+            Error::corrupt("the checkpoint holds no files of an Iceberg table").because(e)
+        })
+    }
+
+    /// Locations of the files.
+    pub(super) fn locations(&self) -> impl Iterator<Item = String> {
+        self.files
+            .iter()
+            .map(|file| format!("{}/{}", self.location, file.path))
+    }
+
+    /// The files as a manifest takes them.
+    ///
+    /// # Errors
+    /// `Corrupt` when they do not fit the schema and spec that they name.
+    pub(super) fn data_files(&self, metadata: &TableMetadata) -> Result<Vec<DataFile>> {
+        let missing = |what: &str, id: i32| {
+            Error::corrupt(format!(
+                "the table has lost what prepared files refer to: {what}={id}"
+            ))
+            .hint("restore the table, or start over with `calve checkpoint reset`")
+        };
+        let schema = metadata
+            .schema_by_id(self.schema)
+            .ok_or_else(|| missing("schema", self.schema))?;
+        let spec = metadata
+            .partition_spec_by_id(self.spec)
+            .ok_or_else(|| missing("spec", self.spec))?;
+        let partition_type = spec
+            .partition_type(schema)
+            .map_err(|e| Error::corrupt("the partition spec does not fit the schema").because(e))?;
+        let types: Vec<&PrimitiveType> = partition_type
+            .fields()
+            .iter()
+            .filter_map(|f| f.field_type.as_primitive_type())
+            .collect();
+        self.files
+            .iter()
+            .map(|file| self.data_file(file, schema, &types))
+            .collect()
+    }
+
+    fn data_file(
+        &self,
+        file: &FileEntry,
+        schema: &Schema,
+        types: &[&PrimitiveType],
+    ) -> Result<DataFile> {
+        let wrong =
+            |what: &str| Error::corrupt(format!("a prepared file's {what}: file={}", file.path));
+        if types.len() != file.partition.len() {
+            return Err(wrong("partition values do not fit the spec"));
+        }
+        let partition = types
+            .iter()
+            .zip(&file.partition)
+            .map(|(of, value)| literal(of, value).ok_or_else(|| wrong("partition value is wrong")))
+            .collect::<Result<Vec<_>>>()?;
+        let mut sizes = HashMap::new();
+        let mut values = HashMap::new();
+        let mut nulls = HashMap::new();
+        let mut lower = HashMap::new();
+        let mut upper = HashMap::new();
+        for ColumnEntry(id, bytes, count, null_count, low, high) in &file.described.columns {
+            sizes.insert(*id, *bytes);
+            values.insert(*id, *count);
+            nulls.extend(null_count.map(|n| (*id, n)));
+            let primitive = schema
+                .field_by_id(*id)
+                .and_then(|f| f.field_type.as_primitive_type());
+            for (bound, to) in [(low, &mut lower), (high, &mut upper)] {
+                if let (Some(bound), Some(primitive)) = (bound, primitive) {
+                    let datum = from_hex(bound)
+                        .and_then(|b| Datum::try_from_bytes(&b, primitive.clone()).ok())
+                        .ok_or_else(|| wrong("bounds are wrong"))?;
+                    to.insert(*id, datum);
+                }
+            }
+        }
+        DataFileBuilder::default()
+            .content(DataContentType::Data)
+            .file_path(format!("{}/{}", self.location, file.path))
+            .file_format(DataFileFormat::Parquet)
+            .partition(partition.into_iter().collect::<Struct>())
+            .partition_spec_id(self.spec)
+            .record_count(file.rows)
+            .file_size_in_bytes(file.bytes)
+            .column_sizes(sizes)
+            .value_counts(values)
+            .null_value_counts(nulls)
+            .lower_bounds(lower)
+            .upper_bounds(upper)
+            .split_offsets(Some(file.described.splits.clone()))
+            .build()
+            .map_err(|e| wrong("description is not whole").because(e))
+    }
+}
+
+fn to_json(value: &KeyValue) -> Result<Value> {
+    Ok(match value {
+        KeyValue::Null => Value::Null,
+        KeyValue::Bool(v) => Value::from(*v),
+        KeyValue::Int(v) => Value::from(*v),
+        KeyValue::UInt(v) => Value::from(*v),
+        KeyValue::Decimal(v) => Value::from(v.to_string()),
+        KeyValue::Text(v) => Value::from(&**v),
+        KeyValue::Bytes(v) => Value::from(to_hex(v)),
+        KeyValue::Float(_) => return Err(Error::internal("a float as partition value")),
+    })
+}
+
+/// None: the value does not fit the type.
+fn literal(of: &PrimitiveType, value: &Value) -> Option<Option<Literal>> {
+    use PrimitiveType as P;
+    if value.is_null() {
+        return Some(None);
+    }
+    let primitive = match of {
+        P::Boolean => PrimitiveLiteral::Boolean(value.as_bool()?),
+        P::Int | P::Date => PrimitiveLiteral::Int(value.as_i64()?.try_into().ok()?),
+        P::Long | P::Time | P::Timestamp | P::Timestamptz | P::TimestampNs | P::TimestamptzNs => {
+            PrimitiveLiteral::Long(value.as_i64()?)
+        }
+        P::Decimal { .. } => PrimitiveLiteral::Int128(value.as_str()?.parse().ok()?),
+        P::String => PrimitiveLiteral::String(value.as_str()?.to_owned()),
+        P::Fixed(_) | P::Binary => PrimitiveLiteral::Binary(from_hex(value.as_str()?)?),
+        P::Float | P::Double | P::Uuid => return None,
+    };
+    Some(Some(Literal::Primitive(primitive)))
+}
+
+pub(super) fn to_hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut hex = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        hex.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        hex.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    hex
+}
+
+fn from_hex(hex: &str) -> Option<Vec<u8>> {
+    let digit = |c: u8| char::from(c).to_digit(16).map(|d| d as u8);
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    if !rest.is_empty() {
+        return None;
+    }
+    pairs
+        .iter()
+        .map(|[a, b]| Some(digit(*a)? << 4 | digit(*b)?))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_cut_bound_still_bounds(text in "\\PC{0,40}") {
+            let bytes = text.clone().into_bytes();
+            let low = cut_down(bytes.clone(), &PrimitiveType::String).expect("cuts");
+            prop_assert!(low <= bytes && String::from_utf8(low).is_ok());
+            if let Some(high) = cut_up(bytes.clone(), &PrimitiveType::String) {
+                prop_assert!(high >= bytes && String::from_utf8(high).is_ok());
+            }
+        }
+
+        #[test]
+        fn cut_bytes_still_bound(bytes in proptest::collection::vec(prop_oneof![Just(0xff), any::<u8>()], 0..40)) {
+            prop_assert!(cut_down(bytes.clone(), &PrimitiveType::Binary).expect("cuts") <= bytes);
+            if let Some(high) = cut_up(bytes.clone(), &PrimitiveType::Binary) {
+                prop_assert!(high >= bytes);
+            } else {
+                prop_assert!(bytes[..BOUND_LENGTH].iter().all(|b| *b == 0xff));
+            }
+        }
+
+        #[test]
+        fn hex_comes_back(bytes: Vec<u8>) {
+            prop_assert_eq!(from_hex(&to_hex(&bytes)), Some(bytes));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Apache Iceberg tables: catalog, creation and check, placement of rows, commits, upkeep.
+//!
+//! The crate `iceberg` gives types, manifests and scans; the commit is our own, because an epoch
+//! must become visible once and the outcome of each try must be known (see `commit.rs`). Data files
+//! come from the shared writer in [`crate::write`].
+//!
+//! Invariant: whatever a table's row leads to is durable before the row says so, and is removed only
+//! when it is proven that nothing refers to it. Start with [`open`], then `commit.rs`.
+
+mod catalog;
+mod clean;
+mod commit;
+mod config;
+mod create;
+mod files;
+mod held;
+mod place;
+mod schema;
+mod snapshot;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use calve_engine::{
+    error::Result,
+    seams::{Output, TableWriter},
+};
+
+pub use catalog::Catalog;
+pub use clean::{Cleaned, clean, content_files};
+pub use commit::IcebergOutput;
+pub use config::{CatalogConfig, IcebergConfig, TableName};
+pub use tables::{
+    ColumnInfo, ShardInfo, SnapshotInfo, TableDetails, TableInfo, Totals, forget, load_table, ls,
+    pipelines, show,
+};
+
+use crate::write::{FanoutWriter, Placement, WriteOptions};
+
+/// Opens a table for a shard of a pipeline: creates it when missing, or checks that it fits.
+///
+/// `schema` is that of the rows after the transform; `pool` encodes. Call it within a Tokio runtime
+/// that outlives what is returned.
+///
+/// # Errors
+/// `Config` for wrong settings, `Schema` when the table does not fit the rows.
+pub async fn open(
+    config: &IcebergConfig,
+    options: &WriteOptions,
+    schema: SchemaRef,
+    pipeline: &str,
+    shard: &str,
+    pool: Arc<rayon::ThreadPool>,
+) -> Result<(Box<dyn TableWriter>, Arc<dyn Output>)> {
+    let table = TableName::parse(&config.table)?;
+    let catalog = Catalog::create(&config.catalog).await?;
+    let metadata = create::create_or_check(&catalog, config, &table, &schema).await?;
+    tracing::debug!(%table, pipeline, shard, uuid = %metadata.uuid(), "opened the table");
+    let placement = place::IcebergPlacement::new(&metadata, &schema)?;
+    let root = placement.root()?;
+    let placement: Arc<dyn Placement> = Arc::new(placement);
+    let mut options = options.clone();
+    options
+        .bloom_filters
+        .extend(bloom_filters(metadata.properties()));
+    let writer = FanoutWriter::open(root, shard, placement, &options, pool)?;
+    let output = IcebergOutput::new(catalog, table, metadata.uuid());
+    Ok((Box::new(writer), Arc::new(output)))
+}
+
+/// Columns for which the table asks for bloom filters.
+fn bloom_filters(
+    properties: &std::collections::HashMap<String, String>,
+) -> impl Iterator<Item = String> {
+    properties
+        .iter()
+        .filter(|(_, value)| *value == "true")
+        .filter_map(|(name, _)| {
+            name.strip_prefix("write.parquet.bloom-filter-enabled.column.")
+                .map(str::to_owned)
+        })
+}
