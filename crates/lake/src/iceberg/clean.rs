@@ -9,6 +9,7 @@
 use std::{
     collections::HashSet,
     fs,
+    hash::BuildHasher,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -49,11 +50,11 @@ pub fn content_files(content: &serde_json::Value) -> Result<Vec<String>> {
 ///
 /// # Errors
 /// `Config` when there is no such table; `Corrupt` when the references cannot be read.
-pub async fn clean(
+pub async fn clean<S: BuildHasher + Sync>(
     config: &CatalogConfig,
     table: &str,
     older_than: Duration,
-    live_files: &HashSet<String>,
+    live_files: &HashSet<String, S>,
     dry_run: bool,
 ) -> Result<Cleaned> {
     let catalog = Catalog::open(config).await?;

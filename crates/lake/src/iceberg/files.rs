@@ -370,7 +370,13 @@ impl Content {
         let partition = types
             .iter()
             .zip(&file.partition)
-            .map(|(of, value)| literal(of, value).ok_or_else(|| wrong("partition value is wrong")))
+            .map(|(of, value)| match value {
+                Value::Null => Ok(None),
+                value => {
+                    let known = literal(of, value).map(Some);
+                    known.ok_or_else(|| wrong("partition value is wrong"))
+                }
+            })
             .collect::<Result<Vec<_>>>()?;
         let mut sizes = HashMap::new();
         let mut values = HashMap::new();
@@ -426,11 +432,8 @@ fn to_json(value: &KeyValue) -> Result<Value> {
 }
 
 /// None: the value does not fit the type.
-fn literal(of: &PrimitiveType, value: &Value) -> Option<Option<Literal>> {
+fn literal(of: &PrimitiveType, value: &Value) -> Option<Literal> {
     use PrimitiveType as P;
-    if value.is_null() {
-        return Some(None);
-    }
     let primitive = match of {
         P::Boolean => PrimitiveLiteral::Boolean(value.as_bool()?),
         P::Int | P::Date => PrimitiveLiteral::Int(value.as_i64()?.try_into().ok()?),
@@ -442,7 +445,7 @@ fn literal(of: &PrimitiveType, value: &Value) -> Option<Option<Literal>> {
         P::Fixed(_) | P::Binary => PrimitiveLiteral::Binary(from_hex(value.as_str()?)?),
         P::Float | P::Double | P::Uuid => return None,
     };
-    Some(Some(Literal::Primitive(primitive)))
+    Some(Literal::Primitive(primitive))
 }
 
 pub(super) fn to_hex(bytes: &[u8]) -> String {

@@ -330,7 +330,7 @@ async fn cleaning_spares_what_is_referred_to_prepared_or_young() {
     let files = content_files(&prepared.content).expect("files");
     assert_eq!(files.len(), 3);
     let live: HashSet<String> = files[..2].iter().cloned().collect();
-    let young = Duration::from_secs(3600);
+    let young = Duration::from_hours(1);
     let cleaned = clean(catalog, "shop.orders", young, &none, false)
         .await
         .expect("cleaned");

@@ -170,9 +170,9 @@ fn values_are_cut_and_hashed_as_the_crate_does() {
     let with_null = || texts.iter().copied().map(Some).chain([None]);
     let dictionary: DictionaryArray<Int32Type> = with_null().collect();
     let columns: [ArrayRef; 4] = [
-        Arc::new(StringArray::from_iter(with_null())),
-        Arc::new(LargeStringArray::from_iter(with_null())),
-        Arc::new(StringViewArray::from_iter(with_null())),
+        Arc::new(with_null().collect::<StringArray>()),
+        Arc::new(with_null().collect::<LargeStringArray>()),
+        Arc::new(with_null().collect::<StringViewArray>()),
         Arc::new(dictionary),
     ];
     for column in columns {
