@@ -1,1 +1,21 @@
-//! wip
+//! SQL in calve, on DataFusion: transforms of event batches, monitor queries, `calve query`.
+//!
+//! Never here: a source, a table format, output to a terminal. A transform sees one batch at a time
+//! and remembers nothing, so it accepts only SQL whose result does not depend on where batches
+//! begin and end, nor on when it runs. Start with [`transform`], then [`monitor`].
+#![warn(missing_docs)]
+
+mod caret;
+mod check;
+mod fold;
+mod leaf;
+pub mod lookup;
+pub mod monitor;
+pub mod query;
+mod session;
+pub mod transform;
+
+pub use lookup::{Lookup, LookupConfig, LookupFormat};
+pub use monitor::{Figure, MonitoredTransform, Monitors, Observer};
+pub use query::{QueryOptions, QueryResult, query};
+pub use transform::{EVENTS, Planned, SqlTransform};
