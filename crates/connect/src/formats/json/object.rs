@@ -16,7 +16,7 @@ use rustc_hash::FxHashMap;
 
 use super::{
     column::Slot,
-    text::{BLOCK, Failure, Step, block, byte, colon, skip_space, skip_value, string},
+    text::{BLOCK, Failure, Step, block, byte, colon, last_block, skip_space, skip_value, string},
 };
 
 /// The edge that stands before an object; its successors are the first keys.
@@ -107,6 +107,8 @@ pub(super) struct Object {
     /// Number of the object that filled each slot last.
     filled: Vec<u64>,
     current: u64,
+    /// What did not fit in the object that is being read, by field.
+    failed: Vec<(usize, Failure)>,
     /// Objects read, nulls among them.
     len: usize,
     edges: Vec<Edge>,
@@ -134,6 +136,7 @@ impl Object {
             by_name,
             filled: vec![0; fields.len()],
             current: 0,
+            failed: Vec::new(),
             len: 0,
             edges: vec![Edge::none(), Edge::none()],
             known: vec![Vec::new(); fields.len() + 2],
@@ -151,47 +154,36 @@ impl Object {
         let bytes = text.as_bytes();
         self.current += 1;
         let mut count = 0;
-        let mut failed: Vec<(usize, Failure)> = Vec::new();
+        self.failed.clear();
         let mut previous = START;
         loop {
-            let ahead = u128::from_le_bytes(block(bytes, at));
             let expected = self.edges[previous].next;
             let edge = &self.edges[expected];
             let target;
-            (previous, target, at) = if edge.matches(bytes, at, ahead) {
-                (expected, edge.target, at + edge.len)
-            } else {
-                self.turn(text, previous, at, ahead)?
+            (previous, target, at) = match block(bytes, at) {
+                Some(ahead) if edge.matches(bytes, at, u128::from_le_bytes(*ahead)) => {
+                    (expected, edge.target, at + edge.len)
+                }
+                _ => self.turn(text, previous, at)?,
             };
             match target {
                 Target::Field(n) => {
                     if self.filled[n] == self.current {
-                        // Of a key that comes twice, the last value counts.
-                        self.slots[n].any().truncate(self.len);
-                        failed.retain(|(slot, _)| *slot != n);
-                    } else {
-                        self.filled[n] = self.current;
-                        count += 1;
+                        self.forget(n);
+                        count -= 1;
                     }
-                    match self.slots[n].append(text, at) {
-                        Ok(end) => at = end,
-                        Err(failure) => {
-                            // It is forgiven when the key comes again.
-                            self.slots[n].any().truncate(self.len);
-                            let failure = failure.within(&self.names[n].0);
-                            let Ok(end) = skip_value(bytes, at) else {
-                                return Err(failure);
-                            };
-                            failed.push((n, failure));
-                            at = end;
-                        }
-                    }
+                    self.filled[n] = self.current;
+                    count += 1;
+                    at = match self.slots[n].append(text, at) {
+                        Ok(end) => end,
+                        Err(failure) => self.fail(n, failure, bytes, at)?,
+                    };
                 }
                 Target::Skip => at = skip_value(bytes, at)?,
                 Target::End => break,
             }
         }
-        if let Some((_, failure)) = failed.into_iter().next() {
+        if let Some((_, failure)) = self.failed.pop() {
             return Err(failure);
         }
         if count < self.slots.len() {
@@ -199,6 +191,25 @@ impl Object {
         }
         self.len += 1;
         Ok(at)
+    }
+
+    /// Takes the value of a field back: of a key that comes twice, the last value counts.
+    #[cold]
+    fn forget(&mut self, n: usize) {
+        self.slots[n].any().truncate(self.len);
+        self.failed.retain(|(slot, _)| *slot != n);
+    }
+
+    /// Walks over a value that does not fit its field, which is forgiven when the key comes again.
+    #[cold]
+    fn fail(&mut self, n: usize, failure: Failure, bytes: &[u8], at: usize) -> Step {
+        self.slots[n].any().truncate(self.len);
+        let failure = failure.within(&self.names[n].0);
+        let Ok(end) = skip_value(bytes, at) else {
+            return Err(failure);
+        };
+        self.failed.push((n, failure));
+        Ok(end)
     }
 
     /// Nulls for the fields that the object lacks.
@@ -223,10 +234,13 @@ impl Object {
         text: &str,
         previous: usize,
         at: usize,
-        ahead: u128,
     ) -> Result<(usize, Target, usize), Failure> {
         let bytes = text.as_bytes();
         let first = previous == START;
+        let ahead = block(bytes, at)
+            .copied()
+            .unwrap_or_else(|| last_block(bytes, at));
+        let ahead = u128::from_le_bytes(ahead);
         let alternative = self.edges[previous].alternative;
         let matches = |n: usize| {
             let edge = &self.edges[n];

@@ -24,7 +24,9 @@ use rustc_hash::FxHasher;
 
 use super::{
     column::{Column, Nulls, null_or_fail, unsupported},
-    text::{BLOCK, Failure, Step, block, byte, escape, skip_space, special, string, unended},
+    text::{
+        BLOCK, Failure, Step, block, byte, escape, last_block, skip_space, special, string, unended,
+    },
 };
 
 /// Byte strings one behind the other.
@@ -71,15 +73,38 @@ impl Packed {
 
     /// Copies the string whose content begins at `at`; answers where it ends, and pushes it.
     #[inline]
-    fn copy(&mut self, bytes: &[u8], mut at: usize) -> Step {
+    fn copy(&mut self, bytes: &[u8], at: usize) -> Step {
+        // Most strings are short and plain: one block, no loop.
+        let used = self.used;
+        if let (Some(block), Some(room)) = (block(bytes, at), self.bytes.get_mut(used..))
+            && let Some(room) = room.first_chunk_mut()
+        {
+            *room = *block;
+            let hits = special(block);
+            if hits != 0 {
+                let plain = hits.trailing_zeros() as usize;
+                if byte(bytes, at + plain) == b'"' {
+                    self.end(used + plain);
+                    return Ok(at + plain + 1);
+                }
+            }
+        }
+        self.copy_any(bytes, at)
+    }
+
+    /// The same, for strings of any length with anything in them.
+    #[inline(never)]
+    fn copy_any(&mut self, bytes: &[u8], mut at: usize) -> Step {
         let mut used = self.used;
         loop {
             if self.bytes.len() < used + BLOCK {
                 self.grow(used + BLOCK);
             }
-            let block = block(bytes, at);
+            let block = block(bytes, at)
+                .copied()
+                .unwrap_or_else(|| last_block(bytes, at));
             self.bytes[used..used + BLOCK].copy_from_slice(&block);
-            let hits = special(block);
+            let hits = special(&block);
             if hits == 0 {
                 at += BLOCK;
                 used += BLOCK;

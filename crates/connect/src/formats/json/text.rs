@@ -61,30 +61,30 @@ pub(super) fn byte(bytes: &[u8], at: usize) -> u8 {
     bytes.get(at).copied().unwrap_or(b'\n')
 }
 
-/// The 16 bytes at `at`; behind the end, line feeds.
+/// The 16 bytes at `at`; none near the end, where [`last_block`] serves. Two functions, so that the
+/// common one stays in registers.
 #[inline]
-pub(super) fn block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
-    match bytes.get(at..).and_then(<[u8]>::first_chunk::<BLOCK>) {
-        Some(block) => *block,
-        None => last_block(bytes, at),
-    }
+pub(super) fn block(bytes: &[u8], at: usize) -> Option<&[u8; BLOCK]> {
+    bytes.get(at..)?.first_chunk()
 }
 
+/// The bytes at `at`, filled up with line feeds.
 #[cold]
-fn last_block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
+pub(super) fn last_block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
     let mut block = [b'\n'; BLOCK];
     let rest = bytes.get(at..).unwrap_or_default();
-    block[..rest.len()].copy_from_slice(rest);
+    let len = rest.len().min(BLOCK);
+    block[..len].copy_from_slice(&rest[..len]);
     block
 }
 
 /// One bit for each byte that ends a plain stretch of a string: quote, backslash, line feed.
 #[inline]
-pub(super) fn special(block: [u8; BLOCK]) -> u32 {
+pub(super) fn special(block: &[u8; BLOCK]) -> u32 {
     const QUOTE: u8x16 = u8x16::new([b'"'; BLOCK]);
     const BACKSLASH: u8x16 = u8x16::new([b'\\'; BLOCK]);
     const LINE_FEED: u8x16 = u8x16::new([b'\n'; BLOCK]);
-    let block = u8x16::new(block);
+    let block = u8x16::new(*block);
     let found = block.cmp_eq(QUOTE) | block.cmp_eq(BACKSLASH) | block.cmp_eq(LINE_FEED);
     found.move_mask().cast_unsigned()
 }
@@ -204,7 +204,10 @@ fn hex4(bytes: &[u8], at: usize) -> Result<u32, Failure> {
 #[inline]
 fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     loop {
-        let hits = special(block(bytes, at));
+        let hits = match block(bytes, at) {
+            Some(block) => special(block),
+            None => special(&last_block(bytes, at)),
+        };
         if hits != 0 {
             return at + hits.trailing_zeros() as usize;
         }
