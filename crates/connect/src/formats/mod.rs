@@ -1,0 +1,211 @@
+//! Formats: what events look like, their schema, and the decoders that turn them into Arrow.
+//!
+//! Adding a format: its file, a variant here, and [`FormatConfig::decoder`]. Start with [`types`]
+//! for the names of column types, [`infer`] for schemas that nobody declared.
+
+pub mod columns;
+pub mod csv;
+pub mod infer;
+pub mod json;
+pub mod rows;
+pub mod types;
+
+use arrow::datatypes::SchemaRef;
+use calve_engine::{Decoder, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use self::columns::{Columns, schema_from_json, schema_to_json, schema_to_yaml};
+use crate::one_of::{self, OneOf, or_default};
+
+/// What the events of a source look like.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(transform = bare_names)]
+pub enum FormatConfig {
+    /// One JSON object a line.
+    Json(JsonConfig),
+    /// Comma-separated values, or separated by something else.
+    Csv(CsvConfig),
+    /// Apache Parquet files.
+    Parquet(ParquetConfig),
+    /// Arrow IPC, file or stream format.
+    Arrow(ArrowConfig),
+}
+
+/// One JSON object a line.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JsonConfig {
+    /// The columns to read; without it they are inferred from the first events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+}
+
+/// Comma-separated values. An empty field is null. A field in quotes may hold line ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CsvConfig {
+    /// The columns to read; without it they are inferred from the header and the first events.
+    /// With a header they are found by name; without one they are the fields in their order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    /// The first line of each file names its columns.
+    pub header: bool,
+    /// What separates fields; one ASCII character.
+    pub delimiter: char,
+    /// What encloses fields that hold delimiters or line ends; doubled inside. One ASCII character.
+    pub quote: char,
+    /// What makes the next character literal inside quotes; one ASCII character. Default: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escape: Option<char>,
+}
+
+impl Default for CsvConfig {
+    fn default() -> Self {
+        Self {
+            columns: None,
+            header: true,
+            delimiter: ',',
+            quote: '"',
+            escape: None,
+        }
+    }
+}
+
+/// Apache Parquet files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParquetConfig {
+    /// The columns to read, cast where their type differs; without it those of the first file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+}
+
+/// Arrow IPC, file or stream format.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ArrowConfig {
+    /// The columns to read, cast where their type differs; without it those of the first file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+}
+
+impl FormatConfig {
+    /// Its name in the pipeline file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Json(_) => "json",
+            Self::Csv(_) => "csv",
+            Self::Parquet(_) => "parquet",
+            Self::Arrow(_) => "arrow",
+        }
+    }
+
+    /// Whether its events are text that is read line by line.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Json(_) | Self::Csv(_))
+    }
+
+    fn columns(&self) -> Option<&Columns> {
+        match self {
+            Self::Json(c) => c.columns.as_ref(),
+            Self::Csv(c) => c.columns.as_ref(),
+            Self::Parquet(c) => c.columns.as_ref(),
+            Self::Arrow(c) => c.columns.as_ref(),
+        }
+    }
+
+    /// The schema of `columns`; none when it is to be inferred.
+    pub fn declared_schema(&self) -> Option<Result<SchemaRef>> {
+        Some(self.columns()?.schema())
+    }
+
+    /// Checks what can be checked without I/O.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub fn validate(&self) -> Result<()> {
+        if let Self::Csv(csv) = self {
+            csv.validate()?;
+        }
+        match self.declared_schema() {
+            Some(schema) => self.decoder(schema?).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+
+    /// What must not change while a pipeline has checkpoints, apart from the schema.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::Csv(c) => format!(
+                "csv header={} delimiter={:?} quote={:?} escape={:?}",
+                c.header, c.delimiter, c.quote, c.escape
+            ),
+            other => other.name().to_owned(),
+        }
+    }
+
+    /// A decoder for one batcher.
+    ///
+    /// # Errors
+    /// `Config` when the format cannot hold a type of the schema.
+    pub fn decoder(&self, schema: SchemaRef) -> Result<Box<dyn Decoder>> {
+        Ok(match self {
+            Self::Json(_) => Box::new(json::JsonDecoder::new(schema)?),
+            Self::Csv(config) => Box::new(csv::CsvDecoder::new(config, schema)?),
+            Self::Parquet(_) | Self::Arrow(_) => Box::new(rows::RowsDecoder::new(schema)),
+        })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct FormatTable {
+    #[serde(default, deserialize_with = "or_default")]
+    json: Option<JsonConfig>,
+    #[serde(default, deserialize_with = "or_default")]
+    csv: Option<CsvConfig>,
+    #[serde(default, deserialize_with = "or_default")]
+    parquet: Option<ParquetConfig>,
+    #[serde(default, deserialize_with = "or_default")]
+    arrow: Option<ArrowConfig>,
+}
+
+impl OneOf for FormatConfig {
+    type Table = FormatTable;
+    const NAMES: &'static [&'static str] = &["json", "csv", "parquet", "arrow"];
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "json" => Some(Self::Json(JsonConfig::default())),
+            "csv" => Some(Self::Csv(CsvConfig::default())),
+            "parquet" => Some(Self::Parquet(ParquetConfig::default())),
+            "arrow" => Some(Self::Arrow(ArrowConfig::default())),
+            _ => None,
+        }
+    }
+
+    fn given(table: FormatTable) -> Vec<Self> {
+        let all = [
+            table.json.map(Self::Json),
+            table.csv.map(Self::Csv),
+            table.parquet.map(Self::Parquet),
+            table.arrow.map(Self::Arrow),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for FormatConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        one_of::deserialize(deserializer)
+    }
+}
+
+fn bare_names(schema: &mut schemars::Schema) {
+    one_of::allow_names(schema, FormatConfig::NAMES);
+}
+
+#[cfg(test)]
+mod tests;

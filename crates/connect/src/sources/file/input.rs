@@ -1,0 +1,276 @@
+//! Bytes of one file, local or in an object store, plain or compressed, from any position.
+//!
+//! Decompression is by push, so that blocking reads and asynchronous streams share it. A read
+//! appends whole pieces only after they have arrived: dropping it loses nothing.
+
+use std::{
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    sync::Arc,
+};
+
+use calve_engine::{Error, ErrorKind, Result};
+use flate2::write::MultiGzDecoder;
+use futures::{StreamExt, stream::BoxStream};
+use object_store::{GetOptions, GetRange, ObjectStore};
+use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
+
+use super::{Compression, list::Location};
+
+/// Compressed bytes that are read at once.
+const PIECE_BYTES: usize = 256 << 10;
+
+enum Bytes {
+    Local(File),
+    Remote {
+        store: Arc<dyn ObjectStore>,
+        path: object_store::path::Path,
+        at: u64,
+        stream: Option<BoxStream<'static, object_store::Result<bytes::Bytes>>>,
+    },
+}
+
+enum Inflate {
+    Plain,
+    Gzip(Box<MultiGzDecoder<Vec<u8>>>),
+    Zstd {
+        decoder: zstd::stream::raw::Decoder<'static>,
+        open: bool,
+    },
+}
+
+/// The text of one file.
+pub(crate) struct Input {
+    name: String,
+    bytes: Bytes,
+    inflate: Inflate,
+    /// Compressed bytes on their way.
+    piece: Vec<u8>,
+    /// Text that was inflated and not given out.
+    rest: Vec<u8>,
+    /// Any compressed byte was read.
+    inflated: bool,
+}
+
+/// An object store's error by what to do about it.
+pub(crate) fn store_error(what: String, error: object_store::Error) -> Error {
+    let kind = match &error {
+        object_store::Error::NotFound { .. }
+        | object_store::Error::PermissionDenied { .. }
+        | object_store::Error::Unauthenticated { .. }
+        | object_store::Error::NotSupported { .. } => ErrorKind::Config,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, what).because(error)
+}
+
+impl Input {
+    /// Opens a file at its beginning.
+    pub(crate) fn open(name: &str, location: &Location) -> Result<Self> {
+        let bytes = match location {
+            Location::Local(path) => {
+                let file = File::open(path);
+                Bytes::Local(file.map_err(|e| Error::io(format!("cannot open file={name}"), e))?)
+            }
+            Location::Remote { store, path } => Bytes::Remote {
+                store: Arc::clone(store),
+                path: path.clone(),
+                at: 0,
+                stream: None,
+            },
+        };
+        Ok(Self {
+            name: name.to_owned(),
+            bytes,
+            inflate: Inflate::Plain,
+            piece: Vec::new(),
+            rest: Vec::new(),
+            inflated: false,
+        })
+    }
+
+    /// The first bytes as they lie on the disk, at most `most`. Leaves the position at 0.
+    pub(crate) async fn head(&mut self, most: usize) -> Result<Vec<u8>> {
+        self.seek(0)?;
+        let mut head = Vec::new();
+        while head.len() < most && self.bytes.fill(&self.name, &mut head, most).await? > 0 {}
+        head.truncate(most);
+        self.seek(0)?;
+        Ok(head)
+    }
+
+    /// Chooses how to decompress; the position must be 0.
+    pub(crate) fn decompress(&mut self, compression: Compression) -> Result<()> {
+        self.inflate = match compression {
+            Compression::Gzip => Inflate::Gzip(Box::new(MultiGzDecoder::new(Vec::new()))),
+            Compression::Zstd => Inflate::Zstd {
+                decoder: zstd::stream::raw::Decoder::new()
+                    .map_err(|e| Error::internal("zstd cannot start").because(e))?,
+                open: false,
+            },
+            Compression::Auto | Compression::None => Inflate::Plain,
+        };
+        Ok(())
+    }
+
+    /// Goes to a byte of the file as it lies on the disk.
+    pub(crate) fn seek(&mut self, to: u64) -> Result<()> {
+        match &mut self.bytes {
+            Bytes::Local(file) => {
+                let done = file.seek(SeekFrom::Start(to));
+                done.map_err(|e| Error::io(format!("cannot seek file={}", self.name), e))?;
+            }
+            Bytes::Remote { at, stream, .. } => {
+                *stream = None;
+                *at = to;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends about `want` bytes of text; 0 at the end. Reads nothing when `want` is 0.
+    pub(crate) async fn read(&mut self, into: &mut Vec<u8>, want: usize) -> Result<usize> {
+        if matches!(self.inflate, Inflate::Plain) {
+            return self.bytes.fill(&self.name, into, want).await;
+        }
+        let before = into.len();
+        into.append(&mut self.rest);
+        while into.len() - before < want {
+            let read = self
+                .bytes
+                .fill(&self.name, &mut self.piece, PIECE_BYTES)
+                .await?;
+            self.inflated |= read > 0;
+            let inflated = self.inflate.push(&self.piece, into);
+            self.piece.clear();
+            inflated.map_err(|e| {
+                Error::config(format!("cannot decompress file={}", self.name))
+                    .because(e)
+                    .hint("the file is damaged, or `compression` does not say what it is")
+            })?;
+            if read == 0 {
+                break;
+            }
+        }
+        Ok(into.len() - before)
+    }
+
+    /// Appends at most `want` bytes of text; what was inflated beyond them is kept for the next read.
+    pub(crate) async fn read_exactly(&mut self, into: &mut Vec<u8>, want: usize) -> Result<usize> {
+        let mut rest = std::mem::take(&mut self.rest);
+        if rest.is_empty() {
+            self.read(&mut rest, 1).await?;
+        }
+        let taken = rest.len().min(want);
+        into.extend_from_slice(&rest[..taken]);
+        rest.drain(..taken);
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    /// Whether the compressed text stops in the middle: the file is cut off, or still being written.
+    pub(crate) fn is_cut(&mut self) -> bool {
+        match &mut self.inflate {
+            Inflate::Plain => false,
+            _ if !self.inflated => false,
+            Inflate::Gzip(decoder) => decoder.try_finish().is_err(),
+            Inflate::Zstd { open, .. } => *open,
+        }
+    }
+}
+
+impl Bytes {
+    async fn fill(&mut self, name: &str, into: &mut Vec<u8>, want: usize) -> Result<usize> {
+        match self {
+            Self::Local(file) => {
+                into.reserve(want);
+                let read = Read::by_ref(file).take(want as u64).read_to_end(into);
+                read.map_err(|e| Error::io(format!("cannot read file={name}"), e))
+            }
+            Self::Remote {
+                store,
+                path,
+                at,
+                stream,
+            } => {
+                let failed = |e| store_error(format!("cannot read file={name}"), e);
+                if stream.is_none() {
+                    let range = Some(GetRange::Offset(*at));
+                    let got = store.get_opts(
+                        path,
+                        GetOptions {
+                            range,
+                            ..GetOptions::default()
+                        },
+                    );
+                    match got.await {
+                        Ok(got) => *stream = Some(got.into_stream()),
+                        // Asking for what lies behind the end is an error of its own in most stores.
+                        Err(error) => {
+                            let head = GetOptions {
+                                head: true,
+                                ..GetOptions::default()
+                            };
+                            let size = store.get_opts(path, head).await.map_err(failed)?.meta.size;
+                            return if size <= *at {
+                                Ok(0)
+                            } else {
+                                Err(failed(error))
+                            };
+                        }
+                    }
+                }
+                let Some(open) = stream else { return Ok(0) };
+                let mut read = 0;
+                while read < want {
+                    match open.next().await {
+                        None => break,
+                        Some(Ok(piece)) => {
+                            into.extend_from_slice(&piece);
+                            read += piece.len();
+                            *at += piece.len() as u64;
+                        }
+                        Some(Err(error)) => {
+                            *stream = None;
+                            return Err(failed(error));
+                        }
+                    }
+                }
+                Ok(read)
+            }
+        }
+    }
+}
+
+impl Inflate {
+    fn push(&mut self, piece: &[u8], into: &mut Vec<u8>) -> std::io::Result<()> {
+        match self {
+            Self::Plain => into.extend_from_slice(piece),
+            Self::Gzip(decoder) => {
+                decoder.write_all(piece)?;
+                decoder.flush()?;
+                into.append(decoder.get_mut());
+            }
+            Self::Zstd { decoder, open } => {
+                let mut source = InBuffer::around(piece);
+                loop {
+                    into.reserve(PIECE_BYTES);
+                    let at = into.len();
+                    let capacity = into.capacity();
+                    let mut target = OutBuffer::around_pos(into, at);
+                    let taken = source.pos;
+                    let hint = decoder.run(&mut source, &mut target)?;
+                    let full = target.pos() == capacity;
+                    // Without progress the hint speaks of a frame that has not begun.
+                    if source.pos > taken || target.pos() > at {
+                        *open = hint != 0;
+                    }
+                    if source.pos == piece.len() && !full {
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

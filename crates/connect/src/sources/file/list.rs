@@ -1,0 +1,331 @@
+//! Which files there are: paths, globs and URLs, and the names of their source partitions.
+//!
+//! A name is the path as the pipeline file writes it (relative paths stay relative), so that it is
+//! stable over restarts from other folders; `%`, control characters and what is not UTF-8 are
+//! percent-encoded.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use calve_engine::{Error, Result};
+use futures::TryStreamExt;
+use object_store::{ObjectStore, ObjectStoreExt};
+use url::Url;
+
+use super::input::store_error;
+use crate::sources::SourceContext;
+
+/// Where a file lies.
+#[derive(Clone, Debug)]
+pub(crate) enum Location {
+    Local(PathBuf),
+    Remote {
+        store: Arc<dyn ObjectStore>,
+        path: object_store::path::Path,
+    },
+}
+
+/// A file that was found.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub(crate) location: Location,
+    /// Bytes on the disk.
+    pub(crate) size: u64,
+    /// Device and inode.
+    pub(crate) id: Option<String>,
+}
+
+/// One entry of `path`, taken apart once.
+pub(crate) enum Pattern {
+    /// A path or glob as it was written, and where it begins.
+    Local { written: String, base: PathBuf },
+    Remote {
+        /// What names begin with: scheme and host.
+        root: String,
+        store: Arc<dyn ObjectStore>,
+        prefix: object_store::path::Path,
+        glob: Option<glob::Pattern>,
+    },
+}
+
+const GLOB: [char; 3] = ['*', '?', '['];
+
+impl Pattern {
+    /// Takes an entry of `path` apart; checks its syntax.
+    pub(crate) fn new(written: &str, context: &SourceContext) -> Result<Self> {
+        match Url::parse(written) {
+            // A Windows drive letter is not a scheme.
+            Ok(url) if url.scheme().len() > 1 && written.contains("://") => {
+                if url.scheme() == "file" {
+                    let path = url
+                        .to_file_path()
+                        .map_err(|()| Error::config(format!("not a local path: path={written}")))?;
+                    return Self::local(&path.to_string_lossy(), context);
+                }
+                Self::remote(written, context)
+            }
+            _ => Self::local(written, context),
+        }
+    }
+
+    fn local(written: &str, context: &SourceContext) -> Result<Self> {
+        if written.trim().is_empty() {
+            return Err(Error::config("file path is empty"));
+        }
+        let mut written = written.replace("/./", "/");
+        while written.contains("//") {
+            written = written.replace("//", "/");
+        }
+        while let Some(rest) = written.strip_prefix("./") {
+            written = rest.to_owned();
+        }
+        glob::Pattern::new(&written)
+            .map_err(|e| Error::config(format!("not a glob: path={written}")).because(e))?;
+        Ok(Self::Local {
+            written,
+            base: context.base.clone(),
+        })
+    }
+
+    fn remote(written: &str, context: &SourceContext) -> Result<Self> {
+        let bad = || {
+            Error::config(format!(
+                "not a URL of a file: path={}",
+                without_secrets(written)
+            ))
+        };
+        let scheme_end = written.find("://").ok_or_else(bad)? + 3;
+        let path_start = written[scheme_end..]
+            .find('/')
+            .map_or(written.len(), |i| scheme_end + i);
+        let (root, path) = written.split_at(path_start);
+        // A query belongs to http; elsewhere a question mark is a glob.
+        let is_glob = if root.starts_with("http") {
+            path.contains('*')
+        } else {
+            path.contains(GLOB)
+        };
+        let plain = if is_glob {
+            let first = path.find(GLOB).unwrap_or(path.len());
+            &path[..path[..first].rfind('/').map_or(0, |i| i + 1)]
+        } else {
+            path
+        };
+        let url = Url::parse(&format!("{root}{plain}")).map_err(|e| bad().because(e))?;
+        let (store, prefix) =
+            object_store::parse_url_opts(&url, context.store_options.iter().cloned()).map_err(
+                |e| store_error(format!("cannot use path={}", without_secrets(written)), e),
+            )?;
+        let glob = is_glob
+            .then(|| glob::Pattern::new(path.trim_start_matches('/')))
+            .transpose();
+        let glob = glob.map_err(|e| bad().because(e))?;
+        let root = without_secrets(root);
+        Ok(Self::Remote {
+            root,
+            store: store.into(),
+            prefix,
+            glob,
+        })
+    }
+
+    /// Finds the files; several patterns may find one file, which counts once.
+    pub(crate) async fn find(&self, into: &mut BTreeMap<String, Found>) -> Result<()> {
+        match self {
+            Self::Local { written, base } => find_local(written, base, into),
+            Self::Remote {
+                root,
+                store,
+                prefix,
+                glob: None,
+            } => match store.head(prefix).await {
+                Ok(meta) => {
+                    insert_remote(root, store, meta, into);
+                    Ok(())
+                }
+                Err(object_store::Error::NotFound { .. }) => Ok(()),
+                Err(error) => Err(store_error(
+                    format!("cannot find file={root}/{prefix}"),
+                    error,
+                )),
+            },
+            Self::Remote {
+                root,
+                store,
+                prefix,
+                glob: Some(glob),
+            } => {
+                let mut listing = store.list(Some(prefix));
+                let options = glob::MatchOptions {
+                    require_literal_separator: true,
+                    ..Default::default()
+                };
+                while let Some(meta) = listing.try_next().await.map_err(|e| {
+                    store_error(format!("cannot list files under {root}/{prefix}"), e)
+                })? {
+                    if glob.matches_with(meta.location.as_ref(), options) {
+                        insert_remote(root, store, meta, into);
+                    }
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+/// A URL without user, password and query.
+fn without_secrets(written: &str) -> String {
+    let text = written.split(['?', '#']).next().unwrap_or_default();
+    match (text.find("://"), text.find('@')) {
+        (Some(scheme), Some(at)) if at > scheme && !text[scheme + 3..at].contains('/') => {
+            format!("{}{}", &text[..scheme + 3], &text[at + 1..])
+        }
+        _ => text.to_owned(),
+    }
+}
+
+fn insert_remote(
+    root: &str,
+    store: &Arc<dyn ObjectStore>,
+    meta: object_store::ObjectMeta,
+    into: &mut BTreeMap<String, Found>,
+) {
+    let name = encode(&format!("{root}/{}", meta.location));
+    let location = Location::Remote {
+        store: Arc::clone(store),
+        path: meta.location,
+    };
+    into.insert(
+        name,
+        Found {
+            location,
+            size: meta.size,
+            id: None,
+        },
+    );
+}
+
+fn find_local(written: &str, base: &Path, into: &mut BTreeMap<String, Found>) -> Result<()> {
+    let full = base.join(written);
+    // A file whose name looks like a glob is meant as it is written.
+    if full.is_file() || !written.contains(GLOB) {
+        return match fs::metadata(&full) {
+            Ok(meta) if meta.is_file() => insert_local(encode(written), full, &meta, into),
+            Ok(_) => Err(
+                Error::config(format!("not a file: path={written}")).hint(format!(
+                    "to read the files of a folder write {}/*",
+                    written.trim_end_matches('/')
+                )),
+            ),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            Err(e) => Err(Error::io(format!("cannot look at path={written}"), e)),
+        };
+    }
+    let escaped = glob::Pattern::escape(&base.to_string_lossy());
+    let pattern = Path::new(&escaped).join(written);
+    let options = glob::MatchOptions {
+        require_literal_separator: true,
+        ..Default::default()
+    };
+    let found = glob::glob_with(&pattern.to_string_lossy(), options)
+        .map_err(|e| Error::config(format!("not a glob: path={written}")).because(e))?;
+    for path in found {
+        let path = match path {
+            Ok(path) => path,
+            Err(e) => return Err(Error::io(format!("cannot list path={written}"), e.into())),
+        };
+        // A file may vanish between the listing and the look at it.
+        let Ok(meta) = fs::metadata(&path) else {
+            continue;
+        };
+        if meta.is_file() {
+            let relative = if Path::new(written).is_absolute() {
+                path.as_path()
+            } else {
+                path.strip_prefix(base).unwrap_or(&path)
+            };
+            insert_local(name_of(relative), path.clone(), &meta, into)?;
+        }
+    }
+    Ok(())
+}
+
+fn insert_local(
+    name: String,
+    path: PathBuf,
+    meta: &fs::Metadata,
+    into: &mut BTreeMap<String, Found>,
+) -> Result<()> {
+    #[cfg(unix)]
+    let id = {
+        use std::os::unix::fs::MetadataExt;
+        Some(format!("{:x}-{:x}", meta.dev(), meta.ino()))
+    };
+    #[cfg(not(unix))]
+    let id = None;
+    into.insert(
+        name,
+        Found {
+            location: Location::Local(path),
+            size: meta.len(),
+            id,
+        },
+    );
+    Ok(())
+}
+
+fn name_of(path: &Path) -> String {
+    match path.to_str() {
+        Some(text) => encode(text),
+        None => encode_bytes(path.as_os_str().as_encoded_bytes()),
+    }
+}
+
+fn encode(text: &str) -> String {
+    if text.chars().any(|c| c.is_control() || c == '%') {
+        return encode_bytes(text.as_bytes());
+    }
+    text.to_owned()
+}
+
+fn encode_bytes(bytes: &[u8]) -> String {
+    let mut name = String::new();
+    for chunk in bytes.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            if c.is_control() || c == '%' {
+                let mut utf8 = [0; 4];
+                c.encode_utf8(&mut utf8)
+                    .bytes()
+                    .for_each(|b| name.push_str(&format!("%{b:02X}")));
+            } else {
+                name.push(c);
+            }
+        }
+        chunk
+            .invalid()
+            .iter()
+            .for_each(|b| name.push_str(&format!("%{b:02X}")));
+    }
+    name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_readable_and_distinct() {
+        assert_eq!(encode("data/a b.ndjson"), "data/a b.ndjson");
+        assert_eq!(encode("100%\n"), "100%25%0A");
+        assert_eq!(encode_bytes(b"a\xff/b"), "a%FF/b");
+        assert_eq!(
+            without_secrets("https://me:pw@host/x?sig=1"),
+            "https://host/x"
+        );
+        assert_eq!(without_secrets("s3://bucket/a@b"), "s3://bucket/a@b");
+    }
+}

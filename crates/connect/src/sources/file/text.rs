@@ -1,0 +1,260 @@
+//! One text file: whole lines (or CSV records) in chunks, from any position.
+//!
+//! Invariant: every chunk ends where a record ends; only the last of a bounded file may lack its
+//! line end. Reading appends to one buffer; only the tail behind the last line end is copied.
+
+use bytes::Bytes;
+use calve_engine::{Error, Payload, RawBatch, Result};
+use calve_model::{OffsetRange, SourcePartition};
+
+use super::{Compression, FileConfig, input::Input, list::Found};
+use crate::{
+    formats::CsvConfig,
+    sources::tag::{FileTag, HEAD_BYTES, Mark, TAIL_BYTES},
+};
+
+/// Bytes that are skipped at once in compressed text.
+const SKIP_BYTES: usize = 1 << 20;
+
+pub(crate) struct TextReader {
+    partition: SourcePartition,
+    input: Input,
+    csv: Option<CsvConfig>,
+    chunk_bytes: usize,
+    max_line_bytes: usize,
+    follow: bool,
+    compressed: bool,
+    /// Text that was read and not given out.
+    buffer: Vec<u8>,
+    /// Where the buffer begins.
+    offset: u64,
+    /// How full the buffer is to be before it is cut.
+    target: usize,
+    size: u64,
+    eof: bool,
+    finished: bool,
+    tag: FileTag,
+    /// The last bytes before `offset`, as far as they are known.
+    before: Vec<u8>,
+}
+
+/// The file is not the one that was read before.
+pub(crate) fn replaced(name: &str, how: &str) -> Error {
+    Error::config(format!("file was {how} since it was read: file={name}")).hint(
+        "put the file back as it was, or read under a new name: files that calve reads may grow, and \
+         must not change otherwise; `calve checkpoint reset FILE` starts over",
+    )
+}
+
+/// Checks what the tag remembers of the file's head.
+pub(crate) fn check_head(name: &str, tag: &FileTag, head: &[u8]) -> Result<()> {
+    let Some(mark) = &tag.head else { return Ok(()) };
+    let known = mark.bytes as usize;
+    if head.len() < known {
+        return Err(replaced(name, "truncated"));
+    }
+    if Mark::of(&head[..known]) != *mark {
+        return Err(replaced(name, "replaced"));
+    }
+    Ok(())
+}
+
+impl TextReader {
+    /// Opens a file at a position, and makes sure that it is the file that the tag speaks of.
+    pub(crate) async fn open(
+        name: &str,
+        found: &Found,
+        offset: u64,
+        tag: &FileTag,
+        config: &FileConfig,
+        csv: Option<CsvConfig>,
+    ) -> Result<Self> {
+        let mut input = Input::open(name, &found.location)?;
+        let head = input.head(HEAD_BYTES).await?;
+        check_head(name, tag, &head)?;
+        let compression = config.compression.of(name, &head);
+        let compressed = compression != Compression::None;
+        if !compressed && found.size < offset {
+            return Err(replaced(name, "truncated"));
+        }
+        input.decompress(compression)?;
+        let before = if offset > 0 {
+            skip(&mut input, name, offset, tag, compressed).await?
+        } else {
+            Vec::new()
+        };
+        if offset > 0 && tag.header.is_none() && csv.as_ref().is_some_and(|c| c.header) {
+            return Err(Error::corrupt(format!(
+                "checkpoint lacks the header: file={name}"
+            )));
+        }
+        let tag = FileTag {
+            id: found.id.clone(),
+            head: Some(Mark::of(&head)),
+            header: tag.header.clone(),
+            ..FileTag::default()
+        };
+        let chunk_bytes = (config.chunk_bytes.0 as usize).max(1);
+        Ok(Self {
+            partition: SourcePartition::new(name),
+            input,
+            csv,
+            chunk_bytes,
+            max_line_bytes: config.max_line_bytes.0 as usize,
+            follow: config.follow,
+            compressed,
+            buffer: Vec::new(),
+            offset,
+            target: chunk_bytes,
+            size: found.size,
+            eof: false,
+            finished: false,
+            tag,
+            before,
+        })
+    }
+
+    /// The next chunk; none when the end, or what is there of a growing file, was given out.
+    /// Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Result<Option<RawBatch>> {
+        while !self.finished {
+            while !self.eof && self.buffer.len() < self.target {
+                let want = self.target - self.buffer.len();
+                self.eof = self.input.read(&mut self.buffer, want).await? == 0;
+            }
+            if self.eof {
+                self.finished = true;
+                if !self.follow {
+                    return self.finish().map(Some);
+                }
+                let cut = self.cut();
+                return if cut == 0 {
+                    Ok(None)
+                } else {
+                    self.take(cut, false).map(Some)
+                };
+            }
+            let cut = self.cut();
+            if cut > 0 {
+                self.target = self.chunk_bytes;
+                return self.take(cut, false).map(Some);
+            }
+            if self.buffer.len() > self.max_line_bytes {
+                return Err(Error::config(format!(
+                    "line is too long: file={} offset={} max_line_bytes={}",
+                    self.partition, self.offset, self.max_line_bytes
+                ))
+                .hint(
+                    "raise `max_line_bytes` of the source, if the file really holds such lines",
+                ));
+            }
+            self.target = self.buffer.len() * 2;
+        }
+        Ok(None)
+    }
+
+    /// Bytes on the disk when the file was opened.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn cut(&self) -> usize {
+        match &self.csv {
+            Some(csv) => csv.last_record_end(&self.buffer),
+            None => memchr::memrchr(b'\n', &self.buffer).map_or(0, |i| i + 1),
+        }
+    }
+
+    fn finish(&mut self) -> Result<RawBatch> {
+        if self.compressed && self.input.is_cut() {
+            return Err(Error::config(format!(
+                "compressed file ends early: file={}",
+                self.partition
+            ))
+            .hint("the file is damaged, or still being written"));
+        }
+        self.take(self.buffer.len(), true)
+    }
+
+    fn take(&mut self, cut: usize, last: bool) -> Result<RawBatch> {
+        let mut tail = Vec::with_capacity(if self.eof { 0 } else { self.chunk_bytes });
+        tail.extend_from_slice(&self.buffer[cut..]);
+        let mut chunk = std::mem::replace(&mut self.buffer, tail);
+        chunk.truncate(cut);
+
+        self.tag.header_bytes = 0;
+        if let Some(csv) = self.csv.as_ref().filter(|c| c.header)
+            && self.tag.header.is_none()
+            && let Some((start, line)) = csv.records(&chunk).next()
+        {
+            let names = csv.header_names(line);
+            self.tag.header =
+                Some(names.map_err(|e| e.context(format!("file={}", self.partition)))?);
+            self.tag.header_bytes = (start + line.len()) as u64;
+        }
+        if !chunk.is_empty() {
+            let end = &chunk[chunk.len().saturating_sub(TAIL_BYTES)..];
+            self.before.extend_from_slice(end);
+            self.before.drain(..self.before.len().saturating_sub(TAIL_BYTES));
+            self.tag.tail = Some(Mark::of(&self.before));
+        }
+        self.tag.size = (self.eof && self.buffer.is_empty()).then_some(self.size);
+        let from = self.offset;
+        self.offset += cut as u64;
+        Ok(RawBatch {
+            partition: self.partition.clone(),
+            range: OffsetRange {
+                from,
+                to: self.offset,
+            },
+            payload: Payload::Bytes(Bytes::from(chunk)),
+            last,
+            tag: self.tag.print(),
+        })
+    }
+
+    /// The tag of what was given out last.
+    pub(crate) fn tag(&self) -> &FileTag {
+        &self.tag
+    }
+}
+
+/// Goes to `offset`, and compares what lies before it with what was read then. Gives those bytes.
+async fn skip(
+    input: &mut Input,
+    name: &str,
+    offset: u64,
+    tag: &FileTag,
+    compressed: bool,
+) -> Result<Vec<u8>> {
+    let tail_bytes = tag.tail.as_ref().map_or(0, |mark| mark.bytes).min(offset);
+    let mut before = Vec::new();
+    if compressed {
+        let mut left = offset;
+        while left > 0 {
+            // Not a byte more than asked may be lost: what is read ahead stays in `before`.
+            let want = (left as usize).min(SKIP_BYTES);
+            let had = before.len();
+            if input.read_exactly(&mut before, want).await? == 0 {
+                return Err(replaced(name, "truncated"));
+            }
+            left -= (before.len() - had) as u64;
+            let surplus = before.len().saturating_sub(tail_bytes as usize);
+            before.drain(..surplus);
+        }
+    } else {
+        input.seek(offset - tail_bytes)?;
+        while (before.len() as u64) < tail_bytes {
+            let want = tail_bytes as usize - before.len();
+            if input.read(&mut before, want).await? == 0 {
+                return Err(replaced(name, "truncated"));
+            }
+        }
+        input.seek(offset)?;
+    }
+    before.truncate(tail_bytes as usize);
+    match &tag.tail {
+        Some(mark) if Mark::of(&before) != *mark => Err(replaced(name, "replaced")),
+        _ => Ok(before),
+    }
+}

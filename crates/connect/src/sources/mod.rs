@@ -1,0 +1,193 @@
+//! Sources: where events come from. Each variant of [`SourceConfig`] has its file.
+//!
+//! Adding a source: its file with a config struct, a variant here, and the matches of this file.
+//! Nothing here reads the environment: what a source needs from it comes in a [`SourceContext`].
+
+pub mod file;
+pub mod generator;
+mod peek;
+pub mod stdin;
+pub(crate) mod tag;
+#[cfg(test)]
+pub(crate) mod testing;
+
+use std::path::PathBuf;
+
+use arrow::datatypes::SchemaRef;
+use calve_engine::{Error, Result, Source};
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize};
+
+pub use self::{
+    file::FileConfig,
+    generator::GeneratorConfig,
+    peek::{Peeked, peek},
+    stdin::StdinConfig,
+};
+use crate::{
+    formats::FormatConfig,
+    one_of::{self, OneOf, or_default},
+};
+
+/// Where events come from.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+#[schemars(transform = bare_names)]
+pub enum SourceConfig {
+    /// Files, local or in an object store.
+    File(FileConfig),
+    /// Standard input.
+    Stdin(StdinConfig),
+    /// Made-up events, the same for the same seed.
+    Generator(GeneratorConfig),
+}
+
+/// What sources need from their surroundings.
+#[derive(Clone, Debug, Default)]
+pub struct SourceContext {
+    /// The folder that relative paths are relative to; empty: the working directory.
+    pub base: PathBuf,
+    /// Options of object stores: environment variables such as `AWS_REGION` and their values.
+    pub store_options: Vec<(String, String)>,
+}
+
+impl SourceConfig {
+    /// Its name in the pipeline file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Stdin(_) => "stdin",
+            Self::Generator(_) => "generator",
+        }
+    }
+
+    /// Makes the source; nothing is opened yet.
+    ///
+    /// # Errors
+    /// `Config` when the source cannot give this format.
+    pub fn build(&self, format: &FormatConfig, context: &SourceContext) -> Result<Box<dyn Source>> {
+        self.validate(format)?;
+        Ok(match self {
+            Self::File(config) => Box::new(file::FileSource::new(config, format, context)?),
+            Self::Stdin(config) => Box::new(stdin::StdinSource::new(config, format)),
+            Self::Generator(config) => Box::new(generator::GeneratorSource::new(config)?),
+        })
+    }
+
+    /// Checks what can be checked without I/O.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub fn validate(&self, format: &FormatConfig) -> Result<()> {
+        match self {
+            Self::File(config) => config.validate(format),
+            Self::Stdin(_) if !format.is_text() => Err(Error::config(format!(
+                "stdin cannot be read as {}",
+                format.name()
+            ))
+            .hint("pipe JSON or CSV, or read the file with the file source")),
+            Self::Stdin(config) => config.validate(),
+            Self::Generator(config) => {
+                if !matches!(format, FormatConfig::Json(_)) {
+                    return Err(Error::config(format!(
+                        "the generator does not make {}",
+                        format.name()
+                    ))
+                    .hint("use `format: json`"));
+                }
+                config.validate()
+            }
+        }
+    }
+
+    /// What must not change while a pipeline has checkpoints.
+    pub fn fingerprint(&self) -> String {
+        match self {
+            Self::File(config) => config.fingerprint(),
+            Self::Stdin(_) => "stdin".to_owned(),
+            Self::Generator(config) => config.fingerprint(),
+        }
+    }
+
+    /// Whether it ends by itself.
+    pub fn is_bounded(&self) -> bool {
+        match self {
+            Self::File(config) => !config.follow,
+            Self::Stdin(_) => true,
+            Self::Generator(config) => config.count.is_some(),
+        }
+    }
+
+    /// Whether it can be read again from an offset, after a crash.
+    pub fn can_replay(&self) -> bool {
+        match self {
+            Self::File(_) | Self::Generator(_) => true,
+            Self::Stdin(_) => false,
+        }
+    }
+
+    /// The schema of its events, where it is known without reading any.
+    ///
+    /// # Errors
+    /// `Config` when the configuration contradicts itself.
+    pub fn known_schema(&self) -> Result<Option<SchemaRef>> {
+        match self {
+            Self::File(_) | Self::Stdin(_) => Ok(None),
+            Self::Generator(config) => config.schema().map(Some),
+        }
+    }
+
+    /// Checks that what it names can be reached: that files are there, a store answers.
+    ///
+    /// # Errors
+    /// `Config` when nothing is there, `Unavailable` when a server does not answer.
+    pub async fn check_connect(&self, context: &SourceContext) -> Result<()> {
+        match self {
+            Self::File(config) => config.check_connect(context).await,
+            Self::Stdin(_) | Self::Generator(_) => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SourceTable {
+    #[serde(default)]
+    file: Option<FileConfig>,
+    #[serde(default, deserialize_with = "or_default")]
+    stdin: Option<StdinConfig>,
+    #[serde(default, deserialize_with = "or_default")]
+    generator: Option<GeneratorConfig>,
+}
+
+impl OneOf for SourceConfig {
+    type Table = SourceTable;
+    const NAMES: &'static [&'static str] = &["file", "stdin", "generator"];
+
+    fn named(name: &str) -> Option<Self> {
+        match name {
+            "stdin" => Some(Self::Stdin(StdinConfig::default())),
+            "generator" => Some(Self::Generator(GeneratorConfig::default())),
+            _ => None,
+        }
+    }
+
+    fn given(table: SourceTable) -> Vec<Self> {
+        let all = [
+            table.file.map(Self::File),
+            table.stdin.map(Self::Stdin),
+            table.generator.map(Self::Generator),
+        ];
+        all.into_iter().flatten().collect()
+    }
+}
+
+impl<'de> Deserialize<'de> for SourceConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        one_of::deserialize(deserializer)
+    }
+}
+
+fn bare_names(schema: &mut schemars::Schema) {
+    one_of::allow_names(schema, &["stdin", "generator"]);
+}

@@ -1,0 +1,86 @@
+//! Looks at the first events of a source without losing them, to infer their schema.
+
+use std::{collections::VecDeque, time::Duration};
+
+use async_trait::async_trait;
+use calve_engine::{RawBatch, Result, Source, SourceEvent};
+use calve_model::Offsets;
+
+/// Bytes after which nobody looks further.
+const ENOUGH_BYTES: usize = 4 << 20;
+/// Processing time to wait for more, once there is something.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A source that was opened and looked at; it gives again what was seen.
+pub struct Peeked {
+    seen: VecDeque<SourceEvent>,
+    inner: Box<dyn Source>,
+}
+
+/// Opens a source at `from` and reads its first events: up to 4 MiB, or what comes within a second
+/// of the first. The source that is returned begins with them; its `open` must be given the same
+/// `from`, and does nothing.
+///
+/// # Errors
+/// Those of the source.
+pub async fn peek(mut source: Box<dyn Source>, from: &Offsets) -> Result<(Vec<RawBatch>, Peeked)> {
+    source.open(from).await?;
+    let mut seen = VecDeque::new();
+    let mut first: Vec<RawBatch> = Vec::new();
+    let mut bytes = 0;
+    loop {
+        let event = if bytes == 0 {
+            source.next().await?
+        } else {
+            match tokio::time::timeout(PATIENCE, source.next()).await {
+                Ok(event) => event?,
+                Err(_) => break,
+            }
+        };
+        let (mut end, mut idle) = (false, false);
+        match &event {
+            SourceEvent::Batch(raw) => {
+                bytes += raw.bytes();
+                first.push(raw.clone());
+            }
+            SourceEvent::End => end = true,
+            SourceEvent::Idle => idle = true,
+            SourceEvent::Discovered(_) => {}
+        }
+        if !idle {
+            seen.push_back(event);
+        }
+        if end || bytes >= ENOUGH_BYTES || (idle && bytes > 0) {
+            break;
+        }
+    }
+    Ok((
+        first,
+        Peeked {
+            seen,
+            inner: source,
+        },
+    ))
+}
+
+#[async_trait]
+impl Source for Peeked {
+    async fn open(&mut self, _: &Offsets) -> Result<()> {
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent> {
+        match self.seen.pop_front() {
+            Some(event) => Ok(event),
+            None => self.inner.next().await,
+        }
+    }
+
+    async fn committed(&mut self, upto: &Offsets) -> Result<()> {
+        self.inner.committed(upto).await
+    }
+
+    fn lag(&self) -> Option<u64> {
+        self.inner.lag()
+    }
+}

@@ -1,0 +1,239 @@
+//! Standard input: lines as they come. It cannot be read again, so what was read and not committed
+//! when the process dies is lost: [`super::SourceConfig::can_replay`] says so.
+//!
+//! A thread of its own reads, since a read of a pipe cannot be abandoned.
+
+use std::{collections::VecDeque, io::Read, thread};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use calve_engine::{Error, Payload, RawBatch, Result, Source, SourceEvent};
+use calve_model::{OffsetRange, Offsets, SourcePartition};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::tag::FileTag;
+use crate::{
+    formats::{CsvConfig, FormatConfig},
+    units::ByteSize,
+};
+
+/// Name of the one source partition.
+const PARTITION: &str = "stdin";
+/// Reads that wait to be taken.
+const READS: usize = 4;
+
+/// Standard input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct StdinConfig {
+    /// Bytes of text that make a batch, when there is so much at once.
+    pub chunk_bytes: ByteSize,
+    /// A line longer than this stops the pipeline.
+    pub max_line_bytes: ByteSize,
+}
+
+impl Default for StdinConfig {
+    fn default() -> Self {
+        Self {
+            chunk_bytes: ByteSize(1 << 20),
+            max_line_bytes: ByteSize(128 << 20),
+        }
+    }
+}
+
+impl StdinConfig {
+    pub(crate) fn validate(&self) -> Result<()> {
+        if self.chunk_bytes.0 == 0 || self.chunk_bytes.0 > 1 << 30 {
+            return Err(Error::config("stdin chunk_bytes is not between 1 and 1GiB"));
+        }
+        Ok(())
+    }
+}
+
+type Reads = mpsc::Receiver<std::io::Result<Vec<u8>>>;
+
+/// Reads standard input, or anything that can be read.
+pub struct StdinSource {
+    config: StdinConfig,
+    csv: Option<CsvConfig>,
+    reads: Option<Reads>,
+    input: Option<Box<dyn Read + Send>>,
+    discovered: bool,
+    buffer: Vec<u8>,
+    offset: u64,
+    ready: VecDeque<RawBatch>,
+    tag: FileTag,
+    ended: bool,
+}
+
+impl StdinSource {
+    /// A source of the process's standard input.
+    pub fn new(config: &StdinConfig, format: &FormatConfig) -> Self {
+        Self::of(config, format, Box::new(std::io::stdin()))
+    }
+
+    /// A source of something else that is read once.
+    pub fn of(config: &StdinConfig, format: &FormatConfig, input: Box<dyn Read + Send>) -> Self {
+        let csv = match format {
+            FormatConfig::Csv(csv) => Some(csv.clone()),
+            _ => None,
+        };
+        Self {
+            config: config.clone(),
+            csv,
+            reads: None,
+            input: Some(input),
+            discovered: false,
+            buffer: Vec::new(),
+            offset: 0,
+            ready: VecDeque::new(),
+            tag: FileTag::default(),
+            ended: false,
+        }
+    }
+
+    fn cut(&self) -> usize {
+        match &self.csv {
+            Some(csv) => csv.last_record_end(&self.buffer),
+            None => memchr::memrchr(b'\n', &self.buffer).map_or(0, |i| i + 1),
+        }
+    }
+
+    fn take(&mut self, cut: usize, last: bool) -> Result<RawBatch> {
+        let tail = self.buffer[cut..].to_vec();
+        let mut chunk = std::mem::replace(&mut self.buffer, tail);
+        chunk.truncate(cut);
+        self.tag.header_bytes = 0;
+        if let Some(csv) = self.csv.as_ref().filter(|c| c.header)
+            && self.tag.header.is_none()
+            && let Some((start, line)) = csv.records(&chunk).next()
+        {
+            self.tag.header = Some(csv.header_names(line)?);
+            self.tag.header_bytes = (start + line.len()) as u64;
+        }
+        let from = self.offset;
+        self.offset += cut as u64;
+        Ok(RawBatch {
+            partition: SourcePartition::new(PARTITION),
+            range: OffsetRange {
+                from,
+                to: self.offset,
+            },
+            payload: Payload::Bytes(Bytes::from(chunk)),
+            last,
+            tag: self
+                .tag
+                .header
+                .is_some()
+                .then(|| self.tag.print())
+                .flatten(),
+        })
+    }
+}
+
+fn spawn(mut input: Box<dyn Read + Send>, chunk_bytes: usize) -> Result<Reads> {
+    let (sender, reads) = mpsc::channel(READS);
+    let reader = move || {
+        loop {
+            let mut piece = vec![0; chunk_bytes.min(1 << 20)];
+            let read = match input.read(&mut piece) {
+                Ok(0) => return,
+                Ok(read) => {
+                    piece.truncate(read);
+                    Ok(piece)
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+                Err(error) => Err(error),
+            };
+            let failed = read.is_err();
+            if sender.blocking_send(read).is_err() || failed {
+                return;
+            }
+        }
+    };
+    thread::Builder::new()
+        .name("stdin".to_owned())
+        .spawn(reader)
+        .map_err(|e| Error::io("cannot start the thread that reads stdin", e))?;
+    Ok(reads)
+}
+
+#[async_trait]
+impl Source for StdinSource {
+    /// Offsets go on where the last run ended, though the bytes before it cannot be read again.
+    async fn open(&mut self, from: &Offsets) -> Result<()> {
+        self.offset = from.position(PARTITION);
+        if let Some(input) = self.input.take() {
+            self.reads = Some(spawn(input, self.config.chunk_bytes.0 as usize)?);
+        }
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent> {
+        if !self.discovered {
+            self.discovered = true;
+            return Ok(SourceEvent::Discovered(vec![SourcePartition::new(
+                PARTITION,
+            )]));
+        }
+        let chunk_bytes = self.config.chunk_bytes.0 as usize;
+        let mut target = chunk_bytes;
+        loop {
+            if let Some(raw) = self.ready.pop_front() {
+                return Ok(SourceEvent::Batch(raw));
+            }
+            let Some(reads) = &mut self.reads else {
+                if self.ended {
+                    return Ok(SourceEvent::End);
+                }
+                self.ended = true;
+                let all = self.buffer.len();
+                let raw = self.take(all, true)?;
+                self.ready.push_back(raw);
+                continue;
+            };
+            // What is there already is taken at once; only for the first piece is it worth to wait.
+            let read = match reads.try_recv() {
+                Ok(read) => Some(read),
+                Err(mpsc::error::TryRecvError::Disconnected) => None,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    let cut = self.cut();
+                    if cut > 0 {
+                        let raw = self.take(cut, false)?;
+                        self.ready.push_back(raw);
+                        continue;
+                    }
+                    let Some(reads) = &mut self.reads else {
+                        continue;
+                    };
+                    reads.recv().await
+                }
+            };
+            match read {
+                None => self.reads = None,
+                Some(Err(error)) => return Err(Error::io("cannot read stdin", error)),
+                Some(Ok(piece)) => self.buffer.extend_from_slice(&piece),
+            }
+            if self.buffer.len() < target {
+                continue;
+            }
+            let cut = self.cut();
+            if cut > 0 {
+                let raw = self.take(cut, false)?;
+                self.ready.push_back(raw);
+            } else if self.buffer.len() as u64 > self.config.max_line_bytes.0 {
+                return Err(Error::config(format!(
+                    "line is too long: offset={} max_line_bytes={}",
+                    self.offset, self.config.max_line_bytes
+                ))
+                .hint(
+                    "raise `max_line_bytes` of the source, if the input really holds such lines",
+                ));
+            } else {
+                target = self.buffer.len() * 2;
+            }
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! What the engine does with a source, for tests: read to the end, keep the offsets, start again.
+
+use arrow::{array::RecordBatch, compute::concat_batches, util::pretty::pretty_format_batches};
+use calve_engine::{Decoder, Payload, RawBatch, Result, Source, SourceEvent};
+use calve_model::Offsets;
+
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.expect("a runtime").block_on(future)
+}
+
+/// Accounts for a batch, as the shard does; a gap or an overlap panics.
+pub(crate) fn account(offsets: &mut Offsets, raw: &RawBatch) {
+    offsets
+        .advance(&raw.partition, raw.range)
+        .expect("ranges touch");
+    let position = offsets
+        .0
+        .get_mut(raw.partition.as_str())
+        .expect("just advanced");
+    position.done = raw.last;
+    if raw.tag.is_some() {
+        position.tag.clone_from(&raw.tag);
+    }
+    let length = match &raw.payload {
+        Payload::Bytes(text) => text.len(),
+        Payload::Rows(rows) => rows.num_rows(),
+    };
+    assert_eq!(
+        raw.range.to - raw.range.from,
+        length as u64,
+        "the range covers the payload"
+    );
+}
+
+/// Opens a source and reads until it ends or is idle.
+pub(crate) fn read(source: &mut dyn Source, from: &Offsets) -> Result<Vec<RawBatch>> {
+    block_on(async {
+        source.open(from).await?;
+        read_on(source).await
+    })
+}
+
+/// Reads until the source ends or is idle.
+pub(crate) async fn read_on(source: &mut dyn Source) -> Result<Vec<RawBatch>> {
+    let mut all = Vec::new();
+    loop {
+        match source.next().await? {
+            SourceEvent::Batch(raw) => all.push(raw),
+            SourceEvent::Discovered(_) => {}
+            SourceEvent::Idle | SourceEvent::End => return Ok(all),
+        }
+    }
+}
+
+pub(crate) fn offsets_after(batches: &[RawBatch]) -> Offsets {
+    let mut offsets = Offsets::default();
+    batches.iter().for_each(|raw| account(&mut offsets, raw));
+    offsets
+}
+
+pub(crate) fn text(batches: &[RawBatch]) -> String {
+    let piece = |raw: &RawBatch| match &raw.payload {
+        Payload::Bytes(text) => String::from_utf8_lossy(text).into_owned(),
+        Payload::Rows(_) => panic!("rows"),
+    };
+    batches.iter().map(piece).collect()
+}
+
+/// The decoded rows as a table; every event must decode.
+pub(crate) fn table(decoder: &mut dyn Decoder, batches: &[RawBatch]) -> String {
+    let decode = |raw: &RawBatch| {
+        let decoded = decoder.decode(raw).expect("decode");
+        assert_eq!(decoded.rejects, []);
+        decoded.rows
+    };
+    let rows: Vec<RecordBatch> = batches.iter().map(decode).collect();
+    let rows = concat_batches(&rows[0].schema(), &rows).expect("one schema");
+    pretty_format_batches(&[rows])
+        .expect("printable")
+        .to_string()
+}
