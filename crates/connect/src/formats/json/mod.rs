@@ -10,11 +10,12 @@
 //! - dictionaries of strings are supported.
 //!
 //! Invariant: whatever an event holds, the columns have either one row more after it, or none; a
-//! value never reaches beyond its line. Start with [`JsonDecoder::decode_lines`], then `object`.
+//! value never reaches beyond its line. Start with [`JsonDecoder::decode_lines`], then `object` and `keys`.
 
 mod column;
 mod decimal;
 mod fixed;
+mod keys;
 mod nested;
 mod object;
 mod scalar;

@@ -89,6 +89,15 @@ pub(super) fn special(block: &[u8; BLOCK]) -> u32 {
     found.move_mask().cast_unsigned()
 }
 
+/// One bit for each byte that two blocks have in common.
+#[inline]
+pub(super) fn same(left: &[u8; BLOCK], right: &[u8; BLOCK]) -> u32 {
+    u8x16::new(*left)
+        .cmp_eq(u8x16::new(*right))
+        .move_mask()
+        .cast_unsigned()
+}
+
 /// Where the line that holds `at` ends: its line feed, or the end of the text.
 pub(super) fn line_end(bytes: &[u8], at: usize) -> usize {
     memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |n| at + n)
