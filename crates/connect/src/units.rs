@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(ByteSize(0).to_string(), "0");
         let span = |text: &str| text.parse::<Span>().map(|s| s.0);
         assert_eq!(span("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(span("1.5h"), Ok(Duration::from_secs(5400)));
+        assert_eq!(span("1.5h"), Ok(Duration::from_mins(90)));
         assert!(
             span("10").is_err(),
             "a duration without a unit is ambiguous"

@@ -30,11 +30,8 @@ fn columns(text: &str) -> Vec<(String, String)> {
 }
 
 fn one(values: &[&str]) -> String {
-    let text: String = values
-        .iter()
-        .map(|value| format!("{{\"a\":{value}}}\n"))
-        .collect();
-    columns(&text).remove(0).1
+    let lines: Vec<_> = values.iter().map(|v| format!("{{\"a\":{v}}}\n")).collect();
+    columns(&lines.concat()).remove(0).1
 }
 
 #[test]

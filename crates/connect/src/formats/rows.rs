@@ -29,12 +29,7 @@ impl RowsDecoder {
         Self { schema }
     }
 
-    fn column(
-        &self,
-        rows: &RecordBatch,
-        field: &Field,
-        bad: &mut Option<Reasons>,
-    ) -> Result<ArrayRef> {
+    fn column(rows: &RecordBatch, field: &Field, bad: &mut Option<Reasons>) -> Result<ArrayRef> {
         let Some(column) = rows.column_by_name(field.name()) else {
             if !field.is_nullable() && rows.num_rows() > 0 {
                 mark(
@@ -161,7 +156,7 @@ impl Decoder for RowsDecoder {
         let mut bad = None;
         let fields = self.schema.fields().iter();
         let columns: Vec<ArrayRef> = fields
-            .map(|f| self.column(rows, f, &mut bad))
+            .map(|f| Self::column(rows, f, &mut bad))
             .collect::<Result<_>>()?;
         // Nullable until the bad rows are gone.
         let open: Vec<Field> = self

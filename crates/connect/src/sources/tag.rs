@@ -47,7 +47,12 @@ fn is_zero(n: &u64) -> bool {
 impl Mark {
     pub(crate) fn of(bytes: &[u8]) -> Self {
         let sha = Sha256::digest(bytes);
-        let sha = sha[..12].iter().map(|b| format!("{b:02x}")).collect();
+        let half = |b: &u8, shift: u8| char::from_digit(u32::from(b >> shift & 15), 16);
+        let sha = sha[..12]
+            .iter()
+            .flat_map(|b| [half(b, 4), half(b, 0)])
+            .flatten();
+        let sha = sha.collect();
         Self {
             bytes: bytes.len() as u64,
             sha,

@@ -57,7 +57,9 @@ pub(crate) async fn read_on(source: &mut dyn Source) -> Result<Vec<RawBatch>> {
 
 pub(crate) fn offsets_after(batches: &[RawBatch]) -> Offsets {
     let mut offsets = Offsets::default();
-    batches.iter().for_each(|raw| account(&mut offsets, raw));
+    for raw in batches {
+        account(&mut offsets, raw);
+    }
     offsets
 }
 

@@ -81,7 +81,7 @@ impl Pattern {
             written = written.replace("//", "/");
         }
         while let Some(rest) = written.strip_prefix("./") {
-            written = rest.to_owned();
+            written = String::from(rest);
         }
         glob::Pattern::new(&written)
             .map_err(|e| Error::config(format!("not a glob: path={written}")).because(e))?;
@@ -214,7 +214,10 @@ fn find_local(written: &str, base: &Path, into: &mut BTreeMap<String, Found>) ->
     // A file whose name looks like a glob is meant as it is written.
     if full.is_file() || !written.contains(GLOB) {
         return match fs::metadata(&full) {
-            Ok(meta) if meta.is_file() => insert_local(encode(written), full, &meta, into),
+            Ok(meta) if meta.is_file() => {
+                insert_local(encode(written), full, &meta, into);
+                Ok(())
+            }
             Ok(_) => Err(
                 Error::config(format!("not a file: path={written}")).hint(format!(
                     "to read the files of a folder write {}/*",
@@ -248,7 +251,7 @@ fn find_local(written: &str, base: &Path, into: &mut BTreeMap<String, Found>) ->
             } else {
                 path.strip_prefix(base).unwrap_or(&path)
             };
-            insert_local(name_of(relative), path.clone(), &meta, into)?;
+            insert_local(name_of(relative), path.clone(), &meta, into);
         }
     }
     Ok(())
@@ -259,7 +262,7 @@ fn insert_local(
     path: PathBuf,
     meta: &fs::Metadata,
     into: &mut BTreeMap<String, Found>,
-) -> Result<()> {
+) {
     #[cfg(unix)]
     let id = {
         use std::os::unix::fs::MetadataExt;
@@ -275,7 +278,6 @@ fn insert_local(
             id,
         },
     );
-    Ok(())
 }
 
 fn name_of(path: &Path) -> String {

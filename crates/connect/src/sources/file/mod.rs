@@ -38,8 +38,8 @@ struct Known {
 }
 
 enum Reader {
-    Text(TextReader),
-    Rows(RowsReader),
+    Text(Box<TextReader>),
+    Rows(Box<RowsReader>),
 }
 
 /// Reads files.
@@ -138,28 +138,22 @@ impl FileSource {
         }
         let mut new = Vec::new();
         for (name, found) in std::mem::take(&mut found) {
-            match self.files.get_mut(&name) {
-                Some(file) => {
-                    if file.found.id != found.id {
-                        file.seen = None;
-                    }
-                    file.found = found;
+            if let Some(file) = self.files.get_mut(&name) {
+                if file.found.id != found.id {
+                    file.seen = None;
                 }
-                None => {
-                    new.push(SourcePartition::new(&name));
-                    let tag = FileTag::default();
-                    self.files.insert(
-                        name,
-                        Known {
-                            found,
-                            offset: 0,
-                            done: false,
-                            tag,
-                            seen: None,
-                        },
-                    );
-                }
+                file.found = found;
+                continue;
             }
+            new.push(SourcePartition::new(&name));
+            let known = Known {
+                found,
+                offset: 0,
+                done: false,
+                tag: FileTag::default(),
+                seen: None,
+            };
+            self.files.insert(name, known);
         }
         if !new.is_empty() && self.config.order == FileOrder::Discovery {
             self.pending.push_back(SourceEvent::Discovered(new));
@@ -180,11 +174,11 @@ impl FileSource {
             FormatConfig::Parquet(_) | FormatConfig::Arrow(_) => {
                 let parquet = matches!(self.format, FormatConfig::Parquet(_));
                 let reader = RowsReader::open(name, &file.found, file.offset, &file.tag, parquet);
-                return reader.await.map(Reader::Rows);
+                return reader.await.map(|rows| Reader::Rows(Box::new(rows)));
             }
         };
         let reader = TextReader::open(name, &file.found, file.offset, &file.tag, &self.config, csv);
-        reader.await.map(Reader::Text)
+        reader.await.map(|text| Reader::Text(Box::new(text)))
     }
 
     /// The next batch of the file that is open; closes it behind the last.

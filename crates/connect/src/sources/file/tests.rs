@@ -37,9 +37,8 @@ fn source(
 }
 
 fn lines(n: usize) -> String {
-    (0..n)
-        .map(|i| format!("{{\"n\":{i},\"pad\":\"{}\"}}\n", "x".repeat(i % 40)))
-        .collect()
+    let line = |i| format!("{{\"n\":{i},\"pad\":\"{}\"}}\n", "x".repeat(i % 40));
+    (0..n).map(line).collect::<Vec<_>>().concat()
 }
 
 fn gzip(text: &str) -> Vec<u8> {
@@ -82,7 +81,9 @@ fn a_resume_at_every_batch_reads_every_line_once() {
             let rest = read(&mut open(), &from).expect("resume");
             assert_eq!(text(&all[..i]) + &text(&rest), text_of, "{name} at {i}");
             let mut offsets = from;
-            rest.iter().for_each(|raw| account(&mut offsets, raw));
+            for raw in &rest {
+                account(&mut offsets, raw);
+            }
             assert!(offsets.0.values().all(|p| p.done));
             assert_eq!(offsets.position(name), text_of.len() as u64);
         }
@@ -205,7 +206,9 @@ fn a_followed_file_gives_whole_lines_as_it_grows() {
             // A look may come before the write is seen: the last one counts.
             for _ in 0..2 {
                 let batches = read_on(&mut source).await.expect("read");
-                batches.iter().for_each(|raw| account(&mut offsets, raw));
+                for raw in &batches {
+                    account(&mut offsets, raw);
+                }
                 got += &text(&batches);
             }
             assert_eq!(got, expected);
@@ -325,7 +328,7 @@ fn long_lines_and_cut_off_compression_are_errors() {
         long
     );
     let mut strict = source(dir.path(), "long", &json(), |c| {
-        c.max_line_bytes = ByteSize(1000)
+        c.max_line_bytes = ByteSize(1000);
     });
     let error = read(&mut strict, &Offsets::default()).expect_err("too long");
     assert!(error.message().contains("file=long offset=0"), "{error}");
@@ -352,7 +355,7 @@ fn an_object_store_reads_like_a_disk() {
     put("in/deep/c.ndjson", content.clone().into_bytes());
     let open = || {
         let mut source = source(dir.path(), "unused", &json(), |c| {
-            c.chunk_bytes = ByteSize(1000)
+            c.chunk_bytes = ByteSize(1000);
         });
         source.patterns = vec![Pattern::Remote {
             root: "s3://bucket".into(),

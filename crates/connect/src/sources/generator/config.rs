@@ -188,7 +188,7 @@ impl GeneratorConfig {
                     field
                         .validate()
                         .map_err(|e| e.context(format!("generator field {name}")))
-                })?
+                })?;
             }
             (GeneratorKind::Template, None) => {
                 return Err(
@@ -282,9 +282,8 @@ impl TemplateField {
             Value::Null | Value::Array(_) | Value::Object(_) => None,
         };
         Ok(match self {
-            Self::Sequence(_) | Self::Integer(_) => DataType::Int64,
             Self::Timestamp(TimestampForm::Iso) | Self::Uuid(_) => DataType::Utf8,
-            Self::Timestamp(_) => DataType::Int64,
+            Self::Sequence(_) | Self::Integer(_) | Self::Timestamp(_) => DataType::Int64,
             Self::Uniform(_) => DataType::Float64,
             Self::Bool(_) => DataType::Boolean,
             Self::Constant(value) => of(value).unwrap_or(DataType::Utf8),

@@ -148,7 +148,7 @@ impl Events {
             into.extend_from_slice(key.as_bytes());
             match field {
                 TemplateField::Sequence(first) => {
-                    write_signed(first.wrapping_add_unsigned(index), into)
+                    write_signed(first.wrapping_add_unsigned(index), into);
                 }
                 TemplateField::Choice(values) => {
                     let value = &values[random.below(values.len() as u64) as usize];
@@ -187,7 +187,7 @@ impl Events {
                     into.extend_from_slice(text.as_bytes());
                 }
                 TemplateField::Constant(value) => {
-                    into.extend_from_slice(value.to_string().as_bytes())
+                    into.extend_from_slice(value.to_string().as_bytes());
                 }
             }
         }

@@ -31,7 +31,7 @@ fn untidy() -> GeneratorConfig {
         out_of_order: Some(Span(Duration::from_secs(30))),
         late: Some(Late {
             fraction: 0.1,
-            by: Span(Duration::from_secs(3600)),
+            by: Span(Duration::from_hours(1)),
         }),
         duplicates: 0.05,
         malformed: 0.05,
@@ -65,7 +65,9 @@ fn any_offset_gives_the_same_events_again() {
             let from = offsets_after(&all[..i]);
             let rest = events(&other, &from);
             let mut offsets = from;
-            rest.iter().for_each(|raw| account(&mut offsets, raw));
+            for raw in &rest {
+                account(&mut offsets, raw);
+            }
             let parts: Vec<_> = offsets.0.keys().cloned().collect();
             for part in parts {
                 let of = |batches: &[RawBatch]| {
