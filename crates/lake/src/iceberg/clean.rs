@@ -4,7 +4,8 @@
 //! A file goes only if no snapshot, no metadata and no statistics refer to it, no checkpoint record
 //! does, it is old, it lies in the table's own `data` or `metadata` folder and in no other table's,
 //! and it is of a kind that tables are made of. The folder is listed before the references are read,
-//! so what is committed meanwhile counts as referred to.
+//! so what is committed meanwhile counts as referred to. Empty folders stay: a writer may be about to
+//! create a file in one.
 
 use std::{
     collections::HashSet,
@@ -98,7 +99,6 @@ pub async fn clean<S: BuildHasher + Sync>(
                     ));
                 }
             }
-            remove_empty(path.parent(), &root);
         }
         cleaned.files += 1;
         cleaned.bytes += bytes;
@@ -204,14 +204,4 @@ async fn references(
         }
     }
     Ok(live)
-}
-
-/// Removes folders that have become empty, up to the table's own.
-fn remove_empty(mut folder: Option<&Path>, root: &Path) {
-    while let Some(at) = folder {
-        if at.parent() == Some(root) || !at.starts_with(root) || fs::remove_dir(at).is_err() {
-            return;
-        }
-        folder = at.parent();
-    }
 }

@@ -2,8 +2,8 @@
 //! mapping of rows to the table's column order with field ids.
 //!
 //! A column becomes an optional column of the table, whatever the query says of nulls: a later
-//! change of the query may bring them. Strings and bytes keep their Arrow form (dictionary, view,
-//! large) on the way to Parquet, where all forms are the same.
+//! change of the query may bring them. Strings and bytes keep their Arrow form (dictionary, large)
+//! on the way to Parquet, where all forms are the same.
 
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
@@ -345,15 +345,10 @@ fn convert_values(
     cast_with_options(column, to, &strict)
 }
 
+/// Views are not kept: the file would tell readers of them, and PyArrow cannot filter or sort views.
 fn same_in_parquet(has: &DataType, wanted: &DataType) -> bool {
-    let text =
-        |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    let bytes = |t: &DataType| {
-        matches!(
-            t,
-            DataType::Binary | DataType::LargeBinary | DataType::BinaryView
-        )
-    };
+    let text = |t: &DataType| matches!(t, DataType::Utf8 | DataType::LargeUtf8);
+    let bytes = |t: &DataType| matches!(t, DataType::Binary | DataType::LargeBinary);
     match has {
         DataType::Dictionary(_, value) => text(value) && text(wanted),
         _ => (text(has) && text(wanted)) || (bytes(has) && bytes(wanted)),
@@ -480,6 +475,25 @@ mod tests {
             .map(&batch(StringArray::from(vec![Some("a"), None])))
             .expect_err("null");
         assert_eq!(error.kind(), ErrorKind::Data);
+    }
+
+    #[test]
+    fn strings_keep_their_form_but_for_views() {
+        let dictionary = DataType::Dictionary(DataType::Int32.into(), DataType::Utf8.into());
+        let of_views = DataType::Dictionary(DataType::Int32.into(), DataType::Utf8View.into());
+        for (has, kept) in [
+            (dictionary.clone(), dictionary),
+            (of_views, DataType::Utf8),
+            (DataType::LargeUtf8, DataType::LargeUtf8),
+            (DataType::Utf8View, DataType::Utf8),
+            (DataType::Binary, DataType::Binary),
+            (DataType::BinaryView, DataType::LargeBinary),
+        ] {
+            let rows = arrow(&[("c", has, true)]);
+            let table = table_schema(&rows, FormatVersion::V2).expect("a schema");
+            let columns = Columns::new(&table, &rows).expect("it fits");
+            assert_eq!(*columns.schema().field(0).data_type(), kept);
+        }
     }
 
     #[test]
