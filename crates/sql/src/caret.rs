@@ -1,6 +1,8 @@
 //! Errors about SQL: what is wrong, the line with a caret below the place, and the nearest name that
 //! exists. Planning errors quote the SQL; errors at run time never hold a value of a row.
 
+use std::path::Path;
+
 use arrow::error::ArrowError;
 use calve_engine::{Error, ErrorKind};
 use datafusion::{
@@ -12,7 +14,7 @@ use datafusion::{
     },
 };
 
-use crate::session;
+use crate::{lookup::LookupFormat, session};
 
 /// A place in the text; line and column count from 1, the length is in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +131,12 @@ pub(crate) fn planning(sql: &str, tables: &[String], error: &DataFusionError) ->
             let text = text.lines().next().unwrap_or_default();
             let quoted = text.split('\'').nth(1).unwrap_or_default();
             if text.starts_with("table '") {
-                let pointed = at(spanned, quoted);
-                return Error::config(format!("unknown table: table={quoted}{pointed}"))
-                    .hint(unknown_table(quoted, tables));
+                // The planner puts the default catalog and schema in front of a name.
+                let name = quoted.strip_prefix("calve.").unwrap_or(quoted);
+                let name = name.strip_prefix("main.").unwrap_or(name);
+                let pointed = at(spanned, name);
+                return Error::config(format!("unknown table: table={name}{pointed}"))
+                    .hint(unknown_table(name, tables));
             }
             if text.starts_with("Invalid function '") {
                 let state = session::state();
@@ -191,7 +196,7 @@ fn unparsable(sql: &str, error: &ParserError) -> Error {
 
 fn unknown_table(name: &str, tables: &[String]) -> String {
     let named = suggest("tables", name, tables.to_vec());
-    if name.contains(['/', '\\', '.']) {
+    if name.contains(['/', '\\']) || LookupFormat::of(Path::new(name)).is_some() {
         return format!(
             "{named}; a file is read under a name of its own: tables: {{ name: {{ file: … }} }}"
         );

@@ -57,7 +57,8 @@ pub enum LookupFormat {
 }
 
 impl LookupFormat {
-    fn of(path: &Path) -> Option<Self> {
+    /// What a file's name says.
+    pub(crate) fn of(path: &Path) -> Option<Self> {
         match path.extension()?.to_str()?.to_ascii_lowercase().as_str() {
             "csv" => Some(Self::Csv),
             "json" | "ndjson" | "jsonl" => Some(Self::Json),

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use calve_engine::{Error, Result, Transform};
+use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
 
 use crate::{caret, leaf, session};
@@ -102,8 +103,9 @@ impl Monitors {
 impl Monitor {
     fn figure(&self, states: &[RecordBatch]) -> Figure {
         let run = || {
-            let plan = leaf::over(self.rest(), states)?;
-            let batches = session::collect(&plan)?;
+            // Some operators remember: a sort with a limit keeps the bound that it had reached.
+            let plan = reset_plan_states(Arc::clone(self.rest()))?;
+            let batches = session::collect(&leaf::over(&plan, states)?)?;
             Ok(arrow::compute::concat_batches(&plan.schema(), &batches)?)
         };
         let result = if self.note().is_some() {

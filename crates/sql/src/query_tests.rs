@@ -84,7 +84,7 @@ async fn wrong_names_are_pointed_at() {
     let error = run("SELECT m\nFROM shop.ordrs").await.unwrap_err();
     assert_eq!(
         error.message(),
-        "unknown table: table=calve.shop.ordrs\n  2 | FROM shop.ordrs\n    |      ^^^^^^^^^^"
+        "unknown table: table=shop.ordrs\n  2 | FROM shop.ordrs\n    |      ^^^^^^^^^^"
     );
     assert_eq!(error.hint_text(), Some("did you mean `shop.orders`?"));
     let error = run("SELECT m FROM shop.orders").await.unwrap_err();

@@ -100,7 +100,10 @@ pub(crate) fn plan(
         } else {
             let logical = order::numbered(logical, input, EVENTS)
                 .map_err(|error| caret::planning(sql, &tables.names(), &error))?;
-            (Run::Plan(session::physical(sql, &logical, &tables)?), true)
+            let physical = session::physical(sql, &logical, &tables)?;
+            let probing =
+                order::probe_events(&physical).map_err(|e| caret::planning(sql, &[], &e))?;
+            (Run::Plan(probing), true)
         }
     };
     Ok(Planned(Arc::new(Inner {
@@ -191,6 +194,11 @@ impl Planned {
         Ok(match &self.0.run {
             Run::Steps(_) => Box::new(Steps(Arc::clone(&self.0))),
             Run::Plan(plan) => Box::new(Executed {
+                reset_after: if order::repeats(plan) {
+                    1
+                } else {
+                    RESET_BATCHES
+                },
                 plan: reset(plan)?,
                 planned: Arc::clone(&self.0),
                 runs: 0,
@@ -352,6 +360,8 @@ struct Executed {
     planned: Arc<Inner>,
     plan: Arc<dyn ExecutionPlan>,
     runs: u32,
+    /// Batches after which the plan is reset.
+    reset_after: u32,
 }
 
 impl Transform for Executed {
@@ -360,7 +370,7 @@ impl Transform for Executed {
         if rows.num_rows() == 0 {
             return Ok(RecordBatch::new_empty(Arc::clone(&self.planned.schema)));
         }
-        if self.runs == RESET_BATCHES {
+        if self.runs == self.reset_after {
             self.plan = reset(&self.plan)?;
             self.runs = 0;
         }

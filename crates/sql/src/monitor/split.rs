@@ -11,6 +11,7 @@ use datafusion::{
     physical_plan::{
         ExecutionPlan,
         aggregates::{AggregateExec, AggregateMode},
+        execution_plan::reset_plan_states,
     },
 };
 
@@ -112,7 +113,8 @@ fn run(
     plan: &Arc<dyn ExecutionPlan>,
     batches: &[RecordBatch],
 ) -> Result<Vec<RecordBatch>, DataFusionError> {
-    session::collect(&leaf::over(plan, batches)?)
+    let plan = reset_plan_states(Arc::clone(plan))?;
+    session::collect(&leaf::over(&plan, batches)?)
 }
 
 /// What the lowest aggregation on the way to `events` aggregates.

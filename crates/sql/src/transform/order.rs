@@ -1,22 +1,23 @@
 //! Rows leave a transform in the order of the events that they come from.
 //!
 //! Most operators keep the order of their input. A hash join keeps that of the side it probes, so
-//! events are put on that side. Where an operator does not keep it (joins without an equality), the
-//! events are numbered, the number is carried through the plan, and the result is sorted by it.
+//! events are put on that side. Where an operator does not keep it, the events are numbered, and the
+//! number is carried through the plan. An outer join then keeps the order that it was told of; joins
+//! without an equality do not, and DataFusion sorts their result by the number.
 
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::{
     common::{
-        Column, DataFusionError, Result,
+        Column, DataFusionError, JoinType, Result,
         tree_node::{Transformed, TreeNode},
     },
     datasource::provider_as_source,
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Projection},
     physical_plan::{
-        ExecutionPlan,
-        joins::{HashJoinExec, PartitionMode},
+        ExecutionPlan, ExecutionPlanProperties,
+        joins::{CrossJoinExec, HashJoinExec, NestedLoopJoinExec, PartitionMode},
         union::UnionExec,
         unnest::UnnestExec,
     },
@@ -65,10 +66,25 @@ pub(crate) fn keeps(plan: &Arc<dyn ExecutionPlan>) -> bool {
     // These two keep it, but do not say so: one puts its inputs one after the other, the other
     // puts a row's items in its place.
     let known = plan.as_any().is::<UnionExec>() || plan.as_any().is::<UnnestExec>();
+    // This one says so, but puts rows without a match last, unless its input has a declared order.
+    if let Some(join) = plan.as_any().downcast_ref::<HashJoinExec>()
+        && *join.join_type() == JoinType::Right
+        && join.right().output_ordering().is_none()
+    {
+        return false;
+    }
     let says = plan.maintains_input_order();
     plan.children().into_iter().enumerate().all(|(i, child)| {
         !reads_leaf(child) || ((known || says.get(i) == Some(&true)) && keeps(child))
     })
+}
+
+/// Whether the plan runs a lookup table's side again for each batch; such a side must be reset.
+pub(crate) fn repeats(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    let any = plan.as_any();
+    any.is::<CrossJoinExec>()
+        || any.is::<NestedLoopJoinExec>()
+        || plan.children().into_iter().any(repeats)
 }
 
 /// The plan with numbered events, sorted by their number.
@@ -79,7 +95,8 @@ pub(crate) fn numbered(plan: LogicalPlan, input: &SchemaRef, events: &str) -> Re
         .into_iter()
         .map(Expr::Column)
         .collect();
-    let source = provider_as_source(Arc::new(EventsTable::new(with_number(input))));
+    let last = input.fields().len();
+    let source = provider_as_source(Arc::new(EventsTable::rising(with_number(input), last)));
     let plan = plan.transform_up(|node| match node {
         LogicalPlan::TableScan(scan) if session::is_events(&scan.source) => {
             let scan = LogicalPlanBuilder::scan(scan.table_name, Arc::clone(&source), None)?;
