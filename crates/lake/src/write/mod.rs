@@ -8,12 +8,21 @@
 //! Invariants: rows keep their order within a table partition; a file is complete and durable when
 //! `finish` returns, or removed. Start reading with [`writer`].
 
+mod budget;
 pub mod compression;
+pub mod encoding;
+mod file;
+mod group;
 pub mod options;
 pub mod partition;
 pub mod placement;
+mod queue;
+mod sealed;
 pub mod split;
+pub(crate) mod sync;
 pub mod writer;
+
+use calve_engine::error::Error;
 
 pub use compression::Compression;
 pub use options::WriteOptions;
@@ -21,3 +30,11 @@ pub use partition::{KeyValue, TablePartition};
 pub use placement::{DescribedFile, FinishedFile, Placed, Placement};
 pub use split::{FanoutSplitter, SplitRows};
 pub use writer::FanoutWriter;
+
+/// A kernel refused arrays that were checked before.
+fn arrow_failed(error: arrow::error::ArrowError) -> Error {
+    Error::internal("cannot rearrange rows").because(error)
+}
+
+#[cfg(test)]
+mod writer_tests;

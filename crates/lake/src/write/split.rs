@@ -1,17 +1,30 @@
-//! Splits a batch by table partition.
+//! Splits a batch by table partition: group ids, a counting sort of row numbers, one gather per
+//! column. Rows that lie together already (one table partition, or rising hours) are not copied.
 
 use std::{ops::Range, sync::Arc};
 
-use arrow::array::RecordBatch;
+use arrow::{
+    array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array},
+    compute::take,
+};
 use calve_engine::{
     error::{Error, Result},
     seams::{Split, Splitter},
 };
+use rustc_hash::FxHashSet;
 
-use super::{partition::PartitionRef, placement::Placement};
+use super::{
+    arrow_failed,
+    group::Groups,
+    partition::{PartitionRef, TablePartition},
+    placement::{Placed, Placement},
+};
+
+/// Table partitions that a splitter remembers before it starts over.
+const REMEMBERED: usize = 1 << 16;
 
 /// A batch whose rows lie grouped by table partition; what [`FanoutSplitter`] makes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct SplitRows {
     /// The rows, grouped.
     pub rows: RecordBatch,
@@ -19,21 +32,107 @@ pub struct SplitRows {
     pub groups: Vec<(PartitionRef, Range<usize>)>,
 }
 
-/// Splits batches for one batcher.
+/// Splits batches for one batcher; remembers the table partitions it has seen.
 pub struct FanoutSplitter {
     placement: Arc<dyn Placement>,
+    seen: FxHashSet<PartitionRef>,
 }
 
 impl FanoutSplitter {
     /// A splitter for one more batcher.
     pub fn new(placement: Arc<dyn Placement>) -> Self {
-        Self { placement }
+        Self {
+            placement,
+            seen: FxHashSet::default(),
+        }
     }
+
+    /// Splits rows, in their order within each table partition; the table partitions are ordered by
+    /// their first row.
+    ///
+    /// # Errors
+    /// Those of [`Placement::place`]; `Config` for a key column of a type that has no partitions.
+    pub fn split_rows(&mut self, rows: RecordBatch) -> Result<SplitRows> {
+        let Placed { keys, rows } = self.placement.place(rows)?;
+        let count = rows.num_rows();
+        if u32::try_from(count).is_err() {
+            return Err(Error::internal(format!(
+                "batch has too many rows: rows={count}"
+            )));
+        }
+        let groups = Groups::of(&keys, count)?;
+        let partitions = groups
+            .firsts
+            .iter()
+            .map(|row| self.remember(&keys, *row as usize))
+            .collect::<Result<Vec<_>>>()?;
+        if partitions.len() <= 1 {
+            let groups = partitions.into_iter().map(|one| (one, 0..count)).collect();
+            return Ok(SplitRows { rows, groups });
+        }
+
+        let mut ends = vec![0usize; partitions.len()];
+        for id in &groups.ids {
+            ends[*id as usize] += 1;
+        }
+        let mut at = 0;
+        let mut ranges = Vec::with_capacity(partitions.len());
+        for (partition, end) in partitions.into_iter().zip(&mut ends) {
+            let start = at;
+            at += *end;
+            *end = start;
+            ranges.push((partition, start..at));
+        }
+        if groups.contiguous() {
+            return Ok(SplitRows {
+                rows,
+                groups: ranges,
+            });
+        }
+        let mut order = vec![0u32; count];
+        for (row, id) in groups.ids.iter().enumerate() {
+            let to = &mut ends[*id as usize];
+            order[*to] = row as u32;
+            *to += 1;
+        }
+        Ok(SplitRows {
+            rows: gather(&rows, order)?,
+            groups: ranges,
+        })
+    }
+
+    fn remember(&mut self, keys: &[ArrayRef], row: usize) -> Result<PartitionRef> {
+        let partition = TablePartition::of(keys, row)?;
+        if let Some(seen) = self.seen.get(&partition) {
+            return Ok(seen.clone());
+        }
+        if self.seen.len() >= REMEMBERED {
+            self.seen.clear();
+        }
+        let new = Arc::new(partition);
+        self.seen.insert(new.clone());
+        Ok(new)
+    }
+}
+
+fn gather(rows: &RecordBatch, order: Vec<u32>) -> Result<RecordBatch> {
+    let order = UInt32Array::from(order);
+    let columns = rows
+        .columns()
+        .iter()
+        .map(|column| take(column.as_ref(), &order, None))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(arrow_failed)?;
+    let options = RecordBatchOptions::new().with_row_count(Some(order.len()));
+    RecordBatch::try_new_with_options(rows.schema(), columns, &options).map_err(arrow_failed)
 }
 
 impl Splitter for FanoutSplitter {
     fn split(&mut self, rows: RecordBatch) -> Result<Split> {
-        let _ = self.placement.place(rows)?;
-        Err(Error::internal("not yet"))
+        Ok(Box::new(self.split_rows(rows)?))
     }
 }
+
+#[cfg(test)]
+#[path = "split_tests.rs"]
+mod tests;

@@ -1,0 +1,318 @@
+//! One open data file: column writers of the row group in progress, and the bytes on their way to
+//! the disk. Decides nothing; who calls it decides when a row group or the file ends.
+
+use std::{
+    fs::{self, File},
+    io::{self, Write},
+    num::NonZeroU64,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow::{array::ArrayRef, datatypes::Field};
+use calve_engine::error::{Error, Result};
+use parquet::{
+    arrow::arrow_writer::{
+        ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
+    },
+    errors::ParquetError,
+    file::{metadata::ParquetMetaData, properties::WriterProperties, writer::SerializedFileWriter},
+};
+use rayon::prelude::*;
+
+use super::{budget::Piece, encoding::FileLayout};
+
+/// Bytes are given to the system in blocks of this size.
+const BLOCK: usize = 1 << 20;
+
+/// Where the bytes of a data file go.
+#[derive(Debug)]
+enum Sink {
+    Local {
+        file: Arc<File>,
+        block: Vec<u8>,
+        written: u64,
+        started: u64,
+    },
+}
+
+impl Sink {
+    fn give(&mut self) -> io::Result<()> {
+        let Self::Local {
+            file,
+            block,
+            written,
+            ..
+        } = self;
+        file.as_ref().write_all(block)?;
+        *written += block.len() as u64;
+        block.clear();
+        Ok(())
+    }
+
+    /// Asks the system to begin writing to the disk, so that the fsync later is short.
+    fn start_writeback(&mut self) {
+        let Self::Local {
+            file,
+            written,
+            started,
+            ..
+        } = self;
+        if let Some(length) = NonZeroU64::new(written.saturating_sub(*started))
+            && length.get() >= BLOCK as u64
+        {
+            let advice = rustix::fs::Advice::DontNeed;
+            // Only advice: a failure changes nothing.
+            let _ = rustix::fs::fadvise(file, *started, Some(length), advice);
+            *started = *written;
+        }
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let Self::Local { block, .. } = self;
+        block.extend_from_slice(bytes);
+        if block.len() >= BLOCK {
+            self.give()?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.give()?;
+        let Self::Local { block, .. } = self;
+        *block = Vec::new();
+        Ok(())
+    }
+}
+
+/// A data file that takes rows.
+pub(crate) struct OpenFile {
+    pub(crate) path: String,
+    full_path: PathBuf,
+    file: Arc<File>,
+    writer: SerializedFileWriter<Sink>,
+    factory: ArrowRowGroupWriterFactory,
+    /// By field, then by leaf; empty: no row group in progress.
+    columns: Vec<Vec<ArrowColumnWriter>>,
+    /// Rows in the row group in progress.
+    pub(crate) group_rows: usize,
+    /// Rows in all.
+    pub(crate) rows: u64,
+}
+
+/// A file with its footer, not fsynced.
+pub(crate) struct ClosedFile {
+    pub(crate) file: Arc<File>,
+    pub(crate) bytes: u64,
+    pub(crate) metadata: Arc<ParquetMetaData>,
+}
+
+impl OpenFile {
+    pub(crate) fn create(
+        root: &Path,
+        path: String,
+        layout: &FileLayout,
+        properties: Arc<WriterProperties>,
+    ) -> Result<Self> {
+        let full_path = root.join(&path);
+        let create = || {
+            File::options()
+                .write(true)
+                .create_new(true)
+                .open(&full_path)
+        };
+        let file = create().or_else(|error| match (error.kind(), full_path.parent()) {
+            (io::ErrorKind::NotFound, Some(parent)) => {
+                fs::create_dir_all(parent)?;
+                create()
+            }
+            _ => Err(error),
+        });
+        let file = file.map_err(|error| {
+            Error::io(
+                format!("cannot create a data file: path={}", full_path.display()),
+                error,
+            )
+        })?;
+        let file = Arc::new(file);
+        let sink = Sink::Local {
+            file: file.clone(),
+            block: Vec::new(),
+            written: 0,
+            started: 0,
+        };
+        let writer = SerializedFileWriter::new(sink, layout.parquet.root_schema_ptr(), properties)
+            .map_err(|error| failed(&full_path, error))?;
+        let factory = ArrowRowGroupWriterFactory::new(&writer, layout.schema.clone());
+        let columns = Vec::new();
+        Ok(Self {
+            path,
+            full_path,
+            file,
+            writer,
+            factory,
+            columns,
+            group_rows: 0,
+            rows: 0,
+        })
+    }
+
+    /// Encodes rows; the columns side by side on the current thread pool when `parallel`.
+    pub(crate) fn write(
+        &mut self,
+        pieces: &[Piece],
+        layout: &FileLayout,
+        parallel: bool,
+    ) -> Result<()> {
+        if self.columns.is_empty() {
+            let group = self.writer.flushed_row_groups().len();
+            let flat = self.factory.create_column_writers(group);
+            let mut flat = flat
+                .map_err(|error| failed(&self.full_path, error))?
+                .into_iter();
+            self.columns = layout
+                .leaves
+                .iter()
+                .map(|count| flat.by_ref().take(*count).collect())
+                .collect();
+        }
+        let encode = |(index, writers): (usize, &mut Vec<ArrowColumnWriter>)| {
+            let field = layout.schema.field(index);
+            pieces.iter().try_for_each(|piece| {
+                let column = piece
+                    .batch
+                    .rows
+                    .column(index)
+                    .slice(piece.start, piece.rows);
+                encode_column(writers, field, &column)
+            })
+        };
+        let encoded = if parallel {
+            self.columns.par_iter_mut().enumerate().try_for_each(encode)
+        } else {
+            self.columns.iter_mut().enumerate().try_for_each(encode)
+        };
+        encoded.map_err(|error| failed(&self.full_path, error))?;
+        let rows: usize = pieces.iter().map(|piece| piece.rows).sum();
+        self.group_rows += rows;
+        self.rows += rows as u64;
+        Ok(())
+    }
+
+    /// Memory held by the row group in progress.
+    pub(crate) fn memory(&self) -> usize {
+        self.columns
+            .iter()
+            .flatten()
+            .map(ArrowColumnWriter::memory_size)
+            .sum()
+    }
+
+    /// Bytes that the row group in progress will have on disk, about.
+    pub(crate) fn group_bytes(&self) -> usize {
+        self.columns
+            .iter()
+            .flatten()
+            .map(ArrowColumnWriter::get_estimated_total_bytes)
+            .sum()
+    }
+
+    /// Bytes of complete row groups.
+    pub(crate) fn written(&self) -> u64 {
+        self.writer.bytes_written() as u64
+    }
+
+    /// Ends the row group in progress, if any, and hands its bytes to the system.
+    pub(crate) fn end_group(&mut self, parallel: bool) -> Result<()> {
+        let columns = std::mem::take(&mut self.columns);
+        if self.group_rows == 0 {
+            return Ok(());
+        }
+        self.group_rows = 0;
+        self.append_group(columns, parallel)
+            .map_err(|error| failed(&self.full_path, error))
+    }
+
+    fn append_group(
+        &mut self,
+        columns: Vec<Vec<ArrowColumnWriter>>,
+        parallel: bool,
+    ) -> Result<(), ParquetError> {
+        let columns: Vec<_> = columns.into_iter().flatten().collect();
+        let chunks: Vec<ArrowColumnChunk> = if parallel {
+            columns
+                .into_par_iter()
+                .map(ArrowColumnWriter::close)
+                .collect::<Result<_, _>>()?
+        } else {
+            columns
+                .into_iter()
+                .map(ArrowColumnWriter::close)
+                .collect::<Result<_, _>>()?
+        };
+        let mut group = self.writer.next_row_group()?;
+        for chunk in chunks {
+            chunk.append_to_row_group(&mut group)?;
+        }
+        group.close()?;
+        let sink = self.writer.inner_mut();
+        sink.flush()?;
+        sink.start_writeback();
+        Ok(())
+    }
+
+    /// Writes the footer.
+    pub(crate) fn close(mut self, parallel: bool) -> Result<ClosedFile> {
+        self.end_group(parallel)?;
+        let metadata = self
+            .writer
+            .finish()
+            .map_err(|error| failed(&self.full_path, error))?;
+        let bytes = self.written();
+        Ok(ClosedFile {
+            file: self.file,
+            bytes,
+            metadata: Arc::new(metadata),
+        })
+    }
+}
+
+fn encode_column(
+    writers: &mut [ArrowColumnWriter],
+    field: &Field,
+    column: &ArrayRef,
+) -> Result<(), ParquetError> {
+    let leaves = compute_leaves(field, column)?;
+    writers
+        .iter_mut()
+        .zip(&leaves)
+        .try_for_each(|(writer, leaf)| writer.write(leaf))
+}
+
+/// Tells a disk that refuses from rows that cannot be encoded.
+fn failed(path: &Path, error: ParquetError) -> Error {
+    let what = format!("cannot write a data file: path={}", path.display());
+    match error {
+        ParquetError::External(inner) => match inner.downcast::<io::Error>() {
+            Ok(io) => disk_failed(what, *io),
+            Err(other) => Error::internal(what).because(other),
+        },
+        other => Error::internal(what).because(other),
+    }
+}
+
+/// An error of the disk, with a hint where it is full.
+pub(crate) fn disk_failed(what: String, error: io::Error) -> Error {
+    let full = matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge
+    );
+    let error = Error::io(what, error);
+    if full {
+        error.hint("free space on the disk of this path; nothing was lost")
+    } else {
+        error
+    }
+}
