@@ -6,7 +6,7 @@ use std::{collections::HashSet, num::NonZeroUsize, sync::Arc, thread};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use calve_engine::{Error, ErrorKind, Result};
 use datafusion::{
-    catalog::{MemorySchemaProvider, TableProvider},
+    catalog::{MemorySchemaProvider, SchemaProvider, TableProvider},
     common::DataFusionError,
     execution::{SessionStateBuilder, runtime_env::RuntimeEnvBuilder},
     physical_plan::{SendableRecordBatchStream, execute_stream},
@@ -144,15 +144,14 @@ fn context(
                 "two tables have one name: table={name}"
             )));
         }
-        let provider = match catalog.schema(schema) {
-            Some(provider) => provider,
-            None => {
-                let provider = Arc::new(MemorySchemaProvider::new());
-                catalog
-                    .register_schema(schema, Arc::clone(&provider) as _)
-                    .map_err(refused)?;
-                provider
-            }
+        let provider = if let Some(provider) = catalog.schema(schema) {
+            provider
+        } else {
+            let provider: Arc<dyn SchemaProvider> = Arc::new(MemorySchemaProvider::new());
+            catalog
+                .register_schema(schema, Arc::clone(&provider))
+                .map_err(refused)?;
+            provider
         };
         provider
             .register_table(table_name.to_owned(), table)
