@@ -90,7 +90,7 @@ fn plan(
             "this property is calve's own: property={key}"
         )));
     }
-    let schema = schema::table_schema(rows, version)?;
+    let schema = schema::table_schema(rows)?;
     let creation = TableCreation {
         name: table.name.clone(),
         location: Some(location),
@@ -230,8 +230,7 @@ pub(super) fn check(
                 .hint("upgrade the table to format version 2"),
         );
     }
-    let mut lines =
-        schema::differences(metadata.current_schema(), rows, metadata.format_version())?;
+    let mut lines = schema::differences(metadata.current_schema(), rows)?;
     if !lines.is_empty() {
         lines.insert(0, "columns:".to_owned());
     }

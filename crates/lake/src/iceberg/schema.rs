@@ -16,8 +16,7 @@ use calve_engine::error::{Error, ErrorKind, Result};
 use iceberg::{
     arrow::schema_to_arrow_schema,
     spec::{
-        FormatVersion, ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema,
-        StructType, Type,
+        ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType, Type,
     },
 };
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
@@ -26,12 +25,12 @@ use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 ///
 /// # Errors
 /// `Schema` for a type that Iceberg does not have.
-pub(super) fn table_schema(rows: &ArrowSchema, version: FormatVersion) -> Result<Schema> {
+pub(super) fn table_schema(rows: &ArrowSchema) -> Result<Schema> {
     let mut ids = 0;
     let fields = rows
         .fields()
         .iter()
-        .map(|field| convert_field(field, version, &mut ids, field.name()))
+        .map(|field| convert_field(field, &mut ids, field.name()))
         .collect::<Result<Vec<_>>>()?;
     Schema::builder()
         .with_fields(fields)
@@ -39,15 +38,10 @@ pub(super) fn table_schema(rows: &ArrowSchema, version: FormatVersion) -> Result
         .map_err(|e| Error::schema("the columns do not make a table").because(e))
 }
 
-fn convert_field(
-    field: &Field,
-    version: FormatVersion,
-    ids: &mut i32,
-    path: &str,
-) -> Result<NestedFieldRef> {
+fn convert_field(field: &Field, ids: &mut i32, path: &str) -> Result<NestedFieldRef> {
     *ids += 1;
     let id = *ids;
-    let field_type = convert(field.data_type(), version, ids, path)?;
+    let field_type = convert(field.data_type(), ids, path)?;
     Ok(Arc::new(NestedField::optional(
         id,
         field.name(),
@@ -55,12 +49,7 @@ fn convert_field(
     )))
 }
 
-fn convert(
-    data_type: &DataType,
-    version: FormatVersion,
-    ids: &mut i32,
-    path: &str,
-) -> Result<Type> {
+fn convert(data_type: &DataType, ids: &mut i32, path: &str) -> Result<Type> {
     use PrimitiveType as P;
     let unsupported = |hint: &str| {
         Err(Error::schema(format!(
@@ -93,20 +82,14 @@ fn convert(
         }
         DataType::Date32 | DataType::Date64 => P::Date,
         DataType::Time32(_) | DataType::Time64(_) => P::Time,
-        DataType::Timestamp(unit, zone) => {
-            let nanos = *unit == TimeUnit::Nanosecond && version >= FormatVersion::V3;
-            match (nanos, zone.is_some()) {
-                (false, false) => P::Timestamp,
-                (false, true) => P::Timestamptz,
-                (true, false) => P::TimestampNs,
-                (true, true) => P::TimestamptzNs,
-            }
-        }
+        // Microseconds also with format version 3: few readers can filter or partition nanoseconds.
+        DataType::Timestamp(_, None) => P::Timestamp,
+        DataType::Timestamp(_, Some(_)) => P::Timestamptz,
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => P::String,
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => P::Binary,
         DataType::FixedSizeBinary(width) => P::Fixed(u64::from(width.unsigned_abs())),
-        DataType::Dictionary(_, value) => return convert(value, version, ids, path),
-        DataType::RunEndEncoded(_, value) => return convert(value.data_type(), version, ids, path),
+        DataType::Dictionary(_, value) => return convert(value, ids, path),
+        DataType::RunEndEncoded(_, value) => return convert(value.data_type(), ids, path),
         DataType::List(element)
         | DataType::LargeList(element)
         | DataType::ListView(element)
@@ -114,12 +97,7 @@ fn convert(
         | DataType::FixedSizeList(element, _) => {
             *ids += 1;
             let id = *ids;
-            let element = convert(
-                element.data_type(),
-                version,
-                ids,
-                &format!("{path}.element"),
-            )?;
+            let element = convert(element.data_type(), ids, &format!("{path}.element"))?;
             return Ok(Type::List(ListType::new(
                 NestedField::list_element(id, element, false).into(),
             )));
@@ -127,7 +105,7 @@ fn convert(
         DataType::Struct(fields) => {
             let fields = fields
                 .iter()
-                .map(|f| convert_field(f, version, ids, &format!("{path}.{}", f.name())))
+                .map(|f| convert_field(f, ids, &format!("{path}.{}", f.name())))
                 .collect::<Result<Vec<_>>>()?;
             return Ok(Type::Struct(StructType::new(fields)));
         }
@@ -140,8 +118,8 @@ fn convert(
             };
             *ids += 2;
             let (key_id, value_id) = (*ids - 1, *ids);
-            let key = convert(key.data_type(), version, ids, &format!("{path}.key"))?;
-            let value = convert(value.data_type(), version, ids, &format!("{path}.value"))?;
+            let key = convert(key.data_type(), ids, &format!("{path}.key"))?;
+            let value = convert(value.data_type(), ids, &format!("{path}.value"))?;
             return Ok(Type::Map(MapType::new(
                 NestedField::map_key_element(key_id, key).into(),
                 NestedField::map_value_element(value_id, value, false).into(),
@@ -183,7 +161,9 @@ fn fits(from: &Type, to: &Type) -> bool {
     use PrimitiveType as P;
     match (from, to) {
         (Type::Primitive(P::Int), Type::Primitive(P::Long))
-        | (Type::Primitive(P::Float), Type::Primitive(P::Double)) => true,
+        | (Type::Primitive(P::Float), Type::Primitive(P::Double))
+        | (Type::Primitive(P::Timestamp), Type::Primitive(P::TimestampNs))
+        | (Type::Primitive(P::Timestamptz), Type::Primitive(P::TimestamptzNs)) => true,
         (
             Type::Primitive(P::Decimal {
                 precision: from,
@@ -200,12 +180,8 @@ fn fits(from: &Type, to: &Type) -> bool {
 
 /// The lines in which the pipeline's columns differ from the table's; empty: they fit. `-` is what
 /// the table has, `+` what the pipeline has.
-pub(super) fn differences(
-    table: &Schema,
-    rows: &ArrowSchema,
-    version: FormatVersion,
-) -> Result<Vec<String>> {
-    let wanted = table_schema(rows, version)?;
+pub(super) fn differences(table: &Schema, rows: &ArrowSchema) -> Result<Vec<String>> {
+    let wanted = table_schema(rows)?;
     let mut lines = Vec::new();
     for has in table.as_struct().fields() {
         let required = if has.required { " not null" } else { "" };
@@ -390,7 +366,7 @@ mod tests {
             ("id", DataType::Int32, false),
         ]);
         assert_eq!(
-            differences(&table, &rows, FormatVersion::V2).expect("types are known"),
+            differences(&table, &rows).expect("types are known"),
             [
                 "- region string",
                 "+ region long",
@@ -408,7 +384,7 @@ mod tests {
             ),
         ]);
         assert_eq!(
-            differences(&table, &rows, FormatVersion::V2).expect("types are known"),
+            differences(&table, &rows).expect("types are known"),
             ["- id long not null", "+ id long"]
         );
     }
@@ -490,7 +466,7 @@ mod tests {
             (DataType::BinaryView, DataType::LargeBinary),
         ] {
             let rows = arrow(&[("c", has, true)]);
-            let table = table_schema(&rows, FormatVersion::V2).expect("a schema");
+            let table = table_schema(&rows).expect("a schema");
             let columns = Columns::new(&table, &rows).expect("it fits");
             assert_eq!(*columns.schema().field(0).data_type(), kept);
         }
@@ -500,8 +476,7 @@ mod tests {
     fn unsigned_and_null_columns_are_refused_with_a_way_out() {
         for data_type in [DataType::UInt64, DataType::Null] {
             let nested = DataType::Struct(vec![Field::new("x", data_type, true)].into());
-            let error = table_schema(&arrow(&[("a", nested, true)]), FormatVersion::V2)
-                .expect_err("no such type");
+            let error = table_schema(&arrow(&[("a", nested, true)])).expect_err("no such type");
             assert_eq!(error.kind(), ErrorKind::Schema);
             assert!(error.message().contains("column=a.x"), "{error}");
             assert!(error.hint_text().is_some());

@@ -1,6 +1,6 @@
 //! One writer: commits, repeats, fences, refusals.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use calve_engine::{
     error::ErrorKind,
@@ -9,8 +9,11 @@ use calve_engine::{
 use calve_model::Epoch;
 use iceberg::spec::MAIN_BRANCH;
 
-use super::{Lake, commit, committed, prepare, rows};
-use crate::iceberg::{clean, commit::next_metadata, content_files, forget, ls, show};
+use super::{Lake, commit, committed, prepare, rows, schema};
+use crate::{
+    iceberg::{clean, commit::next_metadata, content_files, forget, ls, open, show},
+    write::WriteOptions,
+};
 
 const NOW: Duration = Duration::ZERO;
 
@@ -48,6 +51,39 @@ async fn commits_are_read_back() {
     assert_eq!(details.shards[0].watermark, Some(-5));
     assert_eq!(details.shards[0].trouble, None);
     assert_eq!(ls(&lake.config.catalog).await.expect("a list").len(), 1);
+}
+
+#[tokio::test]
+async fn the_shared_writer_feeds_the_table() {
+    let lake = Lake::new(&["day(ts)", "region"]);
+    let pool = Arc::new(
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(2)
+            .build()
+            .expect("a pool"),
+    );
+    let options = WriteOptions::default();
+    let (mut writer, output) = open(&lake.config, &options, schema(), "orders", "main", pool)
+        .await
+        .expect("a table");
+    let mut splitter = writer.splitter();
+    for epoch in 1..=2 {
+        for part in 0..4 {
+            let first = (epoch as i64 - 1) * 400 + part * 100;
+            let split = splitter.split(rows(first..first + 100)).expect("a split");
+            writer.append(split).await.expect("appended");
+        }
+        let prepared = writer.seal(Epoch(epoch)).finish().await.expect("prepared");
+        assert_eq!(prepared.rows, 400);
+        let files = content_files(&prepared.content).expect("files");
+        assert_eq!(files.len() as u64, prepared.files);
+        let outcome = output
+            .commit(&commit("main", epoch, prepared))
+            .await
+            .expect("an outcome");
+        assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+    }
+    assert_eq!(lake.ids().await, (0..800).collect::<Vec<_>>());
 }
 
 #[tokio::test]

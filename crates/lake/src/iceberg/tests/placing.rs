@@ -11,33 +11,60 @@ use arrow::{
     datatypes::{Field, Int32Type, Schema},
 };
 use iceberg::{
-    spec::{Datum, PrimitiveLiteral, PrimitiveType, Transform, Type},
+    TableCreation,
+    spec::{
+        Datum, FormatVersion, NestedField, PrimitiveLiteral, PrimitiveType, TableMetadataBuilder,
+        Transform, Type, UnboundPartitionSpec,
+    },
     transform::create_transform_function,
 };
 use proptest::prelude::*;
 
 use super::Lake;
 use crate::{
-    iceberg::{create, place::IcebergPlacement},
+    iceberg::{config::Term, create, place::IcebergPlacement},
     write::{KeyValue, Placement, TablePartition},
 };
 
+/// A table with one column, in version 3 of nanoseconds, partitioned by the term.
 fn placement(term: &str, column: &ArrayRef, version: u8) -> (IcebergPlacement, RecordBatch, Type) {
-    let mut lake = Lake::new(&[term]);
-    lake.config.format_version = version;
     let schema = Arc::new(Schema::new(vec![Field::new(
         "c",
         column.data_type().clone(),
         true,
     )]));
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let metadata = runtime.expect("a runtime").block_on(async {
-        let catalog = lake.catalog().await;
-        create::create_or_check(&catalog, &lake.config, &lake.table(), &schema).await
-    });
-    let metadata = metadata.expect("a table");
+    let metadata = if version == 3 {
+        let nanos = Type::Primitive(PrimitiveType::TimestampNs);
+        let columns = [NestedField::optional(1, "c", nanos).into()];
+        let term = Term::parse(term).expect("a term");
+        let spec = UnboundPartitionSpec::builder()
+            .add_partition_field(1, term.field_name(), term.transform)
+            .expect("a field");
+        let creation = TableCreation::builder()
+            .name("t".to_owned())
+            .location("file:///t".to_owned())
+            .schema(
+                iceberg::spec::Schema::builder()
+                    .with_fields(columns)
+                    .build()
+                    .expect("fields"),
+            )
+            .partition_spec(spec.build())
+            .format_version(FormatVersion::V3)
+            .build();
+        let built = TableMetadataBuilder::from_table_creation(creation).and_then(|b| b.build());
+        built.expect("a table").metadata
+    } else {
+        let lake = Lake::new(&[term]);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        let metadata = runtime.expect("a runtime").block_on(async {
+            let catalog = lake.catalog().await;
+            create::create_or_check(&catalog, &lake.config, &lake.table(), &schema).await
+        });
+        metadata.expect("a table")
+    };
     let of = metadata.current_schema().as_struct().fields()[0]
         .field_type
         .as_ref()
