@@ -52,7 +52,8 @@ fn placement(term: &str, column: &ArrayRef, version: u8) -> (IcebergPlacement, R
             .partition_spec(spec.build())
             .format_version(FormatVersion::V3)
             .build();
-        let built = TableMetadataBuilder::from_table_creation(creation).and_then(|b| b.build());
+        let built = TableMetadataBuilder::from_table_creation(creation)
+            .and_then(TableMetadataBuilder::build);
         built.expect("a table").metadata
     } else {
         let lake = Lake::new(&[term]);
