@@ -127,11 +127,11 @@ fn monitors(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("monitor");
     group.throughput(Throughput::Elements(rows.num_rows() as u64));
     group.bench_function("observe", |bencher| {
-        bencher.iter(|| observer.observe(&rows))
+        bencher.iter(|| observer.observe(&rows));
     });
     group.finish();
     criterion.bench_function("monitor result", |bencher| {
-        bencher.iter(|| black_box(monitors.result()))
+        bencher.iter(|| black_box(monitors.result()));
     });
 }
 

@@ -26,6 +26,8 @@ use datafusion::{
     },
 };
 
+use choice::Choice;
+
 use crate::{
     caret, check, fold,
     leaf::{self, BatchExec},
@@ -33,6 +35,7 @@ use crate::{
     session::{self, Tables},
 };
 
+mod choice;
 mod order;
 mod plain;
 
@@ -259,9 +262,29 @@ enum Step {
         projection: Option<Vec<usize>>,
     },
     Project {
-        exprs: Vec<Arc<dyn PhysicalExpr>>,
+        exprs: Vec<Value>,
         schema: SchemaRef,
     },
+}
+
+/// A column of a projection.
+#[derive(Debug)]
+enum Value {
+    Expr(Arc<dyn PhysicalExpr>),
+    Choice(Choice),
+}
+
+impl Value {
+    fn new(expr: &Arc<dyn PhysicalExpr>) -> Self {
+        Choice::of(expr).map_or_else(|| Self::Expr(Arc::clone(expr)), Self::Choice)
+    }
+
+    fn evaluate(&self, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
+        match self {
+            Self::Expr(expr) => expr.evaluate(rows)?.into_array(rows.num_rows()),
+            Self::Choice(choice) => choice.evaluate(rows),
+        }
+    }
 }
 
 /// The steps of a plan, first to last; none when it does more than project and filter.
@@ -274,7 +297,7 @@ fn steps(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Step>> {
         });
     }
     let (input, step) = if let Some(project) = any.downcast_ref::<ProjectionExec>() {
-        let exprs = project.expr().iter().map(|e| Arc::clone(&e.expr)).collect();
+        let exprs = project.expr().iter().map(|e| Value::new(&e.expr)).collect();
         let schema = project.schema();
         (project.input(), Step::Project { exprs, schema })
     } else {
@@ -327,7 +350,6 @@ impl Step {
                 for (expr, field) in exprs.iter().zip(schema.fields()) {
                     let column = expr
                         .evaluate(&rows)
-                        .and_then(|value| value.into_array(rows.num_rows()))
                         .map_err(|error| caret::running(&error, Some(field.name())))?;
                     columns.push(column);
                 }

@@ -74,7 +74,7 @@ fn rows() -> impl Strategy<Value = Vec<Row>> {
         "[a-z0-9é]{0,4}",
         prop::option::of(prop::collection::vec(0i64..9, 0..4)),
     );
-    prop::collection::vec(row, 0..60)
+    prop::collection::vec(row, 0..200)
 }
 
 fn numbered_rows(count: i64) -> RecordBatch {
@@ -119,7 +119,11 @@ fn error(sql: &str) -> Error {
     SqlTransform::plan(sql, schema(), &[regions()]).expect_err(sql)
 }
 
-const DIRECT: [&str; 9] = [
+const DIRECT: [&str; 13] = [
+    "SELECT CASE WHEN amount > 80 THEN 'größer' WHEN NOT (user_id < 0 OR region = 'eu') THEN '' END AS a FROM events",
+    "SELECT CASE WHEN amount IS NULL THEN NULL WHEN ts = user_id THEN 'exactly 16 bytes' ELSE 'x' END AS a FROM events",
+    "SELECT CASE WHEN true THEN 'a' ELSE 'b' END AS a, CASE WHEN sku < 'k' THEN 'more than sixteen bytes' ELSE 'b' END AS b FROM events",
+    "SELECT CASE WHEN user_id = 0 THEN 'zero' WHEN 10 / user_id > 3 THEN 'big' ELSE 'small' END AS a FROM events",
     "SELECT 1 AS one FROM events",
     SALES,
     "SELECT * FROM events",
@@ -152,7 +156,7 @@ proptest! {
     }
 
     #[test]
-    fn the_result_does_not_depend_on_the_cut(rows in rows(), cut in 0usize..60) {
+    fn the_result_does_not_depend_on_the_cut(rows in rows(), cut in 0usize..200) {
         let batch = batch_of(&rows);
         let cut = cut.min(batch.num_rows());
         let executed = [
@@ -202,6 +206,23 @@ fn sales_are_evaluated_directly_into_plain_types() {
     );
     assert_eq!(made.column(5).as_string::<i32>().value(0), "high");
     assert_eq!(planned.fingerprint(), SALES);
+}
+
+#[test]
+fn a_case_of_texts_is_chosen_from() {
+    let is_choice = |sql: &str| {
+        let planned = planned(sql);
+        let Run::Steps(steps) = &planned.0.run else {
+            panic!("not direct: {sql}");
+        };
+        steps.iter().any(|step| match step {
+            Step::Project { exprs, .. } => exprs.iter().any(|e| matches!(e, Value::Choice(_))),
+            Step::Columns(_) | Step::Filter { .. } => false,
+        })
+    };
+    assert!(is_choice(SALES) && is_choice(DIRECT[0]) && is_choice(DIRECT[1]));
+    assert!(!is_choice(DIRECT[2]), "a text of more than a block");
+    assert!(!is_choice(DIRECT[3]), "a condition that may fail");
 }
 
 /// The order in which the events' numbers come out must never fall.
