@@ -411,7 +411,7 @@ async fn clean_removes_what_nothing_refers_to() {
     let files = published(&prepared);
     let live = HashSet::from([files[0].staged.clone()]);
     let path = dir.path().display().to_string();
-    let young = clean(&path, Duration::from_secs(3600), &live, false)
+    let young = clean(&path, Duration::from_hours(1), &live, false)
         .await
         .expect("clean");
     assert_eq!(young, Cleaned::default());

@@ -281,3 +281,84 @@ fn strings(values: &ArrayRef, distinct: f64) -> ColumnPlan {
         page_statistics: rising,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::{Float64Array, Int64Array, StringArray};
+
+    use super::*;
+
+    fn random(n: u64) -> u64 {
+        let mixed = (n ^ 0x5851_f42d).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 20
+    }
+
+    fn ints(of: impl Fn(u64) -> i64) -> ColumnPlan {
+        plan(&[Arc::new(
+            (0..8192).map(|n| Some(of(n))).collect::<Int64Array>(),
+        )])
+    }
+
+    fn floats(of: impl Fn(u64) -> f64) -> ColumnPlan {
+        plan(&[Arc::new(
+            (0..8192).map(|n| Some(of(n))).collect::<Float64Array>(),
+        )])
+    }
+
+    fn texts(of: impl Fn(u64) -> String) -> ColumnPlan {
+        plan(&[Arc::new(
+            (0..8192).map(|n| Some(of(n))).collect::<StringArray>(),
+        )])
+    }
+
+    #[test]
+    fn the_encoding_follows_the_data() {
+        let delta = Some(Encoding::DELTA_BINARY_PACKED);
+        let got = |dictionary, encoding, page_statistics| ColumnPlan {
+            dictionary,
+            encoding,
+            page_statistics,
+        };
+        assert_eq!(
+            ints(|n| 1_700_000_000 + n as i64 / 3),
+            got(false, delta, true),
+            "rising"
+        );
+        assert_eq!(
+            ints(|n| (random(n) % 100_000) as i64),
+            got(false, delta, false),
+            "narrow"
+        );
+        assert_eq!(
+            ints(|n| (random(n) << 20) as i64),
+            got(false, None, false),
+            "wide"
+        );
+        let codes = ints(|n| (random(n) % 20) as i64 * 0x0123_4567_89ab_cdef);
+        assert_eq!(codes, got(true, None, false), "few values far apart");
+        assert!(
+            floats(|n| (random(n) % 1000) as f64 / 7.0).dictionary,
+            "few floats"
+        );
+        assert!(!floats(|n| random(n) as f64).dictionary, "many floats");
+        assert!(
+            texts(|n| format!("sku-{}", random(n) % 500)).dictionary,
+            "few words"
+        );
+        let ids = texts(|n| format!("{:016x}", random(n)));
+        assert_eq!(
+            ids,
+            got(false, Some(Encoding::DELTA_LENGTH_BYTE_ARRAY), false),
+            "ids"
+        );
+        let paths = texts(|n| format!("/var/log/service/{n:08}"));
+        assert_eq!(
+            paths,
+            got(false, Some(Encoding::DELTA_BYTE_ARRAY), true),
+            "sorted paths"
+        );
+        assert_eq!(plan(&[]), ColumnPlan::DEFAULT, "nothing to go by");
+    }
+}

@@ -339,11 +339,11 @@ fn float_bits(value: f64) -> u64 {
 fn dictionary(array: &dyn Array) -> Result<Groups> {
     let dictionary = array.as_any_dictionary();
     let rows = array.len();
-    let keys = dictionary.normalized_keys();
     let values = dictionary.values();
     if values.is_empty() {
         return Ok(Groups::one(rows));
     }
+    let keys = dictionary.normalized_keys();
     if values.len() > table_limit(rows) {
         let indices: UInt32Array = keys
             .iter()

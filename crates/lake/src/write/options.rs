@@ -10,7 +10,8 @@ pub struct WriteOptions {
     /// Codec of the pages.
     pub compression: Compression,
     /// Rows not yet encoded and pages not yet on disk stay within this many bytes, over all table
-    /// partitions and epochs in flight.
+    /// partitions and epochs in flight. The process needs two to three times as much: what the
+    /// allocator keeps, and the compressors' own buffers, are not counted.
     pub memory_bytes: usize,
     /// At most so many data files are open at once.
     pub open_files: usize,
@@ -29,7 +30,7 @@ impl Default for WriteOptions {
         Self {
             target_file_size: 128 << 20,
             compression: Compression::default(),
-            memory_bytes: 128 << 20,
+            memory_bytes: 64 << 20,
             open_files: 512,
             row_group_rows: 1 << 20,
             row_group_bytes: 32 << 20,

@@ -107,8 +107,16 @@ impl KeyValue {
             }
             DataType::Dictionary(..) => {
                 let dictionary = array.as_any_dictionary();
-                let key = dictionary.normalized_keys()[row];
-                Self::of(dictionary.values().as_ref(), key)?
+                let key = match Self::of(dictionary.keys(), row)? {
+                    Self::Int(key) => usize::try_from(key),
+                    Self::UInt(key) => usize::try_from(key),
+                    _ => Ok(usize::MAX),
+                };
+                let values = dictionary.values().as_ref();
+                match key {
+                    Ok(key) if key < values.len() => Self::of(values, key)?,
+                    _ => return Err(Error::internal("a dictionary key is out of range")),
+                }
             }
             other => {
                 return Err(Error::config(format!(

@@ -237,6 +237,8 @@ fn a_dictionary_may_repeat_values_and_hold_nulls() {
         .collect();
     let text = |text: &str| KeyValue::Text(text.into());
     assert_eq!(sizes, [(text("a"), 3), (KeyValue::Null, 2), (text("b"), 1)]);
+    check(batch(vec![column(14, &[])]), 1);
+    check(batch(vec![column(14, &[None; 5])]), 1);
 }
 
 #[test]

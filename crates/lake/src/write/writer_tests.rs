@@ -160,9 +160,9 @@ fn all_files(root: &Path) -> Vec<PathBuf> {
         for entry in std::fs::read_dir(folder).expect("a folder") {
             let path = entry.expect("an entry").path();
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                found.push(path)
+                found.push(path);
             }
         }
     }
@@ -171,7 +171,8 @@ fn all_files(root: &Path) -> Vec<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn files_are_the_same_whatever_the_number_of_threads() {
-    let mut first: Option<(Vec<(u64, u64, u64)>, Vec<Vec<u8>>)> = None;
+    type Shape = Vec<(u64, u64, u64)>;
+    let mut first: Option<(Shape, Vec<Vec<u8>>)> = None;
     for threads in 1..=4 {
         let dir = tempfile::tempdir().expect("a folder");
         let options = WriteOptions {
