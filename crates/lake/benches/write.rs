@@ -12,7 +12,6 @@ use arrow::{
     },
     datatypes::{DataType, Field, Schema, TimeUnit},
 };
-use calve_engine::seams::TableWriter;
 use calve_lake::{
     parquet::{ParquetConfig, ParquetLayout, ParquetTable},
     write::{Compression, FanoutSplitter, WriteOptions},
