@@ -4,10 +4,16 @@
 #![warn(missing_docs)]
 
 pub mod batch;
+pub mod checkpoint;
+pub mod clock;
 pub mod durable;
 pub mod error;
+pub mod event_time;
 pub mod fault;
+pub mod metrics;
+pub mod rejects;
 pub mod seams;
+pub mod shard;
 
 pub use batch::{Decoded, EventTimeBounds, Payload, RawBatch, Reject};
 pub use error::{Error, ErrorKind, Policy, Result};

@@ -85,6 +85,9 @@ pub trait Splitter: Send {
     /// # Errors
     /// `Data` when a row cannot be placed (see [`Transform::apply`]).
     fn split(&mut self, rows: RecordBatch) -> Result<Split>;
+
+    /// One of the same kind for one more batcher, with nothing learned yet.
+    fn fresh(&self) -> Box<dyn Splitter>;
 }
 
 /// Writes the data files of one output. Append is called in source order, by one caller; the work of

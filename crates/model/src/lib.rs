@@ -1,11 +1,12 @@
 //! The pure core of calve: positions, watermarks, recovery. Values in, values out.
 //!
 //! Never here: tokio, arrow, clocks, threads, I/O. What can be decided from values alone is decided
-//! here and tested without a clock. Start with [`offsets`].
+//! here and tested without a clock. Start with [`offsets`], then [`recovery`].
 #![warn(missing_docs)]
 
 pub mod epoch;
 pub mod offsets;
+pub mod recovery;
 pub mod watermark;
 
 pub use epoch::Epoch;

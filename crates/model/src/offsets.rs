@@ -88,12 +88,24 @@ impl fmt::Display for OffsetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Overlap { position, range } => {
-                write!(f, "offsets overlap: position={position} range=({}, {}]", range.from, range.to)
+                write!(
+                    f,
+                    "offsets overlap: position={position} range=({}, {}]",
+                    range.from, range.to
+                )
             }
             Self::Gap { position, range } => {
-                write!(f, "offsets have a gap: position={position} range=({}, {}]", range.from, range.to)
+                write!(
+                    f,
+                    "offsets have a gap: position={position} range=({}, {}]",
+                    range.from, range.to
+                )
             }
-            Self::Inverted(range) => write!(f, "offset range is inverted: ({}, {}]", range.from, range.to),
+            Self::Inverted(range) => write!(
+                f,
+                "offset range is inverted: ({}, {}]",
+                range.from, range.to
+            ),
         }
     }
 }
@@ -108,7 +120,11 @@ impl Offsets {
     ///
     /// # Errors
     /// A range that does not begin at the position, or is inverted; nothing is changed then.
-    pub fn advance(&mut self, partition: &SourcePartition, range: OffsetRange) -> Result<(), OffsetError> {
+    pub fn advance(
+        &mut self,
+        partition: &SourcePartition,
+        range: OffsetRange,
+    ) -> Result<(), OffsetError> {
         if range.to < range.from {
             return Err(OffsetError::Inverted(range));
         }
@@ -132,7 +148,9 @@ mod tests {
     fn ranges_must_touch() {
         let mut offsets = Offsets::default();
         let file = SourcePartition::new("a.ndjson");
-        offsets.advance(&file, OffsetRange { from: 0, to: 10 }).expect("first range");
+        offsets
+            .advance(&file, OffsetRange { from: 0, to: 10 })
+            .expect("first range");
         assert!(matches!(
             offsets.advance(&file, OffsetRange { from: 5, to: 20 }),
             Err(OffsetError::Overlap { position: 10, .. })
@@ -145,7 +163,13 @@ mod tests {
             offsets.advance(&file, OffsetRange { from: 10, to: 9 }),
             Err(OffsetError::Inverted(_))
         ));
-        assert_eq!(offsets.position("a.ndjson"), 10, "a refused range changes nothing");
-        offsets.advance(&file, OffsetRange { from: 10, to: 10 }).expect("an empty range is fine");
+        assert_eq!(
+            offsets.position("a.ndjson"),
+            10,
+            "a refused range changes nothing"
+        );
+        offsets
+            .advance(&file, OffsetRange { from: 10, to: 10 })
+            .expect("an empty range is fine");
     }
 }

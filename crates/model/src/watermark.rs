@@ -36,7 +36,11 @@ struct One {
 impl Watermarks {
     /// No source partition known yet. `max_delay` is how late an event may come, in microseconds.
     pub fn new(max_delay: Micros) -> Self {
-        Self { max_delay, of: BTreeMap::new(), reached: None }
+        Self {
+            max_delay,
+            of: BTreeMap::new(),
+            reached: None,
+        }
     }
 
     /// A source partition exists and has not been read: it holds the watermark until it is.
@@ -105,7 +109,11 @@ mod tests {
         marks.observe(&partition(0), 100);
         assert_eq!(marks.current(), Some(90));
         marks.observe(&partition(1), 50);
-        assert_eq!(marks.current(), Some(90), "a new partition cannot take it back");
+        assert_eq!(
+            marks.current(),
+            Some(90),
+            "a new partition cannot take it back"
+        );
         marks.observe(&partition(0), 500);
         assert_eq!(marks.current(), Some(90), "the slower one holds it");
         marks.idle(&partition(1));

@@ -128,6 +128,10 @@ fn gather(rows: &RecordBatch, order: Vec<u32>) -> Result<RecordBatch> {
 }
 
 impl Splitter for FanoutSplitter {
+    fn fresh(&self) -> Box<dyn Splitter> {
+        Box::new(Self::new(Arc::clone(&self.placement)))
+    }
+
     fn split(&mut self, rows: RecordBatch) -> Result<Split> {
         Ok(Box::new(self.split_rows(rows)?))
     }

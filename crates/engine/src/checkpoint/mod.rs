@@ -1,0 +1,234 @@
+//! Checkpoints: the durable records of a shard's epochs, and who may write the next one.
+//!
+//! Invariant (the fence): a record is created only where none was, and an epoch at or below the
+//! floor, or below a record that exists, is never used. So of two processes that believe they own
+//! the shard, at most one creates the next epoch. Protocol: design.md section 3.
+
+mod object;
+mod record;
+mod store;
+
+use std::sync::Arc;
+
+use calve_model::{Epoch, Offsets, Watermarks, recovery};
+use uuid::Uuid;
+
+pub use object::ObjectRecords;
+pub use record::{Meta, Record, RecordKind, RecordOutput, Totals, digest, offsets_digest};
+pub use store::{LocalRecords, RecordStore, open_store};
+
+use crate::{
+    durable::Created,
+    error::{Error, Result},
+    fault,
+};
+
+/// The checkpoints of one shard of one pipeline, as one owner sees them.
+#[derive(Clone)]
+pub struct Checkpoints {
+    store: Arc<dyn RecordStore>,
+    pipeline: Arc<str>,
+    shard: Arc<str>,
+    owner: Uuid,
+}
+
+/// What the store holds of a shard.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// All records with their digests, lowest epoch first.
+    pub records: Vec<(Record, String)>,
+    /// See [`Checkpoints::retire`].
+    pub floor: Epoch,
+    /// What was fixed at the pipeline's first start.
+    pub meta: Option<Meta>,
+}
+
+impl Loaded {
+    /// The newest record.
+    pub fn newest(&self) -> Option<&Record> {
+        self.records.last().map(|(record, _)| record)
+    }
+
+    /// The records as facts for [`recovery::decide`].
+    pub fn facts(&self) -> Vec<recovery::RecordFacts> {
+        self.records.iter().map(|(record, digest)| record.facts(digest)).collect()
+    }
+}
+
+impl Checkpoints {
+    /// Looks at a shard's checkpoints under a new owner id. Reads and writes nothing yet.
+    pub fn new(store: Arc<dyn RecordStore>, pipeline: &str, shard: &str) -> Self {
+        Self { store, pipeline: pipeline.into(), shard: shard.into(), owner: Uuid::new_v4() }
+    }
+
+    /// The pipeline's id.
+    pub fn pipeline(&self) -> &Arc<str> {
+        &self.pipeline
+    }
+
+    /// The shard's name.
+    pub fn shard(&self) -> &Arc<str> {
+        &self.shard
+    }
+
+    /// Where a record is, relative to the store's root.
+    pub fn path(&self, epoch: Epoch) -> String {
+        format!("{}/{}/{:020}.json", self.pipeline, self.shard, epoch.0)
+    }
+
+    fn meta_path(&self) -> String {
+        format!("{}/meta.json", self.pipeline)
+    }
+
+    fn floor_path(&self) -> String {
+        format!("{}/{}/floor", self.pipeline, self.shard)
+    }
+
+    /// Reads everything: meta, floor and all records.
+    ///
+    /// # Errors
+    /// `Unavailable`; `Corrupt` for a record that cannot be read.
+    pub async fn load(&self) -> Result<Loaded> {
+        let meta = match self.store.get(&self.meta_path()).await? {
+            Some(bytes) => Some(Meta::parse(&bytes)?),
+            None => None,
+        };
+        let mut loaded = Loaded { meta, floor: self.floor().await?, records: Vec::new() };
+        for epoch in self.epochs().await? {
+            // A record that vanishes between the list and the read was retired by another owner.
+            if let Some(bytes) = self.store.get(&self.path(epoch)).await? {
+                let record = Record::parse(&bytes).map_err(|e| e.context(self.path(epoch)))?;
+                if record.epoch != epoch {
+                    return Err(Error::corrupt(format!("record holds another epoch: path={}", self.path(epoch))));
+                }
+                loaded.records.push((record, digest(&bytes)));
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// Fixes what never changes for a pipeline; answers what was fixed, ours or the earlier one.
+    pub async fn fix_meta(&self, meta: &Meta) -> Result<Meta> {
+        match self.store.create(&self.meta_path(), meta.to_bytes()).await? {
+            Created::Yes => Ok(meta.clone()),
+            Created::Exists => {
+                let bytes = self.store.get(&self.meta_path()).await?;
+                Meta::parse(&bytes.ok_or_else(|| Error::unavailable("the pipeline's meta vanished"))?)
+            }
+        }
+    }
+
+    /// Takes the shard over: creates the epoch after `newest` with its content under our own id.
+    ///
+    /// # Errors
+    /// `Fenced` when somebody else took it in the meantime.
+    pub async fn claim(&self, newest: Option<&Record>, base: RecordBase) -> Result<(Record, String)> {
+        let record = Record::claim(self, newest, base);
+        let digest = self.create(&record).await?;
+        Ok((record, digest))
+    }
+
+    /// The point of no return: creates the record of an epoch. Returns its digest.
+    ///
+    /// # Errors
+    /// `Fenced` when the epoch is taken by another owner, or a later one exists.
+    pub async fn create(&self, record: &Record) -> Result<String> {
+        let (path, bytes) = (self.path(record.epoch), record.to_bytes());
+        let digest = digest(&bytes);
+        fault::point("checkpoint.before_create")?;
+        if self.store.create(&path, bytes).await? == Created::Exists {
+            // It may be our own: a create that succeeded, but whose answer was lost.
+            let found = self.store.get(&path).await?;
+            let ours = match found {
+                Some(bytes) => {
+                    let found = Record::parse(&bytes)?;
+                    found.owner == self.owner && found.nonce == record.nonce
+                }
+                None => false,
+            };
+            if !ours {
+                return Err(self.fenced(record.epoch));
+            }
+        }
+        fault::point("checkpoint.after_create")?;
+        let newest = self.epochs().await?.last().copied().unwrap_or_default();
+        if newest > record.epoch || self.floor().await? >= record.epoch {
+            return Err(self.fenced(record.epoch));
+        }
+        Ok(digest)
+    }
+
+    fn fenced(&self, epoch: Epoch) -> Error {
+        Error::fenced(format!(
+            "another process has taken over this pipeline: pipeline={} shard={} epoch={epoch}",
+            self.pipeline, self.shard
+        ))
+        .hint("only one process may run a pipeline; this one has stopped, and what it had not prepared is read again by the other")
+    }
+
+    /// Deletes records below `below`, oldest first; raises the floor before. The caller has made
+    /// sure that every output holds them and that a newer one exists.
+    pub async fn retire(&self, below: Epoch) -> Result<()> {
+        let epochs: Vec<Epoch> = self.epochs().await?.into_iter().filter(|e| *e < below).collect();
+        let Some(last) = epochs.last() else { return Ok(()) };
+        if *last > self.floor().await? {
+            self.store.put(&self.floor_path(), last.0.to_string().into_bytes()).await?;
+        }
+        fault::point("checkpoint.retire.after_floor")?;
+        for epoch in epochs {
+            self.store.delete(&self.path(epoch)).await?;
+            fault::point("checkpoint.retire.each")?;
+        }
+        Ok(())
+    }
+
+    /// Forgets the shard: deletes every record and the pipeline's meta; the floor stays.
+    pub async fn reset(&self) -> Result<usize> {
+        let epochs = self.epochs().await?;
+        if let Some(last) = epochs.last()
+            && *last > self.floor().await?
+        {
+            self.store.put(&self.floor_path(), last.0.to_string().into_bytes()).await?;
+        }
+        for epoch in &epochs {
+            self.store.delete(&self.path(*epoch)).await?;
+        }
+        self.store.delete(&self.meta_path()).await?;
+        Ok(epochs.len())
+    }
+
+    async fn floor(&self) -> Result<Epoch> {
+        let Some(bytes) = self.store.get(&self.floor_path()).await? else { return Ok(Epoch::NONE) };
+        let text = String::from_utf8_lossy(&bytes);
+        let floor = text.trim().parse().map_err(|_| Error::corrupt("the checkpoint floor is not a number"))?;
+        Ok(Epoch(floor))
+    }
+
+    async fn epochs(&self) -> Result<Vec<Epoch>> {
+        let names = self.store.list(&format!("{}/{}", self.pipeline, self.shard)).await?;
+        let mut epochs: Vec<Epoch> =
+            names.iter().filter_map(|n| n.strip_suffix(".json")?.parse().ok().map(Epoch)).collect();
+        epochs.sort_unstable();
+        Ok(epochs)
+    }
+}
+
+/// What a record begins with.
+#[derive(Clone, Debug)]
+pub struct RecordBase {
+    /// Fingerprints of the pipeline as configured now.
+    pub fingerprints: std::collections::BTreeMap<String, String>,
+    /// Identity of each output now.
+    pub identities: std::collections::BTreeMap<String, Option<String>>,
+    /// Where to start when there is no record yet.
+    pub offsets: Offsets,
+    /// Watermarks when there is no record yet.
+    pub watermarks: Watermarks,
+    /// The last epoch each output holds when there is no record yet (after a rebuild).
+    pub previous: std::collections::BTreeMap<String, Epoch>,
+    /// The epoch below the first one.
+    pub floor: Epoch,
+}
+
+#[cfg(test)]
+mod tests;

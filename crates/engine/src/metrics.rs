@@ -1,0 +1,310 @@
+//! What a running pipeline says about itself: counters that anyone may read without locking the
+//! engine, in Prometheus' text format or as a [`Status`]. Labels never hold a table partition's value.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
+};
+
+use parking_lot::RwLock;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, text},
+    metrics::{
+        counter::Counter,
+        family::Family,
+        gauge::Gauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::{Registry, Unit},
+};
+use serde::Serialize;
+
+/// A stage that time is spent in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// Reading from the source.
+    Read,
+    /// Raw bytes to Arrow.
+    Decode,
+    /// The SQL transform.
+    Transform,
+    /// Rows by table partition.
+    Split,
+    /// Completing an epoch's files and making them durable.
+    Prepare,
+    /// Writing the checkpoint record.
+    Checkpoint,
+}
+
+impl Stage {
+    /// Its label.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Decode => "decode",
+            Self::Transform => "transform",
+            Self::Split => "split",
+            Self::Prepare => "prepare",
+            Self::Checkpoint => "checkpoint",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StageLabel {
+    stage: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutcomeLabel {
+    output: String,
+    outcome: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OutputLabel {
+    output: String,
+}
+
+/// The counters of one shard. Cheap to clone.
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Registry,
+    pipeline: String,
+    shard: String,
+    events: Counter,
+    bytes: Counter,
+    rejected: Counter,
+    rows: Family<OutputLabel, Counter>,
+    files: Family<OutputLabel, Counter>,
+    written_bytes: AtomicU64,
+    committed_rows: AtomicU64,
+    committed_files: AtomicU64,
+    snapshots: AtomicU64,
+    commits: Family<OutcomeLabel, Counter>,
+    commit_seconds: Histogram,
+    stages: Family<StageLabel, Histogram>,
+    watermark: AtomicI64,
+    watermark_lag: Gauge<f64, AtomicU64>,
+    source_lag: Gauge,
+    memory: Gauge,
+    batch_rows: Gauge,
+    open_files: Gauge,
+    last_commit_ms: AtomicI64,
+    connected: AtomicBool,
+    behind: AtomicBool,
+    state: RwLock<(&'static str, String)>,
+}
+
+/// One look at a running pipeline.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// The pipeline's id.
+    pub pipeline: String,
+    /// The shard.
+    pub shard: String,
+    /// starting, running, stopping, done, failed.
+    pub state: &'static str,
+    /// The last snapshot or publication.
+    pub last_snapshot: String,
+    /// Events read from the source in this run.
+    pub events: u64,
+    /// Bytes read from the source in this run, as events.
+    pub bytes: u64,
+    /// Events that went to the rejects in this run.
+    pub rejected: u64,
+    /// Rows visible in the table, of this run.
+    pub rows_committed: u64,
+    /// Data files visible in the table, of this run.
+    pub files_committed: u64,
+    /// Bytes of those files.
+    pub bytes_committed: u64,
+    /// Snapshots or publications made in this run.
+    pub snapshots: u64,
+    /// Milliseconds since 1970 of the last commit; 0: none in this run.
+    pub last_commit_ms: i64,
+    /// Watermark in microseconds of event time.
+    pub watermark: Option<i64>,
+    /// Bytes held by the writers.
+    pub memory_bytes: u64,
+    /// Data files open.
+    pub open_files: u64,
+    /// Bytes or events known to exist and not read.
+    pub source_lag: Option<u64>,
+    /// The source is connected.
+    pub connected: bool,
+    /// Too many epochs are prepared and not committed.
+    pub behind: bool,
+}
+
+const NO_WATERMARK: i64 = i64::MIN;
+
+impl Metrics {
+    /// Counters of one shard, all at zero.
+    pub fn new(pipeline: &str, shard: &str) -> Self {
+        let mut labels: Vec<(std::borrow::Cow<'static, str>, std::borrow::Cow<'static, str>)> = Vec::new();
+        labels.push(("pipeline".into(), pipeline.to_owned().into()));
+        labels.push(("shard".into(), shard.to_owned().into()));
+        let mut registry = Registry::with_prefix_and_labels("calve", labels.into_iter());
+        let seconds = || Histogram::new(exponential_buckets(0.000_1, 4.0, 10));
+        let inner = Inner {
+            events: Counter::default(),
+            bytes: Counter::default(),
+            rejected: Counter::default(),
+            rows: Family::default(),
+            files: Family::default(),
+            written_bytes: AtomicU64::new(0),
+            committed_rows: AtomicU64::new(0),
+            committed_files: AtomicU64::new(0),
+            snapshots: AtomicU64::new(0),
+            commits: Family::default(),
+            commit_seconds: seconds(),
+            stages: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 4.0, 10))),
+            watermark: AtomicI64::new(NO_WATERMARK),
+            watermark_lag: Gauge::default(),
+            source_lag: Gauge::default(),
+            memory: Gauge::default(),
+            batch_rows: Gauge::default(),
+            open_files: Gauge::default(),
+            last_commit_ms: AtomicI64::new(0),
+            connected: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
+            state: RwLock::new(("starting", String::new())),
+            registry: Registry::default(),
+            pipeline: pipeline.to_owned(),
+            shard: shard.to_owned(),
+        };
+        let up: Gauge = Gauge::default();
+        up.set(1);
+        registry.register("up", "the pipeline's process runs", up);
+        registry.register("events_received", "events read from the source", inner.events.clone());
+        registry.register("bytes_received", "bytes read from the source", inner.bytes.clone());
+        registry.register("events_rejected", "events that went to the rejects", inner.rejected.clone());
+        registry.register("events_written", "rows made visible", inner.rows.clone());
+        registry.register("files_written", "data files made visible", inner.files.clone());
+        registry.register("commits", "commits by outcome", inner.commits.clone());
+        registry.register_with_unit("commit_duration", "time of a commit", Unit::Seconds, inner.commit_seconds.clone());
+        registry.register_with_unit("stage_duration", "time in a stage, a batch", Unit::Seconds, inner.stages.clone());
+        registry.register_with_unit(
+            "watermark_lag",
+            "processing time less watermark",
+            Unit::Seconds,
+            inner.watermark_lag.clone(),
+        );
+        registry.register("source_lag", "bytes or events not read yet", inner.source_lag.clone());
+        registry.register_with_unit("memory", "bytes held by batches and writers", Unit::Bytes, inner.memory.clone());
+        registry.register("batch_rows", "rows of the last batch", inner.batch_rows.clone());
+        registry.register("open_files", "data files open", inner.open_files.clone());
+        Self(Arc::new(Inner { registry, ..inner }))
+    }
+
+    /// Prometheus' text format (OpenMetrics).
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        let watermark = self.0.watermark.load(Ordering::Relaxed);
+        if watermark != NO_WATERMARK {
+            let lag = crate::clock::now_ms() as f64 / 1e3 - watermark as f64 / 1e6;
+            self.0.watermark_lag.set(lag.max(0.0));
+        }
+        text::encode(&mut text, &self.0.registry).expect("writing to a string cannot fail");
+        text
+    }
+
+    /// A look at the counters.
+    pub fn status(&self) -> Status {
+        let inner = &self.0;
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let watermark = inner.watermark.load(Ordering::Relaxed);
+        let lag = inner.source_lag.get();
+        let (state, last_snapshot) = inner.state.read().clone();
+        Status {
+            pipeline: inner.pipeline.clone(),
+            shard: inner.shard.clone(),
+            state,
+            last_snapshot,
+            events: inner.events.get(),
+            bytes: inner.bytes.get(),
+            rejected: inner.rejected.get(),
+            rows_committed: load(&inner.committed_rows),
+            files_committed: load(&inner.committed_files),
+            bytes_committed: load(&inner.written_bytes),
+            snapshots: load(&inner.snapshots),
+            last_commit_ms: inner.last_commit_ms.load(Ordering::Relaxed),
+            watermark: (watermark != NO_WATERMARK).then_some(watermark),
+            memory_bytes: inner.memory.get().max(0) as u64,
+            open_files: inner.open_files.get().max(0) as u64,
+            source_lag: (lag >= 0).then_some(lag as u64),
+            connected: inner.connected.load(Ordering::Relaxed),
+            behind: inner.behind.load(Ordering::Relaxed),
+        }
+    }
+
+    /// starting, running, stopping, done, failed.
+    pub fn set_state(&self, state: &'static str) {
+        self.0.state.write().0 = state;
+    }
+
+    /// The source answers.
+    pub fn set_connected(&self, connected: bool) {
+        self.0.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// Commits do not keep up.
+    pub fn set_behind(&self, behind: bool) {
+        self.0.behind.store(behind, Ordering::Relaxed);
+    }
+
+    /// Events were read.
+    pub fn received(&self, events: u64, bytes: u64, rejected: u64) {
+        self.0.events.inc_by(events);
+        self.0.bytes.inc_by(bytes);
+        self.0.rejected.inc_by(rejected);
+        self.0.batch_rows.set(events as i64);
+    }
+
+    /// A stage took this long.
+    pub fn stage(&self, stage: Stage, seconds: f64) {
+        self.0.stages.get_or_create(&StageLabel { stage: stage.name() }).observe(seconds);
+    }
+
+    /// The watermark moved; microseconds of event time.
+    pub fn set_watermark(&self, watermark: i64) {
+        self.0.watermark.store(watermark, Ordering::Relaxed);
+    }
+
+    /// What batches and writers hold.
+    pub fn set_levels(&self, memory_bytes: usize, open_files: usize) {
+        self.0.memory.set(memory_bytes as i64);
+        self.0.open_files.set(open_files as i64);
+    }
+
+    /// What the source still has; none: it cannot tell.
+    pub fn set_source_lag(&self, lag: Option<u64>) {
+        self.0.source_lag.set(lag.map_or(-1, |l| l as i64));
+    }
+
+    /// A try to commit ended.
+    pub fn commit_tried(&self, output: &str, outcome: &'static str, seconds: f64) {
+        self.0.commits.get_or_create(&OutcomeLabel { output: output.to_owned(), outcome }).inc();
+        self.0.commit_seconds.observe(seconds);
+    }
+
+    /// An output holds an epoch's files now.
+    pub fn committed(&self, output: &str, prepared: &crate::Prepared, snapshot: Option<String>) {
+        let label = OutputLabel { output: output.to_owned() };
+        self.0.rows.get_or_create(&label).inc_by(prepared.rows);
+        self.0.files.get_or_create(&label).inc_by(prepared.files);
+        if output == "table" {
+            self.0.committed_rows.fetch_add(prepared.rows, Ordering::Relaxed);
+            self.0.committed_files.fetch_add(prepared.files, Ordering::Relaxed);
+            self.0.written_bytes.fetch_add(prepared.bytes, Ordering::Relaxed);
+            if let Some(snapshot) = snapshot {
+                self.0.snapshots.fetch_add(1, Ordering::Relaxed);
+                self.0.state.write().1 = snapshot;
+            }
+        }
+        self.0.last_commit_ms.store(crate::clock::now_ms(), Ordering::Relaxed);
+    }
+}

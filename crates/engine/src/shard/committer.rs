@@ -1,0 +1,159 @@
+//! The committer: makes prepared epochs visible in every output, in epoch order, never N+1 before N.
+//! The one place that retries: an unavailable server is tried again, a conflict is decided again, and
+//! an unknown outcome is looked up, never guessed.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use calve_model::{Epoch, Offsets};
+use tokio::sync::mpsc;
+
+use super::TABLE;
+use crate::{
+    checkpoint::{Checkpoints, Record, offsets_digest},
+    error::{Error, Policy, Result},
+    fault,
+    metrics::Metrics,
+    seams::{Commit, Outcome, Output},
+};
+
+/// Records below the newest that stay until the next deletion; deleting is not free.
+const RETIRE_AFTER: u64 = 16;
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+pub(super) struct Committer {
+    pub(super) checkpoints: Checkpoints,
+    pub(super) outputs: BTreeMap<String, Arc<dyn Output>>,
+    pub(super) metrics: Metrics,
+    pub(super) acks: mpsc::Sender<Offsets>,
+    pub(super) retry_for: Duration,
+}
+
+impl Committer {
+    /// Commits what earlier owners prepared, to the outputs that lack it.
+    pub(super) async fn recover(&self, missing: Vec<(Arc<Record>, String, Vec<String>)>) -> Result<()> {
+        for (record, digest, outputs) in missing {
+            tracing::info!(epoch = record.epoch.0, "committing an epoch that an earlier run prepared");
+            for name in outputs {
+                self.commit(&record, &digest, &name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) async fn run(self, mut prepared: mpsc::Receiver<(Arc<Record>, String)>) -> Result<()> {
+        let mut newest = Epoch::NONE;
+        let mut retired = Epoch::NONE;
+        while let Some((record, digest)) = prepared.recv().await {
+            for name in self.outputs.keys() {
+                self.commit(&record, &digest, name).await?;
+                fault::point("commit.between_outputs")?;
+            }
+            newest = record.epoch;
+            // The reader may have ended before; then there is nobody to tell.
+            let _ = self.acks.send(record.offsets.clone()).await;
+            if newest.0 >= retired.0 + RETIRE_AFTER {
+                self.checkpoints.retire(newest).await?;
+                retired = newest;
+            }
+        }
+        if newest > retired {
+            self.checkpoints.retire(newest).await?;
+        }
+        Ok(())
+    }
+
+    async fn commit(&self, record: &Arc<Record>, digest: &str, name: &str) -> Result<()> {
+        let (Some(output), Some(part)) = (self.outputs.get(name), record.outputs.get(name)) else {
+            return Ok(());
+        };
+        let Some(prepared) = &part.prepared else { return Ok(()) };
+        let commit = Commit {
+            pipeline: Arc::clone(self.checkpoints.pipeline()),
+            shard: Arc::clone(self.checkpoints.shard()),
+            epoch: record.epoch,
+            digest: digest.to_owned(),
+            record: self.checkpoints.path(record.epoch),
+            previous: part.previous,
+            offsets_from: part.previous_offsets.clone(),
+            offsets_to: offsets_digest(&record.offsets),
+            offsets: record.offsets.clone(),
+            watermark: record.watermarks.clone().current(),
+            prepared: prepared.clone(),
+        };
+        let begun = Instant::now();
+        fault::point("commit.before")?;
+        let tried = retrying("commit", self.retry_for, || async {
+            let begun = Instant::now();
+            let outcome = output.commit(&commit).await;
+            let label = outcome.as_ref().map_or("failed", name_of);
+            self.metrics.commit_tried(name, label, begun.elapsed().as_secs_f64());
+            match outcome? {
+                Outcome::Committed { snapshot } => Ok(Some(snapshot)),
+                Outcome::AlreadyCommitted => Ok(None),
+                Outcome::Conflict => Err(Error::conflict("another writer committed in between")),
+                Outcome::Fenced => Err(Error::fenced(format!(
+                    "the {name} holds a later epoch of another owner: pipeline={} epoch={}",
+                    commit.pipeline, commit.epoch
+                ))
+                .hint("only one process may run a pipeline; stop the other, or leave it to it")),
+                Outcome::Unknown => self.look(output, &commit).await,
+            }
+        });
+        let snapshot = tried.await?;
+        fault::point("commit.after")?;
+        self.metrics.committed(name, prepared, snapshot.clone());
+        if name == TABLE {
+            let (ms, rows, files) = (begun.elapsed().as_millis() as u64, prepared.rows, prepared.files);
+            tracing::info!(epoch = record.epoch.0, rows, files, bytes = prepared.bytes, ms, snapshot, "committed");
+        } else {
+            tracing::warn!(epoch = record.epoch.0, rejects = prepared.rows, "rejects written");
+        }
+        Ok(())
+    }
+
+    /// No answer came: what the output holds decides.
+    async fn look(&self, output: &Arc<dyn Output>, commit: &Commit) -> Result<Option<String>> {
+        let state = output.state(&commit.pipeline, &commit.shard).await?;
+        match state.held {
+            Some((epoch, digest)) if epoch == commit.epoch && digest == commit.digest => Ok(None),
+            _ => Err(Error::unavailable("no answer to a commit, and it is not there")),
+        }
+    }
+}
+
+fn name_of(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Committed { .. } => "committed",
+        Outcome::AlreadyCommitted => "already_committed",
+        Outcome::Conflict => "conflict",
+        Outcome::Fenced => "fenced",
+        Outcome::Unknown => "unknown",
+    }
+}
+
+/// Tries until it succeeds, fails for good, or has failed for `limit`; pauses grow from try to try.
+pub(super) async fn retrying<T, F: Future<Output = Result<T>>>(
+    what: &str,
+    limit: Duration,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T> {
+    let begun = Instant::now();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match attempt().await {
+            Ok(done) => return Ok(done),
+            Err(error) if error.kind().decide().0 == Policy::Retry && begun.elapsed() < limit => {
+                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "cannot {what} now, trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}

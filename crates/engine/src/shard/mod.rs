@@ -1,0 +1,184 @@
+//! A shard: one owner of source partitions, one watermark, one chain of checkpoints.
+//!
+//! One reader thread numbers raw batches; a pool of batchers decodes, transforms and splits them in
+//! any order; the loop takes the results in the order of their numbers, so that a cut is a place in
+//! that order and the result does not depend on the number of batchers. A cut goes to the preparer
+//! (files complete, record created: the point of no return), then to the committer. Every channel is
+//! bounded; the first error wins and stops everything. Start with [`run`].
+
+mod batcher;
+mod committer;
+mod cut;
+mod preparer;
+mod reader;
+mod start;
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use calve_model::{Epoch, Micros, Offsets, Watermarks};
+use rayon::ThreadPool;
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    checkpoint::{Checkpoints, Totals},
+    error::{Error, Result},
+    event_time::EventTime,
+    metrics::Metrics,
+    rejects::RejectsWriter,
+    seams::{BatcherFactory, Output, Source, TableWriter},
+};
+
+/// Name of the output that holds the rows.
+pub const TABLE: &str = "table";
+/// Name of the output that holds the rejects.
+pub const REJECTS: &str = "rejects";
+
+/// What a shard is made of.
+pub struct Shard {
+    /// Its checkpoints, under a new owner id.
+    pub checkpoints: Checkpoints,
+    /// What it reads.
+    pub source: Box<dyn Source>,
+    /// Makes decoders and transforms.
+    pub factory: Arc<dyn BatcherFactory>,
+    /// The event-time column of the decoded rows.
+    pub event_time: Option<EventTime>,
+    /// Writes the table's files.
+    pub table: Box<dyn TableWriter>,
+    /// Writes the rejects.
+    pub rejects: RejectsWriter,
+    /// Makes files visible, by name: [`TABLE`] and [`REJECTS`].
+    pub outputs: BTreeMap<String, Arc<dyn Output>>,
+    /// The batchers' threads.
+    pub pool: Arc<ThreadPool>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// What must not change from run to run, by name.
+    pub fingerprints: BTreeMap<String, String>,
+    /// Settings that may change.
+    pub options: ShardOptions,
+}
+
+/// Settings of a shard that may change from run to run.
+#[derive(Clone, Debug)]
+pub struct ShardOptions {
+    /// An epoch ends this long after its first event.
+    pub commit_every: Duration,
+    /// But not sooner than this after the last.
+    pub min_interval: Duration,
+    /// How late an event may come, microseconds of event time.
+    pub max_delay: Micros,
+    /// A source that was empty for so long does not hold the watermark.
+    pub idle_timeout: Duration,
+    /// Raw bytes between reader and writer.
+    pub in_flight_bytes: usize,
+    /// How long an unavailable catalog, store or disk is tried again before the run fails.
+    pub retry_for: Duration,
+}
+
+/// What a run did.
+#[derive(Clone, Debug, Default)]
+pub struct Summary {
+    /// Counted in this run.
+    pub run: Totals,
+    /// Counted since the pipeline's first start.
+    pub since_start: Totals,
+    /// The last epoch.
+    pub epoch: Epoch,
+    /// The source ended (as against: the run was stopped).
+    pub ended: bool,
+}
+
+const KIB: usize = 1024;
+/// Epochs that are prepared and not committed, at the most; past it the source stops.
+const PREPARED_EPOCHS: usize = 4;
+
+/// Runs a shard until its source ends, `stop` is cancelled (stop reading, commit, return), or
+/// something fails (everything is dropped; the next start recovers).
+///
+/// # Errors
+/// What stopped it; `Fenced` when another process took the shard over.
+pub async fn run(shard: Shard, stop: CancellationToken) -> Result<Summary> {
+    let metrics = shard.metrics.clone();
+    let abort = CancellationToken::new();
+    let result = run_until(shard, stop, abort.clone()).await;
+    abort.cancel();
+    metrics.set_connected(false);
+    metrics.set_state(if result.is_ok() { "done" } else { "failed" });
+    result
+}
+
+async fn run_until(shard: Shard, stop: CancellationToken, abort: CancellationToken) -> Result<Summary> {
+    let Shard { checkpoints, source, factory, event_time, table, rejects, outputs, pool, metrics, .. } = shard;
+    let options = shard.options;
+    let watermarks = Watermarks::new(options.max_delay);
+    let started = start::start(&checkpoints, &outputs, shard.fingerprints, watermarks).await?;
+    let claim = started.claim;
+
+    let permits = in_flight(options.in_flight_bytes);
+    let slots = pool.current_num_threads() * 8;
+    let (items, incoming) = mpsc::channel(slots);
+    let (cuts, cut_queue) = mpsc::channel(1);
+    let (prepared, prepared_queue) = mpsc::channel(PREPARED_EPOCHS);
+    let (acks, ack_queue) = mpsc::channel::<Offsets>(PREPARED_EPOCHS * 2);
+
+    // What earlier owners prepared comes first, in epoch order, before anything is read.
+    let committer = committer::Committer {
+        checkpoints: checkpoints.clone(),
+        outputs,
+        metrics: metrics.clone(),
+        acks,
+        retry_for: options.retry_for,
+    };
+    committer.recover(started.commit).await?;
+
+    let batchers = Arc::new(batcher::Batchers::new(factory, table.splitter(), event_time, metrics.clone())?);
+    let reader = reader::Reader {
+        source,
+        batchers,
+        pool,
+        permits: Arc::clone(&permits),
+        slots: Arc::new(Semaphore::new(slots)),
+        items,
+        acks: ack_queue,
+        stop,
+        abort: abort.clone(),
+        metrics: metrics.clone(),
+    };
+    let reading = reader.spawn(claim.offsets.clone())?;
+    metrics.set_state("running");
+
+    let preparer = preparer::Preparer {
+        checkpoints,
+        base: claim.clone(),
+        metrics: metrics.clone(),
+        retry_for: options.retry_for,
+    };
+    let mut preparing = tokio::spawn(preparer.run(cut_queue, prepared));
+    let mut committing = tokio::spawn(committer.run(prepared_queue));
+    let cutter = cut::Cutter::new(claim, table, rejects, metrics, options, permits);
+    let mut cutting = tokio::spawn(cutter.run(incoming, cuts));
+
+    // Each ends when the one before it has; whichever fails first decides.
+    let mut summary = Summary::default();
+    let (mut cut_done, mut prepare_done, mut commit_done) = (false, false, false);
+    while !(cut_done && prepare_done && commit_done) {
+        tokio::select! {
+            biased;
+            done = &mut committing, if !commit_done => { joined(done)?; commit_done = true; }
+            done = &mut preparing, if !prepare_done => { summary.epoch = joined(done)?; prepare_done = true; }
+            done = &mut cutting, if !cut_done => { summary = joined(done)?; cut_done = true; }
+        }
+    }
+    reading.await.map_err(|_| Error::internal("the reader thread died"))??;
+    Ok(summary)
+}
+
+fn joined<T>(done: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
+    done.map_err(|e| Error::internal("a task of the shard died").because(e))?
+}
+
+fn in_flight(bytes: usize) -> Arc<Semaphore> {
+    Arc::new(Semaphore::new((bytes / KIB).max(64)))
+}

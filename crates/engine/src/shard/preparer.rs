@@ -1,0 +1,66 @@
+//! The preparer: waits until an epoch's files are durable and creates its record, one epoch after
+//! the other. The record is the point of no return.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use calve_model::Epoch;
+use tokio::sync::mpsc;
+
+use super::{REJECTS, TABLE, committer, cut::Cut};
+use crate::{
+    checkpoint::{Checkpoints, Record},
+    error::{Error, Result},
+    fault,
+    metrics::{Metrics, Stage},
+};
+
+pub(super) struct Preparer {
+    pub(super) checkpoints: Checkpoints,
+    /// The record that the next one follows.
+    pub(super) base: Record,
+    pub(super) metrics: Metrics,
+    pub(super) retry_for: Duration,
+}
+
+impl Preparer {
+    pub(super) async fn run(
+        mut self,
+        mut cuts: mpsc::Receiver<Cut>,
+        prepared: mpsc::Sender<(Arc<Record>, String)>,
+    ) -> Result<Epoch> {
+        while let Some(cut) = cuts.recv().await {
+            let begun = Instant::now();
+            let (table, rejects) =
+                cut.finish.await.map_err(|e| Error::internal("a task of the writer died").because(e))??;
+            self.metrics.stage(Stage::Prepare, begun.elapsed().as_secs_f64());
+            fault::point("prepare.after_files")?;
+            let mut record = self.base.following();
+            record.offsets = cut.offsets;
+            record.watermarks = cut.watermarks;
+            record.totals = cut.totals;
+            let parts = [(TABLE, Some(table)), (REJECTS, rejects)];
+            for (name, part) in parts {
+                if let (Some(output), Some(part)) = (record.outputs.get_mut(name), part)
+                    && part.files > 0
+                {
+                    output.prepared = Some(part);
+                }
+            }
+            let begun = Instant::now();
+            let checkpoints = &self.checkpoints;
+            let digest =
+                committer::retrying("create a checkpoint record", self.retry_for, || checkpoints.create(&record)).await?;
+            self.metrics.stage(Stage::Checkpoint, begun.elapsed().as_secs_f64());
+            let record = Arc::new(record);
+            self.base = (*record).clone();
+            self.metrics.set_behind(prepared.capacity() == 0);
+            if prepared.send((record, digest)).await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+        Ok(self.base.epoch)
+    }
+}

@@ -1,0 +1,80 @@
+//! The start of a shard: read everything, decide, claim. The decision is [`calve_model::recovery`].
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use calve_model::{
+    Epoch, Offsets, Watermarks,
+    recovery::{self, Decision, Facts, OutputFacts, Refusal},
+};
+
+use crate::{
+    checkpoint::{Checkpoints, Record, RecordBase},
+    error::{Error, Result},
+    fault,
+    seams::Output,
+};
+
+/// Where a shard begins.
+pub(super) struct Started {
+    /// The record that took the shard over.
+    pub(super) claim: Record,
+    /// Prepared and not held: record, its digest, and the outputs that lack it; in epoch order.
+    pub(super) commit: Vec<(Arc<Record>, String, Vec<String>)>,
+}
+
+pub(super) async fn start(
+    checkpoints: &Checkpoints,
+    outputs: &BTreeMap<String, Arc<dyn Output>>,
+    fingerprints: BTreeMap<String, String>,
+    watermarks: Watermarks,
+) -> Result<Started> {
+    let loaded = checkpoints.load().await?;
+    let mut facts = Facts {
+        records: loaded.facts(),
+        floor: loaded.floor,
+        outputs: BTreeMap::new(),
+        fingerprints: fingerprints.clone(),
+    };
+    for (name, output) in outputs {
+        let state = output.state(checkpoints.pipeline(), checkpoints.shard()).await?;
+        facts.outputs.insert(name.clone(), OutputFacts { identity: state.identity, held: state.held });
+    }
+    let missing = match recovery::decide(&facts) {
+        Decision::Start => Vec::new(),
+        Decision::Resume { commit, .. } => commit,
+        Decision::Refuse(refusal) => return Err(refuse(&refusal)),
+    };
+    fault::point("start.before_claim")?;
+    let base = RecordBase {
+        fingerprints,
+        identities: facts.outputs.iter().map(|(name, o)| (name.clone(), o.identity.clone())).collect(),
+        offsets: Offsets::default(),
+        watermarks,
+        previous: BTreeMap::new(),
+        floor: loaded.floor,
+    };
+    let (claim, _) = checkpoints.claim(loaded.newest(), base).await?;
+    fault::point("start.after_claim")?;
+    tracing::info!(epoch = claim.epoch.0, resumed = loaded.newest().is_some(), "took the pipeline over");
+
+    let mut commit = Vec::new();
+    for (record, digest) in loaded.records {
+        let lacking: Vec<String> = names(&missing, record.epoch);
+        if !lacking.is_empty() {
+            commit.push((Arc::new(record), digest, lacking));
+        }
+    }
+    Ok(Started { claim, commit })
+}
+
+fn names(missing: &[(Epoch, String)], epoch: Epoch) -> Vec<String> {
+    missing.iter().filter(|(e, _)| *e == epoch).map(|(_, name)| name.clone()).collect()
+}
+
+fn refuse(refusal: &Refusal) -> Error {
+    let error = match refusal {
+        Refusal::Changed { .. } => Error::config(refusal.to_string()),
+        _ => Error::corrupt(refusal.to_string()),
+    };
+    error.hint(refusal.way_out())
+}
