@@ -1,0 +1,242 @@
+//! `calve check FILE`: validates everything that can be without writing.
+//!
+//! Columns, SQL, monitors and layout are planned when the schema of the events is known; where it is
+//! inferred at the start, `--connect` reads the first events and infers it now.
+
+use std::path::PathBuf;
+
+use arrow::datatypes::{Schema, SchemaRef};
+use calve_connect::{
+    formats,
+    sources::{self, SourceContext},
+};
+use calve_engine::{Error, Result, event_time::EventTime};
+use calve_lake::{iceberg, parquet::ParquetLayout};
+use calve_model::Offsets;
+use calve_sql::{Lookup, Monitors, SqlTransform};
+use clap::Args;
+
+use crate::{
+    config::{self, PipelineFile, SinkConfig},
+    out,
+    pipeline::SHARD,
+};
+
+/// Validates a pipeline file and writes nothing.
+#[derive(Args)]
+pub(crate) struct CheckArgs {
+    /// The pipeline file
+    file: PathBuf,
+    /// Also reach the source and the catalog, and read the first events where columns are inferred
+    #[arg(long)]
+    connect: bool,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// `Config` or `Schema` for what is wrong; with `connect` also those of the source and the catalog.
+pub(crate) async fn run(args: CheckArgs) -> Result<()> {
+    let file = config::load(&args.file)?;
+    let context = SourceContext {
+        base: PathBuf::new(),
+        store_options: std::env::vars().collect(),
+    };
+    let mut events = known_schema(&file)?;
+    let declared = events.is_some();
+    if args.connect {
+        file.source
+            .check_connect(&context)
+            .await
+            .map_err(|error| error.context("source"))?;
+        // What standard input gives can be read only once.
+        if events.is_none() && file.source.can_replay() {
+            let source = file.source.build(&file.format, &context)?;
+            let (first, _) = sources::peek(source, &Offsets::default()).await?;
+            events = Some(formats::infer::infer(&file.format, &first)?);
+        }
+    }
+    let rows = events
+        .as_ref()
+        .map(|events| rows(&file, events))
+        .transpose()?;
+    let table = if args.connect {
+        Some(existing(&file).await?)
+    } else {
+        None
+    };
+
+    line("pipeline", &file.name);
+    line("source", file.source.name());
+    let of_events = match (&events, declared) {
+        (Some(events), true) => columns(events),
+        (Some(events), false) => format!("inferred now: {}", columns(events)),
+        (None, _) => "inferred from the first events when the pipeline starts".to_owned(),
+    };
+    line("format", &format!("{}: {of_events}", file.format.name()));
+    if let Some(time) = &file.event_time {
+        line(
+            "event time",
+            &format!("{}, at most {} late", time.column, time.max_delay),
+        );
+    }
+    match (&rows, &file.transform) {
+        (Some(rows), Some(_)) => line("rows", &columns(rows)),
+        (None, Some(_)) => line(
+            "sql",
+            "planned when the pipeline starts; --connect plans it now",
+        ),
+        (_, None) => {}
+    }
+    if !file.monitor.0.is_empty() {
+        let names: Vec<&str> = file
+            .monitor
+            .0
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
+        line("monitors", &names.join(", "));
+    }
+    line("sink", &sink(&file, table.as_deref()));
+    line("checkpoints", &file.checkpoint_location());
+    if let Some(rejects) = file.rejects_path() {
+        line("rejects", &rejects.to_string_lossy());
+    }
+    let verdict = match (rows.is_some(), args.connect) {
+        (true, _) => "ok",
+        (false, false) => "ok as far as can be said without reading events; --connect reads some",
+        (false, true) => "ok as far as can be said without reading standard input",
+    };
+    out::line(verdict);
+    Ok(())
+}
+
+/// Schema of the events, where it is known without reading any.
+///
+/// # Errors
+/// `Config`.
+pub(crate) fn known_schema(file: &PipelineFile) -> Result<Option<SchemaRef>> {
+    match file.format.declared_schema() {
+        Some(schema) => schema.map(Some),
+        None => file.source.known_schema(),
+    }
+}
+
+/// Plans everything that depends on the schema of the events; answers that of the table's rows.
+///
+/// # Errors
+/// `Config`.
+pub(crate) fn rows(file: &PipelineFile, events: &SchemaRef) -> Result<SchemaRef> {
+    file.format
+        .decoder(SchemaRef::clone(events))
+        .map_err(|error| error.context("format"))?;
+    if let Some(time) = &file.event_time {
+        EventTime::of(events, &time.column, time.unit.map(Into::into))?;
+    }
+    let rows = match &file.transform {
+        None => SchemaRef::clone(events),
+        Some(transform) => {
+            let tables = transform.tables.iter();
+            let lookups = tables.map(|(name, table)| Lookup::read(name, table));
+            let lookups: Vec<Lookup> = lookups.collect::<Result<_>>()?;
+            SqlTransform::plan(&transform.sql, SchemaRef::clone(events), &lookups)?.schema()
+        }
+    };
+    Monitors::plan(&file.monitor.0, &rows)?;
+    match &file.sink {
+        SinkConfig::Parquet(config) => {
+            ParquetLayout::new(config, SchemaRef::clone(&rows), SHARD)?;
+        }
+        SinkConfig::Iceberg(config) => {
+            partition_columns(&config.partition_by, &rows)?;
+        }
+    }
+    Ok(rows)
+}
+
+/// Checks that the columns of partition terms are there; the terms themselves are checked when the
+/// table is opened.
+fn partition_columns(terms: &[String], rows: &Schema) -> Result<()> {
+    for term in terms {
+        let inside = term
+            .split_once('(')
+            .and_then(|(_, rest)| rest.trim().strip_suffix(')'));
+        let named = inside.unwrap_or(term).split(',').map(str::trim);
+        let column = named
+            .filter(|part| part.parse::<u32>().is_err())
+            .next_back();
+        if let Some(column) = column
+            && rows.field_with_name(column).is_err()
+        {
+            return Err(Error::config(format!(
+                "sink.iceberg.partition_by names a column that is not there: term={term}"
+            ))
+            .hint(format!("the columns are {}", names(rows))));
+        }
+    }
+    Ok(())
+}
+
+/// Whether the table is there, for people. Creates nothing.
+async fn existing(file: &PipelineFile) -> Result<String> {
+    let SinkConfig::Iceberg(config) = &file.sink else {
+        return Ok(String::new());
+    };
+    if config
+        .catalog
+        .sqlite
+        .as_ref()
+        .is_some_and(|path| !path.exists())
+    {
+        return Ok(", catalog and table to be created".to_owned());
+    }
+    let tables = iceberg::ls(&config.catalog).await?;
+    let there = tables.iter().any(|table| table.name == config.table);
+    Ok(if there { ", exists" } else { ", to be created" }.to_owned())
+}
+
+fn sink(file: &PipelineFile, existing: Option<&str>) -> String {
+    match &file.sink {
+        SinkConfig::Iceberg(config) => {
+            let by = match config.partition_by.as_slice() {
+                [] => String::new(),
+                terms => format!(", by {}", terms.join(", ")),
+            };
+            format!(
+                "iceberg table {}{by}{}",
+                config.table,
+                existing.unwrap_or_default()
+            )
+        }
+        SinkConfig::Parquet(config) => {
+            let layout = config.layout.as_deref().unwrap_or("one folder");
+            format!("parquet files in {}, layout {layout}", config.path)
+        }
+    }
+}
+
+fn columns(schema: &Schema) -> String {
+    let types = |field: &arrow::datatypes::FieldRef| {
+        let declared = formats::types::declaration(field);
+        format!(
+            "{} {}",
+            field.name(),
+            declared.unwrap_or_else(|| field.data_type().to_string())
+        )
+    };
+    schema
+        .fields()
+        .iter()
+        .map(types)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+fn names(schema: &Schema) -> String {
+    let names = schema.fields().iter().map(|field| field.name().as_str());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+fn line(what: &str, text: &str) {
+    out::line(format!("{what:<12} {text}"));
+}

@@ -1,0 +1,298 @@
+//! The sections of the pipeline file. `docs/pipeline-file.md` describes the same for people, and
+//! `calve schema` prints what is derived from here for editors.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use calve_connect::{
+    formats::{FormatConfig, JsonConfig},
+    sources::SourceConfig,
+    units::{ByteSize, Span},
+};
+use calve_engine::event_time::Unit;
+use calve_lake::{iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression};
+use calve_sql::lookup::LookupConfigs;
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, de};
+
+use super::{monitor::MonitorConfig, secret::Secret};
+
+/// Folder of the checkpoints, where the file does not say it.
+const CHECKPOINTS: &str = ".calve-checkpoints";
+
+/// A pipeline: where events come from, what becomes of them, and into which table they go.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PipelineFile {
+    /// The pipeline's id: it names checkpoints and metrics. Lower-case letters, digits, `-` and `_`.
+    /// Two pipelines with one checkpoint store, or one table, may not share it.
+    #[schemars(regex(pattern = "^[a-z0-9][a-z0-9_-]{0,62}$"))]
+    pub(crate) name: String,
+    /// Where events come from.
+    pub(crate) source: SourceConfig,
+    /// What events look like. Default: `json`, with columns inferred from the first events.
+    #[serde(default = "json")]
+    pub(crate) format: FormatConfig,
+    /// When events happened. Without it there is no watermark.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) event_time: Option<EventTimeConfig>,
+    /// SQL over the events. Without it rows go to the table as they are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) transform: Option<TransformConfig>,
+    /// Live figures over everything seen so far.
+    #[serde(default)]
+    pub(crate) monitor: MonitorConfig,
+    /// The table.
+    pub(crate) sink: SinkConfig,
+    /// When and how files are written and made visible. May be changed at any time.
+    #[serde(default)]
+    pub(crate) commit: CommitConfig,
+    /// What calve may use. May be changed at any time.
+    #[serde(default)]
+    pub(crate) limits: LimitsConfig,
+    /// Where events go that could not be decoded or did not fit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rejects: Option<RejectsConfig>,
+    /// The HTTP server: health, metrics, status. Without it there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) serve: Option<ServeConfig>,
+    /// Where checkpoints are kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) checkpoint: Option<CheckpointConfig>,
+}
+
+fn json() -> FormatConfig {
+    FormatConfig::Json(JsonConfig::default())
+}
+
+/// When events happened.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EventTimeConfig {
+    /// The column of the source's events that holds event time.
+    pub(crate) column: String,
+    /// Unit of a column of numbers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unit: Option<TimeUnit>,
+    /// How late an event may come: a source partition's watermark is the highest event time seen
+    /// in it less this.
+    #[serde(default = "no_delay")]
+    pub(crate) max_delay: Span,
+    /// A source partition that was polled and found empty for so long stops holding the watermark.
+    #[serde(default = "a_minute")]
+    pub(crate) idle_timeout: Span,
+}
+
+fn no_delay() -> Span {
+    Span(Duration::ZERO)
+}
+
+fn a_minute() -> Span {
+    Span(Duration::from_mins(1))
+}
+
+/// Unit of event time in a column of numbers, since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum TimeUnit {
+    /// Seconds.
+    S,
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
+impl From<TimeUnit> for Unit {
+    fn from(unit: TimeUnit) -> Self {
+        match unit {
+            TimeUnit::S => Self::Seconds,
+            TimeUnit::Ms => Self::Millis,
+            TimeUnit::Us => Self::Micros,
+            TimeUnit::Ns => Self::Nanos,
+        }
+    }
+}
+
+/// SQL over the events.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct TransformConfig {
+    /// One SELECT over the table `events`. Each row of its result comes from one event and the
+    /// lookup tables alone: no GROUP BY, DISTINCT, ORDER BY, LIMIT, `now()` or `random()`.
+    pub(crate) sql: String,
+    /// Lookup tables by name: small files that are read once, at the start.
+    #[serde(default)]
+    pub(crate) tables: LookupConfigs,
+}
+
+/// The table. Exactly one of these.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum SinkConfig {
+    /// An Apache Iceberg table.
+    Iceberg(IcebergConfig),
+    /// A folder of partitioned Parquet files.
+    Parquet(ParquetConfig),
+}
+
+impl<'de> Deserialize<'de> for SinkConfig {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        /// A derived enum would need YAML's tags.
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Table {
+            #[serde(default)]
+            iceberg: Option<IcebergConfig>,
+            #[serde(default)]
+            parquet: Option<ParquetConfig>,
+        }
+        let table = Table::deserialize(deserializer)?;
+        match (table.iceberg, table.parquet) {
+            (Some(iceberg), None) => Ok(Self::Iceberg(iceberg)),
+            (None, Some(parquet)) => Ok(Self::Parquet(parquet)),
+            _ => Err(de::Error::custom(
+                "exactly one is needed of iceberg, parquet",
+            )),
+        }
+    }
+}
+
+/// When and how files are written and made visible.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct CommitConfig {
+    /// An epoch ends after this long.
+    pub(crate) every: Span,
+    /// An epoch does not end sooner than this after the last.
+    pub(crate) min_interval: Span,
+    /// A data file is closed when it has about so many bytes.
+    pub(crate) target_file_size: ByteSize,
+    /// Codec of data files.
+    pub(crate) compression: Compression,
+}
+
+impl Default for CommitConfig {
+    fn default() -> Self {
+        Self {
+            every: Span(Duration::from_secs(30)),
+            min_interval: Span(Duration::from_secs(1)),
+            target_file_size: ByteSize(128 << 20),
+            compression: Compression::default(),
+        }
+    }
+}
+
+/// What calve may use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct LimitsConfig {
+    /// Memory, over all table partitions and epochs in flight.
+    pub(crate) memory: ByteSize,
+    /// Threads that decode, transform and encode. Default: one per core. The result does not
+    /// depend on it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) batchers: Option<usize>,
+    /// Rows of a batch.
+    pub(crate) batch_rows: BatchRows,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self {
+            memory: ByteSize(1 << 30),
+            batchers: None,
+            batch_rows: BatchRows::Auto,
+        }
+    }
+}
+
+/// Rows of a batch; fixed sizes are not supported yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum BatchRows {
+    /// As many as the source gives at once.
+    Auto,
+}
+
+/// Where events go that could not be decoded or did not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RejectsConfig {
+    /// A folder, into which they are written as NDJSON. Outside of the table.
+    pub(crate) path: PathBuf,
+}
+
+/// The HTTP server.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct ServeConfig {
+    /// Address and port. Port 0: any that is free.
+    #[schemars(with = "String")]
+    pub(crate) listen: SocketAddr,
+    /// Requests must carry it as a bearer token. Needed on every address but loopback.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<Secret>,
+}
+
+impl Default for ServeConfig {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8088)),
+            token: None,
+        }
+    }
+}
+
+/// Where checkpoints are kept.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct CheckpointConfig {
+    /// A folder or a URL. Outside of the table. Default: `.calve-checkpoints` in the warehouse of
+    /// an Iceberg table, or beside the folder of a Parquet table.
+    pub(crate) path: String,
+}
+
+impl PipelineFile {
+    /// Folder of the rejects.
+    pub(crate) fn rejects_path(&self) -> Option<&Path> {
+        self.rejects.as_ref().map(|rejects| rejects.path.as_path())
+    }
+
+    /// Where checkpoints are: a local path or a URL.
+    ///
+    /// By default `<warehouse>/.calve-checkpoints`, where no namespace can be (their names have no
+    /// leading dot), or `.calve-checkpoints` in the folder that holds a Parquet table's folder. So
+    /// they are never inside a table's location, and move with the tables that they belong to.
+    pub(crate) fn checkpoint_location(&self) -> String {
+        if let Some(checkpoint) = &self.checkpoint {
+            return checkpoint.path.clone();
+        }
+        match &self.sink {
+            SinkConfig::Iceberg(config) => {
+                let warehouse = config.catalog.warehouse.as_deref().unwrap_or(".");
+                format!("{}/{CHECKPOINTS}", warehouse.trim_end_matches('/'))
+            }
+            SinkConfig::Parquet(config) => {
+                let path = config.path.strip_prefix("file://").unwrap_or(&config.path);
+                let beside = Path::new(path).with_file_name(CHECKPOINTS);
+                beside.to_string_lossy().into_owned()
+            }
+        }
+    }
+
+    /// Fills in what one section takes from another by default.
+    pub(super) fn resolve(&mut self) {
+        let (SinkConfig::Parquet(parquet), Some(time)) = (&mut self.sink, &self.event_time) else {
+            return;
+        };
+        parquet
+            .time_column
+            .get_or_insert_with(|| time.column.clone());
+    }
+}

@@ -1,0 +1,219 @@
+//! What can be checked in a pipeline file without reading anything else.
+
+use std::path::{Component, Path, PathBuf};
+
+use calve_engine::{Error, Result};
+use calve_lake::iceberg::TableName;
+
+use super::file::{PipelineFile, SinkConfig};
+
+/// Bytes below which `limits.memory` leaves no room for a batch and a data file.
+const LEAST_MEMORY: u64 = 32 << 20;
+
+/// Characters of a name, which becomes a part of file names.
+const LONGEST_NAME: usize = 63;
+
+impl PipelineFile {
+    /// Checks what can be checked without I/O.
+    ///
+    /// # Errors
+    /// `Config`, with the path of the key.
+    pub(crate) fn validate(&self) -> Result<()> {
+        name(&self.name)?;
+        self.format
+            .validate()
+            .map_err(|error| error.context("format"))?;
+        self.source
+            .validate(&self.format)
+            .map_err(|error| error.context("source"))?;
+        self.event_time()?;
+        if self
+            .transform
+            .as_ref()
+            .is_some_and(|transform| transform.sql.trim().is_empty())
+        {
+            return Err(Error::config("transform.sql is empty")
+                .hint("leave `transform` out to write the events as they are"));
+        }
+        self.commit()?;
+        self.limits()?;
+        if let Some(serve) = &self.serve {
+            let token = serve.token.as_ref().map(|token| token.expose().trim());
+            if token.is_some_and(str::is_empty) {
+                return Err(Error::config("serve.token is empty"));
+            }
+            if token.is_none() && !serve.listen.ip().is_loopback() {
+                return Err(Error::config(format!(
+                    "serve.listen is not loopback, and there is no token: listen={}",
+                    serve.listen
+                ))
+                .hint("set `serve.token: ${TOKEN}`, or listen on 127.0.0.1"));
+            }
+        }
+        let table = self.sink()?;
+        let outside = |what: &str, path: &str| {
+            let inside = local(path).is_some_and(|path| path.starts_with(&table));
+            if inside {
+                return Err(Error::config(format!(
+                    "{what} is inside the table's folder: path={path}"
+                ))
+                .hint(format!("choose a folder outside of {}", table.display())));
+            }
+            Ok(())
+        };
+        if let Some(rejects) = self.rejects_path() {
+            let path = rejects.to_string_lossy();
+            if path.is_empty() || path.contains("://") {
+                return Err(Error::config(format!(
+                    "rejects.path is not a local folder: path={path}"
+                )));
+            }
+            outside("rejects.path", &path)?;
+        }
+        let checkpoints = self.checkpoint_location();
+        if checkpoints.trim().is_empty() {
+            return Err(Error::config("checkpoint.path is empty"));
+        }
+        outside("checkpoint.path", &checkpoints)
+    }
+
+    fn event_time(&self) -> Result<()> {
+        let Some(time) = &self.event_time else {
+            return Ok(());
+        };
+        if time.idle_timeout.0.is_zero() {
+            return Err(Error::config("event_time.idle_timeout is zero"));
+        }
+        let schema = match self.format.declared_schema() {
+            Some(schema) => Some(schema?),
+            None => self.source.known_schema()?,
+        };
+        if let Some(schema) = schema {
+            let unit = time.unit.map(Into::into);
+            calve_engine::event_time::EventTime::of(&schema, &time.column, unit)?;
+        }
+        Ok(())
+    }
+
+    fn commit(&self) -> Result<()> {
+        let commit = &self.commit;
+        if commit.every.0.is_zero() {
+            return Err(Error::config("commit.every is zero").hint("write for example 30s"));
+        }
+        if commit.min_interval > commit.every {
+            return Err(Error::config(format!(
+                "commit.min_interval is longer than commit.every: min_interval={} every={}",
+                commit.min_interval, commit.every
+            ))
+            .hint("lower `commit.min_interval`"));
+        }
+        if commit.target_file_size.0 == 0 {
+            return Err(Error::config("commit.target_file_size is zero"));
+        }
+        Ok(())
+    }
+
+    fn limits(&self) -> Result<()> {
+        if self.limits.memory.0 < LEAST_MEMORY {
+            return Err(Error::config(format!(
+                "limits.memory is too small: memory={} least=32MiB",
+                self.limits.memory
+            )));
+        }
+        if matches!(self.limits.batchers, Some(0 | 1025..)) {
+            return Err(Error::config("limits.batchers is not between 1 and 1024")
+                .hint("leave it out for one per core"));
+        }
+        Ok(())
+    }
+
+    /// Checks the sink; answers the folder of the table.
+    fn sink(&self) -> Result<PathBuf> {
+        match &self.sink {
+            SinkConfig::Iceberg(config) => {
+                let name = TableName::parse(&config.table)
+                    .map_err(|error| error.context("sink.iceberg.table"))?;
+                let catalog = &config.catalog;
+                if catalog.rest.is_some() {
+                    return Err(
+                        Error::config("sink.iceberg.catalog.rest is not supported yet")
+                            .hint("use `sqlite` and `warehouse`"),
+                    );
+                }
+                let missing = |key: &str| {
+                    Error::config(format!("a key is missing: path=sink.iceberg.catalog.{key}"))
+                        .hint("write for example { sqlite: lake/catalog.db, warehouse: lake }")
+                };
+                catalog.sqlite.as_ref().ok_or_else(|| missing("sqlite"))?;
+                let warehouse = catalog
+                    .warehouse
+                    .as_deref()
+                    .ok_or_else(|| missing("warehouse"))?;
+                if !matches!(config.format_version, 2 | 3) {
+                    return Err(Error::config(format!(
+                        "sink.iceberg.format_version is neither 2 nor 3: format_version={}",
+                        config.format_version
+                    )));
+                }
+                let folder = local(warehouse).unwrap_or_else(|| PathBuf::from(warehouse));
+                Ok(folder
+                    .join(name.namespace.replace('.', "/"))
+                    .join(name.name))
+            }
+            SinkConfig::Parquet(config) => {
+                let path = &config.path;
+                local(path).filter(|_| !path.is_empty()).ok_or_else(|| {
+                    Error::config(format!(
+                        "sink.parquet.path is not a local folder: path={path}"
+                    ))
+                    .hint("write to an Iceberg table, or to a mounted folder")
+                })
+            }
+        }
+    }
+}
+
+/// A pipeline's name is a folder, and a part of file names and table properties.
+fn name(name: &str) -> Result<()> {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '_' | '-');
+    let fits = name.starts_with(|c: char| c.is_ascii_lowercase() || c.is_ascii_digit())
+        && name.chars().all(plain)
+        && name.len() <= LONGEST_NAME;
+    if fits {
+        return Ok(());
+    }
+    let mut better: String = name
+        .to_lowercase()
+        .chars()
+        .map(|c| if plain(c) { c } else { '-' })
+        .take(LONGEST_NAME)
+        .collect();
+    better = better.trim_matches(['-', '_']).to_owned();
+    let rule = "up to 63 of a-z, 0-9, `-` and `_`, a letter or digit first";
+    Err(
+        Error::config(format!("not a name for a pipeline: path=name name={name}")).hint(
+            if better.is_empty() {
+                rule.to_owned()
+            } else {
+                format!("{rule}; for example `{better}`")
+            },
+        ),
+    )
+}
+
+/// A local path, absolute and without `.` and `..`; links are not followed. None for other URLs.
+fn local(path: &str) -> Option<PathBuf> {
+    let path = path.strip_prefix("file://").unwrap_or(path);
+    if path.contains("://") {
+        return None;
+    }
+    let mut clean = PathBuf::new();
+    for part in std::path::absolute(Path::new(path)).ok()?.components() {
+        if part == Component::ParentDir {
+            clean.pop();
+        } else {
+            clean.push(part);
+        }
+    }
+    Some(clean)
+}
