@@ -1,1 +1,184 @@
-//! End-to-end tests.
+//! What the end-to-end tests share: the real binary, pipeline files, and independent readers.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Output, Stdio},
+};
+
+/// The binary under test, built beside the tests with the same profile.
+///
+/// # Panics
+/// When it was not built: `make test` builds it first.
+pub fn calve() -> PathBuf {
+    let exe = std::env::current_exe().expect("the test's own path");
+    let dir = exe
+        .parent()
+        .and_then(Path::parent)
+        .expect("target/<profile>/deps");
+    let binary = dir.join("calve");
+    assert!(
+        binary.exists(),
+        "build it first: cargo build --release ({})",
+        binary.display()
+    );
+    binary
+}
+
+/// Which table a scenario writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sink {
+    /// Iceberg, SQLite catalog, partitioned by region.
+    Iceberg,
+    /// Plain Parquet by region.
+    Parquet,
+}
+
+/// A pipeline in a folder of its own.
+#[derive(Debug)]
+pub struct Scenario {
+    /// The folder.
+    pub dir: PathBuf,
+    sink: Sink,
+}
+
+impl Scenario {
+    /// `count` generated events, one in a thousand malformed; `rate` events a second, 0 for flat out.
+    ///
+    /// # Panics
+    /// When the folder cannot be written.
+    pub fn new(dir: PathBuf, sink: Sink, count: u64, rate: u64) -> Self {
+        fs::create_dir_all(&dir).expect("a folder");
+        let scenario = Self { dir, sink };
+        scenario.write(count, rate, "SELECT * FROM events");
+        scenario
+    }
+
+    /// Writes the pipeline file again, with another rate or SQL.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, count: u64, rate: u64, sql: &str) {
+        let dir = self.dir.display();
+        let rate = if rate == 0 {
+            String::new()
+        } else {
+            format!(", rate: {rate}")
+        };
+        let sink = match self.sink {
+            Sink::Iceberg => format!(
+                "iceberg: {{ catalog: {{ sqlite: \"{dir}/lake/catalog.db\", warehouse: \"{dir}/lake\" }}, \
+                 table: shop.orders, partition_by: [region] }}"
+            ),
+            Sink::Parquet => format!(
+                "parquet: {{ path: \"{dir}/out\", layout: \"region={{region}}/orders-{{seq}}.parquet\" }}"
+            ),
+        };
+        let text = format!(
+            "name: orders\n\
+             source:\n  generator:\n    kind: template\n    seed: 3\n    count: {count}{}\n    malformed: 0.001\n    \
+             batch_bytes: 32KiB\n    fields: {{ id: {{ sequence: 0 }}, region: {{ choice: [eu, us, apac] }}, \
+             amount: {{ uniform: [0, 100] }} }}\n\
+             format: {{ json: {{ columns: {{ id: bigint, region: varchar, amount: double }} }} }}\n\
+             transform: {{ sql: \"{sql}\" }}\n\
+             sink: {{ {sink} }}\n\
+             commit: {{ every: 40ms, min_interval: 10ms }}\n\
+             checkpoint: {{ path: \"{dir}/checkpoints\" }}\n\
+             rejects: {{ path: \"{dir}/rejects\" }}\n",
+            rate.replace(", ", "\n    ")
+        );
+        fs::write(self.file(), text).expect("write the pipeline file");
+    }
+
+    /// The pipeline file.
+    pub fn file(&self) -> PathBuf {
+        self.dir.join("orders.yaml")
+    }
+
+    /// `calve run`, with `CALVE_FAULT` set to `fault` unless empty.
+    ///
+    /// # Panics
+    /// When the process cannot be started.
+    pub fn start(&self, fault: &str) -> Child {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("log"))
+            .expect("a log");
+        let mut command = Command::new(calve());
+        command
+            .arg("run")
+            .arg(self.file())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log);
+        if !fault.is_empty() {
+            command.env("CALVE_FAULT", fault);
+        }
+        command.spawn().expect("start calve")
+    }
+
+    /// Runs to the end.
+    ///
+    /// # Panics
+    /// When the process cannot be started.
+    pub fn run(&self, fault: &str) -> ExitStatus {
+        self.start(fault).wait().expect("wait for calve")
+    }
+
+    /// What it said on stderr so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    /// What `readers` takes.
+    pub fn spec(&self) -> serde_json::Value {
+        let kind = match self.sink {
+            Sink::Iceberg => "iceberg",
+            Sink::Parquet => "parquet",
+        };
+        serde_json::json!({ "kind": kind, "dir": self.dir })
+    }
+}
+
+/// Any calve command, to its end.
+///
+/// # Panics
+/// When the process cannot be started.
+pub fn command(args: &[&str]) -> Output {
+    Command::new(calve())
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("run calve")
+}
+
+/// Reads tables by PyIceberg and DuckDB (`py/readers.py`): per table, row count, a sum over the
+/// rows' hashes, the rejects, and the files.
+///
+/// # Panics
+/// When Python or a reader is missing or fails; a test never passes by being skipped.
+pub fn readers(specs: &[serde_json::Value]) -> Vec<serde_json::Value> {
+    let python = std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("py/readers.py");
+    let done = Command::new(python)
+        .arg(script)
+        .arg(serde_json::to_string(specs).expect("plain data"))
+        .output()
+        .expect("run Python");
+    assert!(
+        done.status.success(),
+        "the readers failed: {}",
+        String::from_utf8_lossy(&done.stderr)
+    );
+    serde_json::from_slice(&done.stdout).expect("the readers print JSON")
+}
+
+/// Waits a moment between two looks at another process; never what makes a test right.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "looks at a process from outside, again and again"
+)]
+pub fn pause(millis: u64) {
+    std::thread::sleep(std::time::Duration::from_millis(millis));
+}

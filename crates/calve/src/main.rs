@@ -1,1 +1,121 @@
-fn main() {}
+//! The binary: reads the command line, runs a command, prints its error, and answers with the exit
+//! code. Only this crate prints, reads the environment and handles signals.
+
+mod commands;
+mod config;
+mod console;
+mod figures;
+mod human;
+mod out;
+mod pipeline;
+mod serve;
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use calve_engine::Error;
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Lands event streams in Apache Iceberg tables and partitioned Parquet, exactly once.
+#[derive(Parser)]
+#[command(
+    name = "calve",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true
+)]
+struct Cli {
+    /// How the log is written, on stderr.
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    log: LogFormat,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the main job on generated events into a local Iceberg table
+    Demo(commands::demo::DemoArgs),
+    /// Run a pipeline until its source ends, or SIGINT or SIGTERM (stop reading, commit, exit 0)
+    Run(commands::run::RunArgs),
+    /// Validate a pipeline file without writing
+    Check(commands::check::CheckArgs),
+    /// Print decoded and transformed rows; write nothing
+    Tap(commands::tap::TapArgs),
+    /// Query the tables of a catalog
+    Query(commands::query::QueryArgs),
+    /// Look at tables and look after them
+    Table(commands::table::TableArgs),
+    /// Look at a pipeline's checkpoints, start over, rebuild them
+    Checkpoint(commands::checkpoint::CheckpointArgs),
+    /// Print a starter pipeline file
+    Init(commands::init::InitArgs),
+    /// Print the JSON Schema of the pipeline file
+    Schema(commands::schema::SchemaArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    log(cli.log);
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&Error::internal("cannot start the runtime").because(error)),
+    };
+    let result = runtime.block_on(Box::pin(dispatch(cli.command)));
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+async fn dispatch(command: Command) -> calve_engine::Result<()> {
+    match command {
+        Command::Demo(args) => commands::demo::run(args).await,
+        Command::Run(args) => commands::run::run(args).await,
+        Command::Check(args) => commands::check::run(args).await,
+        Command::Tap(args) => commands::tap::run(args).await,
+        Command::Query(args) => commands::query::run(args).await,
+        Command::Table(args) => commands::table::run(args).await,
+        Command::Checkpoint(args) => commands::checkpoint::run(args).await,
+        Command::Init(args) => commands::init::run(args).await,
+        Command::Schema(args) => commands::schema::run(args).await,
+    }
+}
+
+fn fail(error: &Error) -> ExitCode {
+    out::note(format!("error: {error}"));
+    if let Some(hint) = error.hint_text() {
+        out::note(format!("hint: {hint}"));
+    }
+    ExitCode::from(error.kind().decide().1)
+}
+
+fn log(format: LogFormat) {
+    use tracing_subscriber::{EnvFilter, fmt};
+    let filter = EnvFilter::try_from_env("CALVE_LOG")
+        .unwrap_or_else(|_| EnvFilter::new("warn,calve=info,calve_engine=info"));
+    let builder = fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
+    if format == LogFormat::Json {
+        builder.json().init();
+    } else {
+        builder.with_ansi(std::io::stderr().is_terminal()).init();
+    }
+}

@@ -111,7 +111,9 @@ mod tests {
         assert_eq!(fs::read(&path).expect("read"), b"one");
         replace(&path, b"three").expect("replace");
         assert_eq!(fs::read(&path).expect("read"), b"three");
-        let names = fs::read_dir(path.parent().expect("parent")).expect("list").count();
+        let names = fs::read_dir(path.parent().expect("parent"))
+            .expect("list")
+            .count();
         assert_eq!(names, 1, "no staged file stays behind");
     }
 }

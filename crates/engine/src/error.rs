@@ -71,7 +71,12 @@ macro_rules! constructors {
 impl Error {
     /// An error of a kind. The message says what and where.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into(), hint: None, source: None }
+        Self {
+            kind,
+            message: message.into(),
+            hint: None,
+            source: None,
+        }
     }
 
     constructors!(config Config, data Data, schema Schema, unavailable Unavailable, conflict Conflict,
@@ -117,7 +122,9 @@ impl Error {
     /// among it) is [`ErrorKind::Unavailable`].
     pub fn io(what: impl fmt::Display, error: std::io::Error) -> Self {
         let kind = match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => ErrorKind::Config,
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
+                ErrorKind::Config
+            }
             _ => ErrorKind::Unavailable,
         };
         Self::new(kind, what.to_string()).because(error)
@@ -139,7 +146,9 @@ impl fmt::Display for Error {
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {self}", self.kind)?;
-        self.hint.as_ref().map_or(Ok(()), |hint| write!(f, " (hint: {hint})"))
+        self.hint
+            .as_ref()
+            .map_or(Ok(()), |hint| write!(f, " (hint: {hint})"))
     }
 }
 

@@ -4,8 +4,9 @@ use arrow::{
     array::{Array, AsArray, RecordBatch},
     compute::{max, min},
     datatypes::{
-        DataType, Date32Type, Float64Type, Int32Type, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType,
-        TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
+        DataType, Date32Type, Float64Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
+        TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType,
+        TimestampSecondType,
     },
 };
 
@@ -54,8 +55,10 @@ impl EventTime {
     pub fn of(schema: &SchemaRef, column: &str, unit: Option<Unit>) -> Result<Self> {
         let Ok(index) = schema.index_of(column) else {
             let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-            return Err(Error::config(format!("event_time.column is not a column of the events: column={column}"))
-                .hint(format!("the columns are {}", names.join(", "))));
+            return Err(Error::config(format!(
+                "event_time.column is not a column of the events: column={column}"
+            ))
+            .hint(format!("the columns are {}", names.join(", "))));
         };
         let scale = match schema.field(index).data_type() {
             DataType::Timestamp(TimeUnit::Second, _) => Unit::Seconds.scale(),
@@ -66,8 +69,10 @@ impl EventTime {
             DataType::Int64 | DataType::Int32 | DataType::Float64 => match unit {
                 Some(unit) => unit.scale(),
                 None => {
-                    return Err(Error::config(format!("event_time.unit is missing for a number: column={column}"))
-                        .hint("say `unit: s`, `ms`, `us` or `ns`"));
+                    return Err(Error::config(format!(
+                        "event_time.unit is missing for a number: column={column}"
+                    ))
+                    .hint("say `unit: s`, `ms`, `us` or `ns`"));
                 }
             },
             other => {
@@ -77,7 +82,10 @@ impl EventTime {
                 .hint("declare the column as timestamp or bigint in the format's columns"));
             }
         };
-        Ok(Self { column: index, scale })
+        Ok(Self {
+            column: index,
+            scale,
+        })
     }
 
     /// Lowest and highest event time in microseconds; none when the column is all null.
@@ -85,7 +93,9 @@ impl EventTime {
         macro_rules! of {
             ($column:expr, $type:ty) => {{
                 let column = $column.as_primitive::<$type>();
-                min(column).zip(max(column)).map(|(a, b)| (i64::from(a), i64::from(b)))
+                min(column)
+                    .zip(max(column))
+                    .map(|(a, b)| (i64::from(a), i64::from(b)))
             }};
         }
         let column = rows.column(self.column);
@@ -99,8 +109,14 @@ impl EventTime {
             DataType::Int32 => of!(column, Int32Type),
             DataType::Float64 => {
                 let column = column.as_primitive::<Float64Type>();
-                let scale = if self.scale < 0 { 1.0 / -self.scale as f64 } else { self.scale as f64 };
-                return min(column).zip(max(column)).map(|(a, b)| ((a * scale) as i64, (b * scale) as i64));
+                let scale = if self.scale < 0 {
+                    1.0 / -self.scale as f64
+                } else {
+                    self.scale as f64
+                };
+                return min(column)
+                    .zip(max(column))
+                    .map(|(a, b)| ((a * scale) as i64, (b * scale) as i64));
             }
             _ => None,
         }?;
@@ -108,6 +124,10 @@ impl EventTime {
     }
 
     fn micros(&self, value: i64) -> i64 {
-        if self.scale < 0 { value.div_euclid(-self.scale) } else { value.saturating_mul(self.scale) }
+        if self.scale < 0 {
+            value.div_euclid(-self.scale)
+        } else {
+            value.saturating_mul(self.scale)
+        }
     }
 }

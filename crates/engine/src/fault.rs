@@ -1,7 +1,8 @@
 //! Named points at which a test makes the real binary die, stop or fail. The binary that is tested
 //! is the binary that is shipped: a point costs one atomic load when the variable is not set.
 //!
-//! `CALVE_FAULT=name=action[@n],…`: at the n-th pass (default the first) through point `name`,
+//! `CALVE_FAULT=name=action[@n[+]],…`: at the n-th pass (default the first; with `+`, at every pass
+//! from then on) through point `name`,
 //! `kill` sends SIGKILL to the process, `stop` sends SIGSTOP (a later SIGCONT lets it go on),
 //! `error` makes the step fail as unavailable, `lost` lets the step happen and loses its answer.
 
@@ -16,19 +17,27 @@ struct Fault {
     point: String,
     action: String,
     pass: u32,
+    from_then_on: bool,
     passes: AtomicU32,
 }
 
 static FAULTS: LazyLock<Vec<Fault>> = LazyLock::new(|| {
-    let Ok(spec) = std::env::var("CALVE_FAULT") else { return Vec::new() };
+    let Ok(spec) = std::env::var("CALVE_FAULT") else {
+        return Vec::new();
+    };
     spec.split(',')
         .filter_map(|one| {
             let (point, rest) = one.split_once('=')?;
             let (action, pass) = rest.split_once('@').unwrap_or((rest, "1"));
+            let (pass, from_then_on) = pass
+                .trim()
+                .strip_suffix('+')
+                .map_or((pass, false), |p| (p, true));
             Some(Fault {
                 point: point.trim().to_owned(),
                 action: action.trim().to_owned(),
                 pass: pass.trim().parse().unwrap_or(1),
+                from_then_on,
                 passes: AtomicU32::new(0),
             })
         })
@@ -56,7 +65,8 @@ pub fn lost(name: &str) -> bool {
 
 fn hit(name: &str) -> Option<&'static str> {
     for fault in FAULTS.iter().filter(|f| f.point == name) {
-        if fault.passes.fetch_add(1, Ordering::Relaxed) + 1 != fault.pass {
+        let pass = fault.passes.fetch_add(1, Ordering::Relaxed) + 1;
+        if pass != fault.pass && !(fault.from_then_on && pass > fault.pass) {
             continue;
         }
         let signal = match fault.action.as_str() {

@@ -18,6 +18,6 @@ pub mod shard;
 pub use batch::{Decoded, EventTimeBounds, Payload, RawBatch, Reject};
 pub use error::{Error, ErrorKind, Policy, Result};
 pub use seams::{
-    BatcherFactory, Commit, Decoder, Outcome, Output, OutputState, Prepared, Sealed, Source, SourceEvent, Split,
-    Splitter, TableWriter, Transform,
+    BatcherFactory, Commit, Decoder, Outcome, Output, OutputState, Prepared, Sealed, Source,
+    SourceEvent, Split, Splitter, TableWriter, Transform,
 };

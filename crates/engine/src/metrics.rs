@@ -1,6 +1,7 @@
 //! What a running pipeline says about itself: counters that anyone may read without locking the
 //! engine, in Prometheus' text format or as a [`Status`]. Labels never hold a table partition's value.
 
+use std::borrow::Cow;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
@@ -144,9 +145,9 @@ const NO_WATERMARK: i64 = i64::MIN;
 impl Metrics {
     /// Counters of one shard, all at zero.
     pub fn new(pipeline: &str, shard: &str) -> Self {
-        let mut labels: Vec<(std::borrow::Cow<'static, str>, std::borrow::Cow<'static, str>)> = Vec::new();
-        labels.push(("pipeline".into(), pipeline.to_owned().into()));
-        labels.push(("shard".into(), shard.to_owned().into()));
+        let label =
+            |name: &'static str, value: &str| (Cow::Borrowed(name), Cow::Owned(value.to_owned()));
+        let labels = [label("pipeline", pipeline), label("shard", shard)];
         let mut registry = Registry::with_prefix_and_labels("calve", labels.into_iter());
         let seconds = || Histogram::new(exponential_buckets(0.000_1, 4.0, 10));
         let inner = Inner {
@@ -161,7 +162,9 @@ impl Metrics {
             snapshots: AtomicU64::new(0),
             commits: Family::default(),
             commit_seconds: seconds(),
-            stages: Family::new_with_constructor(|| Histogram::new(exponential_buckets(0.000_1, 4.0, 10))),
+            stages: Family::new_with_constructor(|| {
+                Histogram::new(exponential_buckets(0.000_1, 4.0, 10))
+            }),
             watermark: AtomicI64::new(NO_WATERMARK),
             watermark_lag: Gauge::default(),
             source_lag: Gauge::default(),
@@ -179,23 +182,62 @@ impl Metrics {
         let up: Gauge = Gauge::default();
         up.set(1);
         registry.register("up", "the pipeline's process runs", up);
-        registry.register("events_received", "events read from the source", inner.events.clone());
-        registry.register("bytes_received", "bytes read from the source", inner.bytes.clone());
-        registry.register("events_rejected", "events that went to the rejects", inner.rejected.clone());
+        registry.register(
+            "events_received",
+            "events read from the source",
+            inner.events.clone(),
+        );
+        registry.register(
+            "bytes_received",
+            "bytes read from the source",
+            inner.bytes.clone(),
+        );
+        registry.register(
+            "events_rejected",
+            "events that went to the rejects",
+            inner.rejected.clone(),
+        );
         registry.register("events_written", "rows made visible", inner.rows.clone());
-        registry.register("files_written", "data files made visible", inner.files.clone());
+        registry.register(
+            "files_written",
+            "data files made visible",
+            inner.files.clone(),
+        );
         registry.register("commits", "commits by outcome", inner.commits.clone());
-        registry.register_with_unit("commit_duration", "time of a commit", Unit::Seconds, inner.commit_seconds.clone());
-        registry.register_with_unit("stage_duration", "time in a stage, a batch", Unit::Seconds, inner.stages.clone());
+        registry.register_with_unit(
+            "commit_duration",
+            "time of a commit",
+            Unit::Seconds,
+            inner.commit_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "stage_duration",
+            "time in a stage, a batch",
+            Unit::Seconds,
+            inner.stages.clone(),
+        );
         registry.register_with_unit(
             "watermark_lag",
             "processing time less watermark",
             Unit::Seconds,
             inner.watermark_lag.clone(),
         );
-        registry.register("source_lag", "bytes or events not read yet", inner.source_lag.clone());
-        registry.register_with_unit("memory", "bytes held by batches and writers", Unit::Bytes, inner.memory.clone());
-        registry.register("batch_rows", "rows of the last batch", inner.batch_rows.clone());
+        registry.register(
+            "source_lag",
+            "bytes or events not read yet",
+            inner.source_lag.clone(),
+        );
+        registry.register_with_unit(
+            "memory",
+            "bytes held by batches and writers",
+            Unit::Bytes,
+            inner.memory.clone(),
+        );
+        registry.register(
+            "batch_rows",
+            "rows of the last batch",
+            inner.batch_rows.clone(),
+        );
         registry.register("open_files", "data files open", inner.open_files.clone());
         Self(Arc::new(Inner { registry, ..inner }))
     }
@@ -266,7 +308,12 @@ impl Metrics {
 
     /// A stage took this long.
     pub fn stage(&self, stage: Stage, seconds: f64) {
-        self.0.stages.get_or_create(&StageLabel { stage: stage.name() }).observe(seconds);
+        self.0
+            .stages
+            .get_or_create(&StageLabel {
+                stage: stage.name(),
+            })
+            .observe(seconds);
     }
 
     /// The watermark moved; microseconds of event time.
@@ -287,24 +334,40 @@ impl Metrics {
 
     /// A try to commit ended.
     pub fn commit_tried(&self, output: &str, outcome: &'static str, seconds: f64) {
-        self.0.commits.get_or_create(&OutcomeLabel { output: output.to_owned(), outcome }).inc();
+        self.0
+            .commits
+            .get_or_create(&OutcomeLabel {
+                output: output.to_owned(),
+                outcome,
+            })
+            .inc();
         self.0.commit_seconds.observe(seconds);
     }
 
     /// An output holds an epoch's files now.
     pub fn committed(&self, output: &str, prepared: &crate::Prepared, snapshot: Option<String>) {
-        let label = OutputLabel { output: output.to_owned() };
+        let label = OutputLabel {
+            output: output.to_owned(),
+        };
         self.0.rows.get_or_create(&label).inc_by(prepared.rows);
         self.0.files.get_or_create(&label).inc_by(prepared.files);
         if output == "table" {
-            self.0.committed_rows.fetch_add(prepared.rows, Ordering::Relaxed);
-            self.0.committed_files.fetch_add(prepared.files, Ordering::Relaxed);
-            self.0.written_bytes.fetch_add(prepared.bytes, Ordering::Relaxed);
+            self.0
+                .committed_rows
+                .fetch_add(prepared.rows, Ordering::Relaxed);
+            self.0
+                .committed_files
+                .fetch_add(prepared.files, Ordering::Relaxed);
+            self.0
+                .written_bytes
+                .fetch_add(prepared.bytes, Ordering::Relaxed);
             if let Some(snapshot) = snapshot {
                 self.0.snapshots.fetch_add(1, Ordering::Relaxed);
                 self.0.state.write().1 = snapshot;
             }
         }
-        self.0.last_commit_ms.store(crate::clock::now_ms(), Ordering::Relaxed);
+        self.0
+            .last_commit_ms
+            .store(crate::clock::now_ms(), Ordering::Relaxed);
     }
 }

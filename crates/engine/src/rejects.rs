@@ -44,7 +44,7 @@ impl RejectLine {
     /// The line of a reject.
     pub fn new(partition: &SourcePartition, reject: &Reject) -> Self {
         let text = std::str::from_utf8(&reject.raw).ok().map(str::to_owned);
-        let hex = text.is_none().then(|| reject.raw.iter().map(|b| format!("{b:02x}")).collect());
+        let hex = text.is_none().then(|| crate::checkpoint::hex(&reject.raw));
         Self {
             event: text,
             event_hex: hex,
@@ -78,16 +78,24 @@ struct Content {
 impl RejectsWriter {
     /// Into the folder `dir`, which is created with the first reject.
     pub fn new(dir: &Path, pipeline: &Arc<str>, shard: &Arc<str>) -> Self {
-        Self { dir: dir.to_owned(), pipeline: Arc::clone(pipeline), shard: Arc::clone(shard), open: None }
+        Self {
+            dir: dir.to_owned(),
+            pipeline: Arc::clone(pipeline),
+            shard: Arc::clone(shard),
+            open: None,
+        }
     }
 
     /// Appends rejects of one source partition, in order.
     pub fn append(&mut self, partition: &SourcePartition, rejects: &[Reject]) -> Result<()> {
         for reject in rejects {
-            let mut line = serde_json::to_vec(&RejectLine::new(partition, reject)).expect("plain data");
+            let mut line =
+                serde_json::to_vec(&RejectLine::new(partition, reject)).expect("plain data");
             line.push(b'\n');
             let open = self.file()?;
-            open.file.write_all(&line).map_err(|e| cannot_write(&open.path, e))?;
+            open.file
+                .write_all(&line)
+                .map_err(|e| cannot_write(&open.path, e))?;
             open.rows += 1;
             open.bytes += line.len() as u64;
         }
@@ -100,7 +108,12 @@ impl RejectsWriter {
             let path = dir.join(format!(".{}.tmp", uuid::Uuid::new_v4()));
             durable::create_dirs(&dir).map_err(|e| cannot_write(&dir, e))?;
             let file = File::create(&path).map_err(|e| cannot_write(&path, e))?;
-            self.open = Some(OpenFile { path, file: BufWriter::new(file), rows: 0, bytes: 0 });
+            self.open = Some(OpenFile {
+                path,
+                file: BufWriter::new(file),
+                rows: 0,
+                bytes: 0,
+            });
         }
         Ok(self.open.as_mut().expect("opened above"))
     }
@@ -117,19 +130,34 @@ pub struct SealedRejects(OpenFile);
 impl SealedRejects {
     /// Makes the file durable. Blocking.
     pub fn finish(self) -> Result<Prepared> {
-        let OpenFile { path, file, rows, bytes } = self.0;
-        let file = file.into_inner().map_err(|e| cannot_write(&path, e.into_error()))?;
+        let OpenFile {
+            path,
+            file,
+            rows,
+            bytes,
+        } = self.0;
+        let file = file
+            .into_inner()
+            .map_err(|e| cannot_write(&path, e.into_error()))?;
         file.sync_all().map_err(|e| cannot_write(&path, e))?;
         let dir = path.parent().expect("a file in a folder");
         durable::sync_dir(dir).map_err(|e| cannot_write(dir, e))?;
         let content = serde_json::to_value(Content { staged: path }).expect("plain data");
-        Ok(Prepared { rows, bytes, files: 1, content })
+        Ok(Prepared {
+            rows,
+            bytes,
+            files: 1,
+            content,
+        })
     }
 }
 
 fn cannot_write(path: &Path, error: std::io::Error) -> Error {
-    Error::io(format!("cannot write rejects: path={}", path.display()), error)
-        .hint("free space or mend the permissions; nothing is lost, start again then")
+    Error::io(
+        format!("cannot write rejects: path={}", path.display()),
+        error,
+    )
+    .hint("free space or mend the permissions; nothing is lost, start again then")
 }
 
 /// The folder of published rejects.
@@ -141,7 +169,9 @@ pub struct RejectsOutput {
 impl RejectsOutput {
     /// The folder `dir`.
     pub fn new(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+        Self {
+            dir: dir.to_owned(),
+        }
     }
 
     /// Published files of a pipeline's shard, by epoch: epoch, record digest, path.
@@ -150,11 +180,18 @@ impl RejectsOutput {
         let entries = match std::fs::read_dir(&dir) {
             Ok(entries) => entries,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(Error::io(format!("cannot list rejects: path={}", dir.display()), e)),
+            Err(e) => {
+                return Err(Error::io(
+                    format!("cannot list rejects: path={}", dir.display()),
+                    e,
+                ));
+            }
         };
         let mut found = Vec::new();
         for entry in entries {
-            let entry = entry.map_err(|e| Error::io(format!("cannot list rejects: path={}", dir.display()), e))?;
+            let entry = entry.map_err(|e| {
+                Error::io(format!("cannot list rejects: path={}", dir.display()), e)
+            })?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let parsed = name.strip_suffix(".ndjson").and_then(|n| n.split_once('-'));
             if let Some((epoch, digest)) = parsed
@@ -171,15 +208,27 @@ impl RejectsOutput {
 #[async_trait]
 impl Output for RejectsOutput {
     async fn state(&self, pipeline: &str, shard: &str) -> Result<OutputState> {
-        let held = self.published(pipeline, shard)?.pop().map(|(epoch, digest, _)| (epoch, digest));
-        Ok(OutputState { identity: None, held })
+        let held = self
+            .published(pipeline, shard)?
+            .pop()
+            .map(|(epoch, digest, _)| (epoch, digest));
+        Ok(OutputState {
+            identity: None,
+            held,
+        })
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Outcome> {
-        let content: Content = serde_json::from_value(commit.prepared.content.clone())
-            .map_err(|e| Error::corrupt("the rejects' part of a record is unreadable").because(e))?;
+        let content: Content =
+            serde_json::from_value(commit.prepared.content.clone()).map_err(|e| {
+                Error::corrupt("the rejects' part of a record is unreadable").because(e)
+            })?;
         let name = format!("{:020}-{}.ndjson", commit.epoch.0, commit.digest);
-        let path = self.dir.join(&*commit.pipeline).join(&*commit.shard).join(&name);
+        let path = self
+            .dir
+            .join(&*commit.pipeline)
+            .join(&*commit.shard)
+            .join(&name);
         fault::point("rejects.before_publish")?;
         if path.exists() {
             let _ = std::fs::remove_file(&content.staged);
@@ -192,7 +241,9 @@ impl Output for RejectsOutput {
                     "prepared rejects are gone, and not published either: path={}",
                     content.staged.display()
                 ))
-                .hint("restore the rejects folder, or start over with `calve checkpoint reset FILE`"));
+                .hint(
+                    "restore the rejects folder, or start over with `calve checkpoint reset FILE`",
+                ));
             }
             Err(e) => return Err(cannot_write(&path, e)),
         }

@@ -14,6 +14,7 @@ use calve_model::{Epoch, Offsets, Watermarks, recovery};
 use uuid::Uuid;
 
 pub use object::ObjectRecords;
+pub(crate) use record::hex;
 pub use record::{Meta, Record, RecordKind, RecordOutput, Totals, digest, offsets_digest};
 pub use store::{LocalRecords, RecordStore, open_store};
 
@@ -51,14 +52,22 @@ impl Loaded {
 
     /// The records as facts for [`recovery::decide`].
     pub fn facts(&self) -> Vec<recovery::RecordFacts> {
-        self.records.iter().map(|(record, digest)| record.facts(digest)).collect()
+        self.records
+            .iter()
+            .map(|(record, digest)| record.facts(digest))
+            .collect()
     }
 }
 
 impl Checkpoints {
     /// Looks at a shard's checkpoints under a new owner id. Reads and writes nothing yet.
     pub fn new(store: Arc<dyn RecordStore>, pipeline: &str, shard: &str) -> Self {
-        Self { store, pipeline: pipeline.into(), shard: shard.into(), owner: Uuid::new_v4() }
+        Self {
+            store,
+            pipeline: pipeline.into(),
+            shard: shard.into(),
+            owner: Uuid::new_v4(),
+        }
     }
 
     /// The pipeline's id.
@@ -93,13 +102,20 @@ impl Checkpoints {
             Some(bytes) => Some(Meta::parse(&bytes)?),
             None => None,
         };
-        let mut loaded = Loaded { meta, floor: self.floor().await?, records: Vec::new() };
+        let mut loaded = Loaded {
+            meta,
+            floor: self.floor().await?,
+            records: Vec::new(),
+        };
         for epoch in self.epochs().await? {
             // A record that vanishes between the list and the read was retired by another owner.
             if let Some(bytes) = self.store.get(&self.path(epoch)).await? {
                 let record = Record::parse(&bytes).map_err(|e| e.context(self.path(epoch)))?;
                 if record.epoch != epoch {
-                    return Err(Error::corrupt(format!("record holds another epoch: path={}", self.path(epoch))));
+                    return Err(Error::corrupt(format!(
+                        "record holds another epoch: path={}",
+                        self.path(epoch)
+                    )));
                 }
                 loaded.records.push((record, digest(&bytes)));
             }
@@ -109,11 +125,17 @@ impl Checkpoints {
 
     /// Fixes what never changes for a pipeline; answers what was fixed, ours or the earlier one.
     pub async fn fix_meta(&self, meta: &Meta) -> Result<Meta> {
-        match self.store.create(&self.meta_path(), meta.to_bytes()).await? {
+        match self
+            .store
+            .create(&self.meta_path(), meta.to_bytes())
+            .await?
+        {
             Created::Yes => Ok(meta.clone()),
             Created::Exists => {
                 let bytes = self.store.get(&self.meta_path()).await?;
-                Meta::parse(&bytes.ok_or_else(|| Error::unavailable("the pipeline's meta vanished"))?)
+                Meta::parse(
+                    &bytes.ok_or_else(|| Error::unavailable("the pipeline's meta vanished"))?,
+                )
             }
         }
     }
@@ -122,7 +144,11 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Fenced` when somebody else took it in the meantime.
-    pub async fn claim(&self, newest: Option<&Record>, base: RecordBase) -> Result<(Record, String)> {
+    pub async fn claim(
+        &self,
+        newest: Option<&Record>,
+        base: RecordBase,
+    ) -> Result<(Record, String)> {
         let record = Record::claim(self, newest, base);
         let digest = self.create(&record).await?;
         Ok((record, digest))
@@ -169,10 +195,19 @@ impl Checkpoints {
     /// Deletes records below `below`, oldest first; raises the floor before. The caller has made
     /// sure that every output holds them and that a newer one exists.
     pub async fn retire(&self, below: Epoch) -> Result<()> {
-        let epochs: Vec<Epoch> = self.epochs().await?.into_iter().filter(|e| *e < below).collect();
-        let Some(last) = epochs.last() else { return Ok(()) };
+        let epochs: Vec<Epoch> = self
+            .epochs()
+            .await?
+            .into_iter()
+            .filter(|e| *e < below)
+            .collect();
+        let Some(last) = epochs.last() else {
+            return Ok(());
+        };
         if *last > self.floor().await? {
-            self.store.put(&self.floor_path(), last.0.to_string().into_bytes()).await?;
+            self.store
+                .put(&self.floor_path(), last.0.to_string().into_bytes())
+                .await?;
         }
         fault::point("checkpoint.retire.after_floor")?;
         for epoch in epochs {
@@ -188,7 +223,9 @@ impl Checkpoints {
         if let Some(last) = epochs.last()
             && *last > self.floor().await?
         {
-            self.store.put(&self.floor_path(), last.0.to_string().into_bytes()).await?;
+            self.store
+                .put(&self.floor_path(), last.0.to_string().into_bytes())
+                .await?;
         }
         for epoch in &epochs {
             self.store.delete(&self.path(*epoch)).await?;
@@ -198,16 +235,26 @@ impl Checkpoints {
     }
 
     async fn floor(&self) -> Result<Epoch> {
-        let Some(bytes) = self.store.get(&self.floor_path()).await? else { return Ok(Epoch::NONE) };
+        let Some(bytes) = self.store.get(&self.floor_path()).await? else {
+            return Ok(Epoch::NONE);
+        };
         let text = String::from_utf8_lossy(&bytes);
-        let floor = text.trim().parse().map_err(|_| Error::corrupt("the checkpoint floor is not a number"))?;
+        let floor = text
+            .trim()
+            .parse()
+            .map_err(|_| Error::corrupt("the checkpoint floor is not a number"))?;
         Ok(Epoch(floor))
     }
 
     async fn epochs(&self) -> Result<Vec<Epoch>> {
-        let names = self.store.list(&format!("{}/{}", self.pipeline, self.shard)).await?;
-        let mut epochs: Vec<Epoch> =
-            names.iter().filter_map(|n| n.strip_suffix(".json")?.parse().ok().map(Epoch)).collect();
+        let names = self
+            .store
+            .list(&format!("{}/{}", self.pipeline, self.shard))
+            .await?;
+        let mut epochs: Vec<Epoch> = names
+            .iter()
+            .filter_map(|n| n.strip_suffix(".json")?.parse().ok().map(Epoch))
+            .collect();
         epochs.sort_unstable();
         Ok(epochs)
     }

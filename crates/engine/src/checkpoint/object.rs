@@ -29,11 +29,17 @@ impl ObjectRecords {
     /// # Errors
     /// `Config` for a bad URL or a store without create-if-absent.
     pub async fn open(url: &str) -> Result<Self> {
-        let parsed = Url::parse(url).map_err(|e| Error::config(format!("not a URL: checkpoint={url}")).because(e))?;
+        let parsed = Url::parse(url)
+            .map_err(|e| Error::config(format!("not a URL: checkpoint={url}")).because(e))?;
         let options = std::env::vars().map(|(k, v)| (k.to_lowercase(), v));
         let (store, prefix) = object_store::parse_url_opts(&parsed, options)
             .map_err(|e| Error::config("cannot open the checkpoint store").because(e))?;
-        let shown = format!("{}://{}{}", parsed.scheme(), parsed.host_str().unwrap_or(""), parsed.path());
+        let shown = format!(
+            "{}://{}{}",
+            parsed.scheme(),
+            parsed.host_str().unwrap_or(""),
+            parsed.path()
+        );
         Self::probed(Arc::from(store), prefix, shown).await
     }
 
@@ -42,7 +48,11 @@ impl ObjectRecords {
     /// # Errors
     /// `Config` when the store accepts to create one name twice.
     pub async fn probed(store: Arc<dyn ObjectStore>, prefix: Path, shown: String) -> Result<Self> {
-        let records = Self { store, prefix, shown };
+        let records = Self {
+            store,
+            prefix,
+            shown,
+        };
         let name = format!(".probe/{}", uuid::Uuid::new_v4());
         let first = records.create(&name, b"1".to_vec()).await?;
         let second = records.create(&name, b"2".to_vec()).await?;
@@ -58,21 +68,34 @@ impl ObjectRecords {
     }
 
     fn path(&self, name: &str) -> Path {
-        name.split('/').fold(self.prefix.clone(), |path, part| path.join(part))
+        name.split('/').fold(self.prefix.clone(), Path::join)
     }
 
     fn error(&self, what: &str, name: &str, error: StoreError) -> Error {
-        Error::unavailable(format!("checkpoint store: cannot {what}: store={} name={name}", self.shown)).because(error)
+        Error::unavailable(format!(
+            "checkpoint store: cannot {what}: store={} name={name}",
+            self.shown
+        ))
+        .because(error)
     }
 }
 
 #[async_trait]
 impl RecordStore for ObjectRecords {
     async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created> {
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(&self.path(name), PutPayload::from(bytes), options).await {
+        let options = PutOptions {
+            mode: PutMode::Create,
+            ..PutOptions::default()
+        };
+        match self
+            .store
+            .put_opts(&self.path(name), PutPayload::from(bytes), options)
+            .await
+        {
             Ok(_) => Ok(Created::Yes),
-            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => Ok(Created::Exists),
+            Err(StoreError::AlreadyExists { .. } | StoreError::Precondition { .. }) => {
+                Ok(Created::Exists)
+            }
             Err(error) => Err(self.error("create", name, error)),
         }
     }
@@ -80,7 +103,10 @@ impl RecordStore for ObjectRecords {
     async fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
         match self.store.get(&self.path(name)).await {
             Ok(found) => {
-                let bytes = found.bytes().await.map_err(|e| self.error("read", name, e))?;
+                let bytes = found
+                    .bytes()
+                    .await
+                    .map_err(|e| self.error("read", name, e))?;
                 Ok(Some(bytes.to_vec()))
             }
             Err(StoreError::NotFound { .. }) => Ok(None),
@@ -103,7 +129,10 @@ impl RecordStore for ObjectRecords {
             .try_collect()
             .await
             .map_err(|e| self.error("list", folder, e))?;
-        Ok(found.into_iter().filter_map(|o| o.location.filename().map(str::to_owned)).collect())
+        Ok(found
+            .into_iter()
+            .filter_map(|o| o.location.filename().map(str::to_owned))
+            .collect())
     }
 
     async fn delete(&self, name: &str) -> Result<()> {

@@ -36,12 +36,17 @@ pub struct Meta {
 impl Meta {
     /// Meta of a pipeline in one process.
     pub fn single(pipeline: &str, inferred_schema: Option<serde_json::Value>) -> Self {
-        Self { format: FORMAT, pipeline: pipeline.to_owned(), shard_mode: "single".to_owned(), inferred_schema }
+        Self {
+            format: FORMAT,
+            pipeline: pipeline.to_owned(),
+            shard_mode: "single".to_owned(),
+            inferred_schema,
+        }
     }
 
     pub(super) fn parse(bytes: &[u8]) -> Result<Self> {
-        let meta: Self =
-            serde_json::from_slice(bytes).map_err(|e| Error::corrupt("the pipeline's meta is unreadable").because(e))?;
+        let meta: Self = serde_json::from_slice(bytes)
+            .map_err(|e| Error::corrupt("the pipeline's meta is unreadable").because(e))?;
         check_format(meta.format)?;
         Ok(meta)
     }
@@ -162,7 +167,11 @@ impl Record {
             nonce: Uuid::new_v4(),
             written_ms: clock::now_ms(),
             offsets_from: offsets_digest(&self.offsets),
-            outputs: self.outputs.iter().map(|(name, output)| (name.clone(), output.after(self))).collect(),
+            outputs: self
+                .outputs
+                .iter()
+                .map(|(name, output)| (name.clone(), output.after(self)))
+                .collect(),
             ..self.clone()
         }
     }
@@ -190,8 +199,8 @@ impl Record {
     /// # Errors
     /// `Corrupt` when it is none; `Config` when a newer calve wrote it.
     pub fn parse(bytes: &[u8]) -> Result<Self> {
-        let record: Self =
-            serde_json::from_slice(bytes).map_err(|e| Error::corrupt("a checkpoint record is unreadable").because(e))?;
+        let record: Self = serde_json::from_slice(bytes)
+            .map_err(|e| Error::corrupt("a checkpoint record is unreadable").because(e))?;
         check_format(record.format)?;
         Ok(record)
     }
@@ -208,7 +217,11 @@ impl RecordOutput {
         Self {
             identity: self.identity.clone(),
             previous: if held { record.epoch } else { self.previous },
-            previous_offsets: if held { offsets_digest(&record.offsets) } else { self.previous_offsets.clone() },
+            previous_offsets: if held {
+                offsets_digest(&record.offsets)
+            } else {
+                self.previous_offsets.clone()
+            },
             prepared: None,
         }
     }
@@ -216,15 +229,26 @@ impl RecordOutput {
 
 fn check_format(format: u32) -> Result<()> {
     if format > FORMAT {
-        return Err(Error::config(format!("the checkpoints were written by a newer calve: format={format}"))
-            .hint("use that version, or a newer one"));
+        return Err(Error::config(format!(
+            "the checkpoints were written by a newer calve: format={format}"
+        ))
+        .hint("use that version, or a newer one"));
     }
     Ok(())
 }
 
 /// SHA-256 of a record's bytes, its first 128 bits in hexadecimal.
 pub fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().take(16).map(|b| format!("{b:02x}")).collect()
+    hex(&Sha256::digest(bytes)[..16])
+}
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|digit| char::from_digit(u32::from(digit), 16))
+        .collect()
 }
 
 /// Digest of how far a shard has read.

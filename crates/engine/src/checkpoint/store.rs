@@ -75,7 +75,8 @@ impl LocalRecords {
 #[async_trait]
 impl RecordStore for LocalRecords {
     async fn create(&self, name: &str, bytes: Vec<u8>) -> Result<Created> {
-        self.blocking(name, "create", move |path| durable::create(&path, &bytes)).await
+        self.blocking(name, "create", move |path| durable::create(&path, &bytes))
+            .await
     }
 
     async fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
@@ -88,7 +89,8 @@ impl RecordStore for LocalRecords {
     }
 
     async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
-        self.blocking(name, "write", move |path| durable::replace(&path, &bytes)).await
+        self.blocking(name, "write", move |path| durable::replace(&path, &bytes))
+            .await
     }
 
     async fn list(&self, folder: &str) -> Result<Vec<String>> {
@@ -99,7 +101,9 @@ impl RecordStore for LocalRecords {
                 Err(error) => return Err(error),
             };
             let names = entries.map(|e| e.map(|e| e.file_name().to_string_lossy().into_owned()));
-            names.filter(|n| !n.as_ref().is_ok_and(|n| n.starts_with('.'))).collect()
+            names
+                .filter(|n| !n.as_ref().is_ok_and(|n| n.starts_with('.')))
+                .collect()
         })
         .await
     }

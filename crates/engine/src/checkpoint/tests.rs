@@ -22,7 +22,13 @@ async fn stores() -> Vec<(Arc<dyn RecordStore>, Option<tempfile::TempDir>)> {
     let dir = tempfile::tempdir().expect("a folder");
     let local: Arc<dyn RecordStore> = Arc::new(LocalRecords::new(dir.path()));
     let memory = ObjectRecords::probed(Arc::new(InMemory::new()), Path::from("p"), "memory".into());
-    vec![(local, Some(dir)), (Arc::new(memory.await.expect("memory creates if absent")), None)]
+    vec![
+        (local, Some(dir)),
+        (
+            Arc::new(memory.await.expect("memory creates if absent")),
+            None,
+        ),
+    ]
 }
 
 #[tokio::test]
@@ -30,11 +36,23 @@ async fn a_store_keeps_its_promises() {
     for (store, _dir) in stores().await {
         assert_eq!(store.get("a/b").await.expect("get"), None);
         assert!(store.list("a").await.expect("list").is_empty());
-        assert_eq!(store.create("a/b", b"1".to_vec()).await.expect("create"), Created::Yes);
-        assert_eq!(store.create("a/b", b"2".to_vec()).await.expect("create"), Created::Exists);
-        assert_eq!(store.get("a/b").await.expect("get").as_deref(), Some(b"1".as_slice()));
+        assert_eq!(
+            store.create("a/b", b"1".to_vec()).await.expect("create"),
+            Created::Yes
+        );
+        assert_eq!(
+            store.create("a/b", b"2".to_vec()).await.expect("create"),
+            Created::Exists
+        );
+        assert_eq!(
+            store.get("a/b").await.expect("get").as_deref(),
+            Some(b"1".as_slice())
+        );
         store.put("a/b", b"3".to_vec()).await.expect("put");
-        assert_eq!(store.get("a/b").await.expect("get").as_deref(), Some(b"3".as_slice()));
+        assert_eq!(
+            store.get("a/b").await.expect("get").as_deref(),
+            Some(b"3".as_slice())
+        );
         assert_eq!(store.list("a").await.expect("list"), ["b"]);
         store.delete("a/b").await.expect("delete");
         store.delete("a/b").await.expect("delete again");
@@ -53,17 +71,26 @@ async fn of_two_owners_the_older_is_fenced() {
         let new = Checkpoints::new(Arc::clone(&store), "orders", "main");
         let loaded = new.load().await.expect("load");
         assert_eq!(loaded.newest().expect("a record").epoch, Epoch(2));
-        let (taken, _) = new.claim(loaded.newest(), base()).await.expect("the takeover");
+        let (taken, _) = new
+            .claim(loaded.newest(), base())
+            .await
+            .expect("the takeover");
         assert_eq!(taken.epoch, Epoch(3));
 
-        let error = old.create(&first.following()).await.expect_err("the old owner is fenced");
+        let error = old
+            .create(&first.following())
+            .await
+            .expect_err("the old owner is fenced");
         assert_eq!(error.kind(), ErrorKind::Fenced);
 
         // Asleep for long: its epoch was taken, committed and deleted meanwhile.
         let later = taken.following();
         new.create(&later).await.expect("the new owner goes on");
         new.retire(later.epoch).await.expect("retire");
-        let error = old.create(&first.following()).await.expect_err("still fenced");
+        let error = old
+            .create(&first.following())
+            .await
+            .expect_err("still fenced");
         assert_eq!(error.kind(), ErrorKind::Fenced);
     }
 }

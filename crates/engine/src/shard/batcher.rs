@@ -51,9 +51,18 @@ impl Batchers {
         event_time: Option<EventTime>,
         metrics: Metrics,
     ) -> Result<Self> {
-        let first =
-            Batcher { decoder: factory.decoder()?, transform: factory.transform()?, splitter: pattern.fresh() };
-        Ok(Self { factory, idle: Mutex::new(vec![first]), pattern: Mutex::new(pattern), event_time, metrics })
+        let first = Batcher {
+            decoder: factory.decoder()?,
+            transform: factory.transform()?,
+            splitter: pattern.fresh(),
+        };
+        Ok(Self {
+            factory,
+            idle: Mutex::new(vec![first]),
+            pattern: Mutex::new(pattern),
+            event_time,
+            metrics,
+        })
     }
 
     pub(super) fn process(&self, raw: &RawBatch) -> Result<Processed> {
@@ -74,18 +83,35 @@ impl Batchers {
     fn one(&self, batcher: &mut Batcher, raw: &RawBatch) -> Result<Processed> {
         let begun = Instant::now();
         let decoded = batcher.decoder.decode(raw)?;
-        self.metrics.stage(Stage::Decode, begun.elapsed().as_secs_f64());
-        let mut work = Work { batcher, raw, decoded: &decoded, rows: 0, splits: Vec::new(), rejects: Vec::new() };
+        self.metrics
+            .stage(Stage::Decode, begun.elapsed().as_secs_f64());
+        let mut work = Work {
+            batcher,
+            raw,
+            decoded: &decoded,
+            rows: 0,
+            splits: Vec::new(),
+            rejects: Vec::new(),
+        };
         work.range(0, decoded.rows.num_rows(), &self.metrics)?;
-        let Work { rows, splits, rejects: found, .. } = work;
+        let Work {
+            rows,
+            splits,
+            rejects: found,
+            ..
+        } = work;
         let events = (decoded.rows.num_rows() + decoded.rejects.len()) as u64;
-        let bounds = self.event_time.as_ref().and_then(|at| at.bounds(&decoded.rows));
+        let bounds = self
+            .event_time
+            .as_ref()
+            .and_then(|at| at.bounds(&decoded.rows));
         let mut rejects = decoded.rejects;
         if !found.is_empty() {
             rejects.extend(found);
             rejects.sort_by_key(|r| r.offset);
         }
-        self.metrics.received(events, raw.bytes() as u64, rejects.len() as u64);
+        self.metrics
+            .received(events, raw.bytes() as u64, rejects.len() as u64);
         Ok(Processed {
             partition: raw.partition.clone(),
             range: raw.range,
@@ -141,7 +167,10 @@ impl Work<'_> {
         let count = rows.num_rows() as u64;
         if count > 0 {
             self.splits.push(self.batcher.splitter.split(rows)?);
-            metrics.stage(Stage::Split, (begun.elapsed() - transformed).as_secs_f64());
+            metrics.stage(
+                Stage::Split,
+                begun.elapsed().saturating_sub(transformed).as_secs_f64(),
+            );
         }
         self.rows += count;
         Ok(())

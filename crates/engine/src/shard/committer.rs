@@ -36,9 +36,15 @@ pub(super) struct Committer {
 
 impl Committer {
     /// Commits what earlier owners prepared, to the outputs that lack it.
-    pub(super) async fn recover(&self, missing: Vec<(Arc<Record>, String, Vec<String>)>) -> Result<()> {
+    pub(super) async fn recover(
+        &self,
+        missing: Vec<(Arc<Record>, String, Vec<String>)>,
+    ) -> Result<()> {
         for (record, digest, outputs) in missing {
-            tracing::info!(epoch = record.epoch.0, "committing an epoch that an earlier run prepared");
+            tracing::info!(
+                epoch = record.epoch.0,
+                "committing an epoch that an earlier run prepared"
+            );
             for name in outputs {
                 self.commit(&record, &digest, &name).await?;
             }
@@ -46,7 +52,10 @@ impl Committer {
         Ok(())
     }
 
-    pub(super) async fn run(self, mut prepared: mpsc::Receiver<(Arc<Record>, String)>) -> Result<()> {
+    pub(super) async fn run(
+        self,
+        mut prepared: mpsc::Receiver<(Arc<Record>, String)>,
+    ) -> Result<()> {
         let mut newest = Epoch::NONE;
         let mut retired = Epoch::NONE;
         while let Some((record, digest)) = prepared.recv().await {
@@ -72,7 +81,9 @@ impl Committer {
         let (Some(output), Some(part)) = (self.outputs.get(name), record.outputs.get(name)) else {
             return Ok(());
         };
-        let Some(prepared) = &part.prepared else { return Ok(()) };
+        let Some(prepared) = &part.prepared else {
+            return Ok(());
+        };
         let commit = Commit {
             pipeline: Arc::clone(self.checkpoints.pipeline()),
             shard: Arc::clone(self.checkpoints.shard()),
@@ -92,7 +103,8 @@ impl Committer {
             let begun = Instant::now();
             let outcome = output.commit(&commit).await;
             let label = outcome.as_ref().map_or("failed", name_of);
-            self.metrics.commit_tried(name, label, begun.elapsed().as_secs_f64());
+            self.metrics
+                .commit_tried(name, label, begun.elapsed().as_secs_f64());
             match outcome? {
                 Outcome::Committed { snapshot } => Ok(Some(snapshot)),
                 Outcome::AlreadyCommitted => Ok(None),
@@ -109,10 +121,26 @@ impl Committer {
         fault::point("commit.after")?;
         self.metrics.committed(name, prepared, snapshot.clone());
         if name == TABLE {
-            let (ms, rows, files) = (begun.elapsed().as_millis() as u64, prepared.rows, prepared.files);
-            tracing::info!(epoch = record.epoch.0, rows, files, bytes = prepared.bytes, ms, snapshot, "committed");
+            let (ms, rows, files) = (
+                begun.elapsed().as_millis() as u64,
+                prepared.rows,
+                prepared.files,
+            );
+            tracing::info!(
+                epoch = record.epoch.0,
+                rows,
+                files,
+                bytes = prepared.bytes,
+                ms,
+                snapshot,
+                "committed"
+            );
         } else {
-            tracing::warn!(epoch = record.epoch.0, rejects = prepared.rows, "rejects written");
+            tracing::warn!(
+                epoch = record.epoch.0,
+                rejects = prepared.rows,
+                "rejects written"
+            );
         }
         Ok(())
     }
@@ -122,7 +150,9 @@ impl Committer {
         let state = output.state(&commit.pipeline, &commit.shard).await?;
         match state.held {
             Some((epoch, digest)) if epoch == commit.epoch && digest == commit.digest => Ok(None),
-            _ => Err(Error::unavailable("no answer to a commit, and it is not there")),
+            _ => Err(Error::unavailable(
+                "no answer to a commit, and it is not there",
+            )),
         }
     }
 }

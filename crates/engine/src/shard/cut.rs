@@ -75,7 +75,11 @@ impl Cutter {
         }
     }
 
-    pub(super) async fn run(mut self, mut incoming: mpsc::Receiver<Item>, cuts: mpsc::Sender<Cut>) -> Result<Summary> {
+    pub(super) async fn run(
+        mut self,
+        mut incoming: mpsc::Receiver<Item>,
+        cuts: mpsc::Sender<Cut>,
+    ) -> Result<Summary> {
         let mut next = 0;
         let mut early: BTreeMap<u64, Item> = BTreeMap::new();
         loop {
@@ -97,7 +101,11 @@ impl Cutter {
                 let Item { what, held, .. } = item;
                 match what? {
                     What::Batch(batch) => self.take(*batch).await?,
-                    What::Discovered(partitions) => partitions.iter().for_each(|p| self.watermarks.discover(p)),
+                    What::Discovered(partitions) => {
+                        for partition in &partitions {
+                            self.watermarks.discover(partition);
+                        }
+                    }
                     What::Idle => self.idle(),
                     What::End { source_ended } => {
                         drop(held);
@@ -107,8 +115,13 @@ impl Cutter {
                 }
                 drop(held);
             }
-            let in_flight = (self.permits_in_all - self.permits.available_permits().min(self.permits_in_all)) * KIB;
-            self.metrics.set_levels(self.table.buffered_bytes() + in_flight, self.table.open_files());
+            let in_flight = (self.permits_in_all
+                - self.permits.available_permits().min(self.permits_in_all))
+                * KIB;
+            self.metrics.set_levels(
+                self.table.buffered_bytes() + in_flight,
+                self.table.open_files(),
+            );
         }
     }
 
@@ -150,8 +163,9 @@ impl Cutter {
     fn idle(&mut self) {
         let since = *self.idle_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= self.options.idle_timeout {
-            let partitions: Vec<_> = self.offsets.0.keys().cloned().collect();
-            partitions.iter().for_each(|p| self.watermarks.idle(p));
+            for partition in self.offsets.0.keys() {
+                self.watermarks.idle(partition);
+            }
             self.show_watermark();
         }
     }
@@ -173,9 +187,15 @@ impl Cutter {
         let table = self.table.seal(self.epoch);
         let rejects = self.rejects.seal();
         let finish = tokio::spawn(async move {
-            let rejects = tokio::task::spawn_blocking(move || rejects.map(crate::rejects::SealedRejects::finish).transpose());
+            let rejects = tokio::task::spawn_blocking(move || {
+                rejects
+                    .map(crate::rejects::SealedRejects::finish)
+                    .transpose()
+            });
             let table = table.finish().await?;
-            let rejects = rejects.await.map_err(|e| Error::internal("a blocking task died").because(e))??;
+            let rejects = rejects
+                .await
+                .map_err(|e| Error::internal("a blocking task died").because(e))??;
             Ok((table, rejects))
         });
         self.watermarks.current();
@@ -201,10 +221,15 @@ impl Cutter {
             rows: self.totals.rows - self.before.rows,
             rejects: self.totals.rejects - self.before.rejects,
         };
-        Summary { run, since_start: self.totals, epoch: self.epoch, ended }
+        Summary {
+            run,
+            since_start: self.totals,
+            epoch: self.epoch,
+            ended,
+        }
     }
 }
 
 fn far() -> Instant {
-    Instant::now() + Duration::from_secs(3600)
+    Instant::now() + Duration::from_hours(1)
 }

@@ -109,8 +109,23 @@ pub async fn run(shard: Shard, stop: CancellationToken) -> Result<Summary> {
     result
 }
 
-async fn run_until(shard: Shard, stop: CancellationToken, abort: CancellationToken) -> Result<Summary> {
-    let Shard { checkpoints, source, factory, event_time, table, rejects, outputs, pool, metrics, .. } = shard;
+async fn run_until(
+    shard: Shard,
+    stop: CancellationToken,
+    abort: CancellationToken,
+) -> Result<Summary> {
+    let Shard {
+        checkpoints,
+        source,
+        factory,
+        event_time,
+        table,
+        rejects,
+        outputs,
+        pool,
+        metrics,
+        ..
+    } = shard;
     let options = shard.options;
     let watermarks = Watermarks::new(options.max_delay);
     let started = start::start(&checkpoints, &outputs, shard.fingerprints, watermarks).await?;
@@ -133,7 +148,12 @@ async fn run_until(shard: Shard, stop: CancellationToken, abort: CancellationTok
     };
     committer.recover(started.commit).await?;
 
-    let batchers = Arc::new(batcher::Batchers::new(factory, table.splitter(), event_time, metrics.clone())?);
+    let batchers = Arc::new(batcher::Batchers::new(
+        factory,
+        table.splitter(),
+        event_time,
+        metrics.clone(),
+    )?);
     let reader = reader::Reader {
         source,
         batchers,
@@ -171,7 +191,9 @@ async fn run_until(shard: Shard, stop: CancellationToken, abort: CancellationTok
             done = &mut cutting, if !cut_done => { summary = joined(done)?; cut_done = true; }
         }
     }
-    reading.await.map_err(|_| Error::internal("the reader thread died"))??;
+    reading
+        .await
+        .map_err(|_| Error::internal("the reader thread died"))??;
     Ok(summary)
 }
 

@@ -33,9 +33,12 @@ impl Preparer {
     ) -> Result<Epoch> {
         while let Some(cut) = cuts.recv().await {
             let begun = Instant::now();
-            let (table, rejects) =
-                cut.finish.await.map_err(|e| Error::internal("a task of the writer died").because(e))??;
-            self.metrics.stage(Stage::Prepare, begun.elapsed().as_secs_f64());
+            let (table, rejects) = cut
+                .finish
+                .await
+                .map_err(|e| Error::internal("a task of the writer died").because(e))??;
+            self.metrics
+                .stage(Stage::Prepare, begun.elapsed().as_secs_f64());
             fault::point("prepare.after_files")?;
             let mut record = self.base.following();
             record.offsets = cut.offsets;
@@ -51,9 +54,12 @@ impl Preparer {
             }
             let begun = Instant::now();
             let checkpoints = &self.checkpoints;
-            let digest =
-                committer::retrying("create a checkpoint record", self.retry_for, || checkpoints.create(&record)).await?;
-            self.metrics.stage(Stage::Checkpoint, begun.elapsed().as_secs_f64());
+            let digest = committer::retrying("create a checkpoint record", self.retry_for, || {
+                checkpoints.create(&record)
+            })
+            .await?;
+            self.metrics
+                .stage(Stage::Checkpoint, begun.elapsed().as_secs_f64());
             let record = Arc::new(record);
             self.base = (*record).clone();
             self.metrics.set_behind(prepared.capacity() == 0);

@@ -100,11 +100,16 @@ impl Reader {
             };
             match event {
                 Ok(SourceEvent::Batch(raw)) => {
-                    self.metrics.stage(Stage::Read, begun.elapsed().as_secs_f64());
+                    self.metrics
+                        .stage(Stage::Read, begun.elapsed().as_secs_f64());
                     self.metrics.set_source_lag(self.source.lag());
                     let size = (raw.bytes().div_ceil(KIB) as u32).clamp(1, limit);
-                    let Ok(bytes) = Arc::clone(&self.permits).acquire_many_owned(size).await else { break };
-                    let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { break };
+                    let Ok(bytes) = Arc::clone(&self.permits).acquire_many_owned(size).await else {
+                        break;
+                    };
+                    let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+                        break;
+                    };
                     self.hand_over(number, raw, (slot, Some(bytes)));
                 }
                 Ok(SourceEvent::Discovered(partitions)) => {
@@ -129,18 +134,40 @@ impl Reader {
         Ok(())
     }
 
-    fn hand_over(&self, number: u64, raw: RawBatch, held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>)) {
+    fn hand_over(
+        &self,
+        number: u64,
+        raw: RawBatch,
+        held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+    ) {
         let (batchers, items) = (Arc::clone(&self.batchers), self.items.clone());
         self.pool.spawn_fifo(move || {
-            let what = catch_unwind(AssertUnwindSafe(|| batchers.process(&raw)))
-                .unwrap_or_else(|_| Err(Error::internal("a batcher panicked; this is a bug in calve")));
+            let what =
+                catch_unwind(AssertUnwindSafe(|| batchers.process(&raw))).unwrap_or_else(|_| {
+                    Err(Error::internal(
+                        "a batcher panicked; this is a bug in calve",
+                    ))
+                });
             // Fails only when the loop has ended, and then nobody waits for it.
-            let _ = items.try_send(Item { number, what: what.map(|p| What::Batch(Box::new(p))), held });
+            let _ = items.try_send(Item {
+                number,
+                what: what.map(|p| What::Batch(Box::new(p))),
+                held,
+            });
         });
     }
 
     async fn say(&self, number: u64, what: Result<What>) {
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else { return };
-        let _ = self.items.send(Item { number, what, held: (slot, None) }).await;
+        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+            return;
+        };
+        let _ = self
+            .items
+            .send(Item {
+                number,
+                what,
+                held: (slot, None),
+            })
+            .await;
     }
 }

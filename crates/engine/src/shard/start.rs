@@ -36,8 +36,16 @@ pub(super) async fn start(
         fingerprints: fingerprints.clone(),
     };
     for (name, output) in outputs {
-        let state = output.state(checkpoints.pipeline(), checkpoints.shard()).await?;
-        facts.outputs.insert(name.clone(), OutputFacts { identity: state.identity, held: state.held });
+        let state = output
+            .state(checkpoints.pipeline(), checkpoints.shard())
+            .await?;
+        facts.outputs.insert(
+            name.clone(),
+            OutputFacts {
+                identity: state.identity,
+                held: state.held,
+            },
+        );
     }
     let missing = match recovery::decide(&facts) {
         Decision::Start => Vec::new(),
@@ -47,7 +55,11 @@ pub(super) async fn start(
     fault::point("start.before_claim")?;
     let base = RecordBase {
         fingerprints,
-        identities: facts.outputs.iter().map(|(name, o)| (name.clone(), o.identity.clone())).collect(),
+        identities: facts
+            .outputs
+            .iter()
+            .map(|(name, o)| (name.clone(), o.identity.clone()))
+            .collect(),
         offsets: Offsets::default(),
         watermarks,
         previous: BTreeMap::new(),
@@ -55,7 +67,11 @@ pub(super) async fn start(
     };
     let (claim, _) = checkpoints.claim(loaded.newest(), base).await?;
     fault::point("start.after_claim")?;
-    tracing::info!(epoch = claim.epoch.0, resumed = loaded.newest().is_some(), "took the pipeline over");
+    tracing::info!(
+        epoch = claim.epoch.0,
+        resumed = loaded.newest().is_some(),
+        "took the pipeline over"
+    );
 
     let mut commit = Vec::new();
     for (record, digest) in loaded.records {
@@ -68,7 +84,11 @@ pub(super) async fn start(
 }
 
 fn names(missing: &[(Epoch, String)], epoch: Epoch) -> Vec<String> {
-    missing.iter().filter(|(e, _)| *e == epoch).map(|(_, name)| name.clone()).collect()
+    missing
+        .iter()
+        .filter(|(e, _)| *e == epoch)
+        .map(|(_, name)| name.clone())
+        .collect()
 }
 
 fn refuse(refusal: &Refusal) -> Error {

@@ -195,7 +195,8 @@ impl TextReader {
         if !chunk.is_empty() {
             let end = &chunk[chunk.len().saturating_sub(TAIL_BYTES)..];
             self.before.extend_from_slice(end);
-            self.before.drain(..self.before.len().saturating_sub(TAIL_BYTES));
+            self.before
+                .drain(..self.before.len().saturating_sub(TAIL_BYTES));
             self.tag.tail = Some(Mark::of(&self.before));
         }
         self.tag.size = (self.eof && self.buffer.is_empty()).then_some(self.size);

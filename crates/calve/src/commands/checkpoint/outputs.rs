@@ -1,0 +1,248 @@
+//! What a pipeline's outputs hold now, and how they let go of it. Looking creates nothing.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use calve_engine::{Error, Output, Result, durable, rejects::RejectsOutput};
+use calve_lake::{
+    iceberg::{self, IcebergConfig, ShardInfo, TableDetails},
+    parquet::ParquetOutput,
+};
+use calve_model::{Epoch, recovery::OutputFacts};
+
+use crate::{
+    config::{PipelineFile, SinkConfig},
+    pipeline::{SHARD, rejects_dir},
+};
+
+/// How often a table is asked to forget while others commit.
+const TRIES: usize = 5;
+
+/// What the outputs hold.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Now {
+    /// The table.
+    pub(super) table: OutputFacts,
+    /// The rejects.
+    pub(super) rejects: OutputFacts,
+    /// What an Iceberg table says of the shard.
+    pub(super) shard: Option<ShardInfo>,
+    /// The shard's last epoch in an Iceberg table's history.
+    pub(super) in_history: Epoch,
+}
+
+impl Now {
+    /// Looks at the outputs of a pipeline.
+    pub(super) async fn of(file: &PipelineFile) -> Result<Self> {
+        let mut now = match &file.sink {
+            SinkConfig::Iceberg(sink) => match details(sink).await? {
+                Some(details) => Self::of_iceberg(&file.name, details),
+                None => Self::default(),
+            },
+            SinkConfig::Parquet(sink) => {
+                let root = root(&sink.path);
+                let mut now = Self::default();
+                if root.join("_calve/id").exists() {
+                    let state = ParquetOutput::open(root)?.state(&file.name, SHARD).await?;
+                    now.table = OutputFacts {
+                        identity: state.identity,
+                        held: state.held,
+                    };
+                }
+                now
+            }
+        };
+        let rejects = RejectsOutput::new(&rejects_dir(file));
+        now.rejects.held = rejects.state(&file.name, SHARD).await?.held;
+        Ok(now)
+    }
+
+    fn of_iceberg(pipeline: &str, details: TableDetails) -> Self {
+        let mut epochs = details.snapshots.iter().filter_map(|s| s.epoch.as_ref());
+        let last = epochs.find(|(p, shard, _)| p == pipeline && shard == SHARD);
+        let in_history = last.map_or(Epoch::NONE, |(_, _, epoch)| Epoch(*epoch));
+        let mut shards = details.shards.into_iter();
+        let shard = shards.find(|s| s.pipeline == pipeline && s.shard == SHARD);
+        Self {
+            table: OutputFacts {
+                identity: Some(details.uuid),
+                held: shard.as_ref().map(|s| (Epoch(s.epoch), s.digest.clone())),
+            },
+            rejects: OutputFacts::default(),
+            shard,
+            in_history,
+        }
+    }
+
+    /// The highest epoch that any output holds.
+    pub(super) fn highest(&self) -> Epoch {
+        let held = |facts: &OutputFacts| facts.held.as_ref().map_or(Epoch::NONE, |(e, _)| *e);
+        held(&self.table).max(held(&self.rejects))
+    }
+}
+
+async fn details(sink: &IcebergConfig) -> Result<Option<TableDetails>> {
+    let there = sink
+        .catalog
+        .sqlite
+        .as_ref()
+        .is_none_or(|path| path.exists());
+    if !there {
+        return Ok(None);
+    }
+    let tables = iceberg::ls(&sink.catalog).await?;
+    if !tables.iter().any(|table| table.name == sink.table) {
+        return Ok(None);
+    }
+    iceberg::show(&sink.catalog, &sink.table).await.map(Some)
+}
+
+/// Makes the table forget the pipeline; its rows stay. Answers what was done, if anything.
+pub(super) async fn forget(file: &PipelineFile) -> Result<Option<String>> {
+    match &file.sink {
+        SinkConfig::Iceberg(sink) => {
+            if details(sink).await?.is_none() {
+                return Ok(None);
+            }
+            let mut tries = 1;
+            loop {
+                match iceberg::forget(&sink.catalog, &sink.table, &file.name).await {
+                    Ok(0) => return Ok(None),
+                    Ok(_) => {
+                        return Ok(Some(format!(
+                            "the table forgot the pipeline: table={}",
+                            sink.table
+                        )));
+                    }
+                    Err(e) if e.kind() == calve_engine::ErrorKind::Conflict && tries < TRIES => {
+                        tries += 1;
+                    }
+                    Err(e) => return Err(e),
+                }
+            }
+        }
+        SinkConfig::Parquet(sink) => {
+            let folder = root(&sink.path)
+                .join("_calve/commits")
+                .join(&file.name)
+                .join(SHARD);
+            let aside = root(&sink.path)
+                .join("_calve/before-reset")
+                .join(&file.name);
+            let moved = set_aside(&folder, &aside, |name| name.ends_with(".json"))?;
+            let left = Now::of(file).await?.table.held;
+            if let Some((epoch, _)) = left {
+                return Err(Error::internal(format!(
+                    "the table still holds an epoch of the pipeline: path={} epoch={epoch}",
+                    sink.path
+                )));
+            }
+            Ok(moved.map(|to| {
+                let to = to.display();
+                format!("moved the table's commit entries aside; its files stay: to={to}")
+            }))
+        }
+    }
+}
+
+/// Moves published rejects files aside whose epoch lies above `above`. Answers where they are now, if
+/// there were any.
+pub(super) fn set_rejects_aside(
+    file: &PipelineFile,
+    above: Epoch,
+    why: &str,
+) -> Result<Option<PathBuf>> {
+    let folder = rejects_dir(file).join(&file.name).join(SHARD);
+    let aside = folder.join(format!("before-{why}"));
+    set_aside(&folder, &aside, |name| is_later_reject(name, above))
+}
+
+/// Whether a name is that of a published rejects file of a later epoch.
+fn is_later_reject(name: &str, above: Epoch) -> bool {
+    let parts = name.strip_suffix(".ndjson").and_then(|n| n.split_once('-'));
+    parts
+        .and_then(|(epoch, _)| epoch.parse().ok())
+        .is_some_and(|epoch: u64| epoch > above.0)
+}
+
+/// Moves the files that `takes` into a new folder `<aside>-<n>`, durably.
+fn set_aside(folder: &Path, aside: &Path, takes: impl Fn(&str) -> bool) -> Result<Option<PathBuf>> {
+    let failed = |e| {
+        Error::io(
+            format!("cannot move files aside: path={}", folder.display()),
+            e,
+        )
+    };
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let is_file = entry.file_type().map_err(failed)?.is_file();
+        if is_file && entry.file_name().to_str().is_some_and(&takes) {
+            names.push(entry.file_name());
+        }
+    }
+    if names.is_empty() {
+        return Ok(None);
+    }
+    let to = (1..)
+        .map(|n| PathBuf::from(format!("{}-{n}", aside.display())))
+        .find(|path| !path.exists())
+        .expect("numbers do not end");
+    durable::create_dirs(&to).map_err(failed)?;
+    for name in names {
+        fs::rename(folder.join(&name), to.join(&name)).map_err(failed)?;
+    }
+    durable::sync_dir(&to).map_err(failed)?;
+    durable::sync_dir(folder).map_err(failed)?;
+    Ok(Some(to))
+}
+
+fn root(path: &str) -> PathBuf {
+    PathBuf::from(path.strip_prefix("file://").unwrap_or(path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_later_rejects_are_moved() {
+        assert!(is_later_reject("00000000000000000004-ab.ndjson", Epoch(3)));
+        assert!(!is_later_reject("00000000000000000003-ab.ndjson", Epoch(3)));
+        assert!(!is_later_reject(".1234.tmp", Epoch::NONE));
+        assert!(!is_later_reject("notes-1.ndjson", Epoch::NONE));
+    }
+
+    #[test]
+    fn each_move_has_a_folder_of_its_own() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (folder, aside) = (
+            dir.path().join("main"),
+            dir.path().join("main/before-reset"),
+        );
+        let all = |_: &str| true;
+        assert_eq!(
+            set_aside(&folder, &aside, all).expect("nothing is there"),
+            None
+        );
+        for n in 1..3 {
+            fs::create_dir_all(&folder).expect("a folder");
+            fs::write(folder.join("1-a.ndjson"), n.to_string()).expect("a file");
+            let to = set_aside(&folder, &aside, all)
+                .expect("moved")
+                .expect("a file was there");
+            assert_eq!(to, dir.path().join(format!("main/before-reset-{n}")));
+            let moved = fs::read_to_string(to.join("1-a.ndjson")).expect("the file");
+            assert_eq!(moved, n.to_string());
+        }
+        assert_eq!(set_aside(&folder, &aside, all).expect("empty"), None);
+    }
+}

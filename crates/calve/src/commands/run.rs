@@ -1,0 +1,132 @@
+//! `calve run`: runs a pipeline until its source ends or it is told to stop.
+
+use std::{
+    path::PathBuf,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use calve_engine::{Error, Result, shard};
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    config::{self, PipelineFile},
+    console::{self, Console},
+    figures, out, pipeline,
+    serve::Serve,
+};
+
+/// Arguments of `calve run`.
+#[derive(clap::Args)]
+pub(crate) struct RunArgs {
+    /// The pipeline file.
+    file: PathBuf,
+    /// Run to the end of the source and close every open window.
+    #[arg(long)]
+    drain: bool,
+}
+
+pub(crate) async fn run(args: RunArgs) -> Result<()> {
+    let file = config::load(&args.file)?;
+    tracing::debug!(drain = args.drain, "no windows are open in this version");
+    let done = supervise(&file, None).await?;
+    out::note(done.text);
+    Ok(())
+}
+
+/// What a run did, for people.
+pub(crate) struct Done {
+    pub(crate) text: String,
+    pub(crate) summary: shard::Summary,
+    pub(crate) elapsed: Duration,
+    pub(crate) metrics: calve_engine::metrics::Metrics,
+}
+
+/// Runs a pipeline with server and console until the source ends, a signal comes, or `limit` is over.
+pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> Result<Done> {
+    let stop = CancellationToken::new();
+    on_signal(stop.clone())?;
+    let pipeline = pipeline::open(file).await?;
+    let (metrics, monitors) = (pipeline.metrics, pipeline.monitors);
+    let around = CancellationToken::new();
+    let _ended = around.clone().drop_guard();
+
+    if let Some(serve) = &file.serve {
+        let monitors = monitors.clone();
+        let figures: Arc<dyn Fn() -> serde_json::Value + Send + Sync> =
+            Arc::new(move || figures::json(&monitors));
+        let server = Serve {
+            listen: serve.listen,
+            token: serve.token.as_ref().map(|t| t.expose().to_owned()),
+            metrics: metrics.clone(),
+            figures: Some(figures),
+            overdue_after: file.commit.every.0 * 3 + Duration::from_secs(30),
+        };
+        let address = server.start(around.clone()).await?;
+        tracing::info!(%address, "serving /health, /ready, /metrics and /api/status");
+    }
+    let tables: Option<Arc<dyn Fn() -> Vec<(String, String)> + Send + Sync>> =
+        (!monitors.is_empty()).then(|| {
+            let monitors = monitors.clone();
+            Arc::new(move || figures::text(&monitors)) as _
+        });
+    let console = Console {
+        metrics: metrics.clone(),
+        figures: tables,
+        every: Duration::from_secs(5),
+    };
+    let showing = tokio::spawn(console.run(around.clone()));
+
+    let begun = Instant::now();
+    let shard_run = tokio::spawn(shard::run(pipeline.shard, stop.clone()));
+    if let Some(limit) = limit {
+        let stop = stop.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(limit).await;
+            stop.cancel();
+        });
+    }
+    let summary = shard_run
+        .await
+        .map_err(|e| Error::internal("the shard died").because(e))?;
+    let elapsed = begun.elapsed();
+    around.cancel();
+    let _ = showing.await;
+    let summary = summary?;
+    let text = console::summary(
+        &metrics.status(),
+        elapsed,
+        &pipeline::rejects_dir(file).display().to_string(),
+    );
+    Ok(Done {
+        text,
+        summary,
+        elapsed,
+        metrics,
+    })
+}
+
+/// SIGINT and SIGTERM stop reading and commit; a second one ends the process at once.
+fn on_signal(stop: CancellationToken) -> Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let cannot = |e| Error::internal("cannot listen for signals").because(e);
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(cannot)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(cannot)?;
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if stop.is_cancelled() {
+                out::note(
+                    "stopped at once; what was not committed is read again at the next start",
+                );
+                std::process::exit(1);
+            }
+            out::note("stopping: what was read is committed; once more to stop at once");
+            stop.cancel();
+        }
+    });
+    Ok(())
+}

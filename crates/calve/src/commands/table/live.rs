@@ -1,0 +1,250 @@
+//! What is alive because a checkpoint refers to it. A pipeline that the table names, but of which no
+//! record is found, may have prepared files that nobody else knows of: then cleaning is refused.
+
+use std::{
+    collections::{BTreeSet, HashSet},
+    fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
+
+use calve_engine::{
+    Error, Result,
+    checkpoint::{Checkpoints, open_store},
+};
+use calve_lake::{
+    iceberg::{CatalogConfig, TableDetails, content_files},
+    parquet::PublishedFile,
+};
+use serde_json::Value;
+
+/// Name of the folder that pipelines keep their checkpoints in by default.
+const FOLDER: &str = ".calve-checkpoints";
+
+/// Where to look for checkpoints, and whether their absence is known to be right.
+pub(super) struct Given {
+    locations: BTreeSet<String>,
+    none: bool,
+}
+
+impl Given {
+    /// What the user named, or else the places where pipelines put them.
+    pub(super) fn new(named: &[String], defaults: Vec<String>) -> Self {
+        let none = named.iter().any(|location| location == "none");
+        let named: BTreeSet<String> = named.iter().filter(|l| *l != "none").cloned().collect();
+        let locations = if named.is_empty() && !none {
+            defaults.into_iter().collect()
+        } else {
+            named
+        };
+        Self { locations, none }
+    }
+
+    fn missing(&self, pipeline: &str, shard: &str) -> Error {
+        let looked: Vec<&str> = self.locations.iter().map(String::as_str).collect();
+        Error::config(format!(
+            "the table holds epochs of a pipeline whose checkpoints are not found, and they may refer to \
+             files that would be removed: pipeline={pipeline} shard={shard} looked_in={}",
+            looked.join(",")
+        ))
+        .hint(
+            "name every place where they are with `--checkpoint LOCATION`; if they are gone for good, \
+             `--checkpoint none` says so",
+        )
+    }
+
+    /// The parts of all records for the table, of the shards that the table names, and of every
+    /// other shard in the local stores: what it prepared first is in no table yet.
+    async fn contents(&self, named: &[(String, String)]) -> Result<Vec<Value>> {
+        let mut contents = Vec::new();
+        let mut found: BTreeSet<(String, String)> = BTreeSet::new();
+        for location in &self.locations {
+            let store = open_store(location).await?;
+            let mut shards: BTreeSet<(String, String)> = named.iter().cloned().collect();
+            shards.extend(local_shards(location)?);
+            for (pipeline, shard) in shards {
+                let checkpoints = Checkpoints::new(store.clone(), &pipeline, &shard);
+                let loaded = checkpoints.load().await?;
+                if !loaded.records.is_empty() {
+                    found.insert((pipeline, shard));
+                }
+                for (record, _) in loaded.records {
+                    let prepared = record.outputs.into_iter().filter_map(|(name, output)| {
+                        (name == "table").then_some(output.prepared).flatten()
+                    });
+                    contents.extend(prepared.map(|p| p.content).filter(|c| !c.is_null()));
+                }
+            }
+        }
+        let lost = named.iter().find(|shard| !found.contains(*shard));
+        match lost {
+            Some((pipeline, shard)) if !self.none => Err(self.missing(pipeline, shard)),
+            _ => Ok(contents),
+        }
+    }
+}
+
+/// Default places for an Iceberg table: its warehouse, and the folder of the catalog.
+pub(super) fn in_warehouse(location: &str, catalog: &CatalogConfig) -> Vec<String> {
+    let path = location
+        .strip_prefix("file://")
+        .or_else(|| location.strip_prefix("file:"))
+        .unwrap_or(location);
+    let warehouse = Path::new(path).ancestors().nth(2);
+    let catalog = catalog.sqlite.as_deref().and_then(Path::parent);
+    let folders = warehouse.into_iter().chain(catalog);
+    let mut places: Vec<String> = folders
+        .map(|folder| folder.join(FOLDER))
+        .filter(|place| place.is_dir())
+        .map(|place| place.display().to_string())
+        .collect();
+    if places.is_empty() {
+        places.extend(warehouse.map(|folder| folder.join(FOLDER).display().to_string()));
+    }
+    places
+}
+
+/// Default places for a plain Parquet table: beside its folder, and in it.
+pub(super) fn beside(folder: &Path) -> Vec<String> {
+    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let parent = absolute.parent().map(|parent| parent.join(FOLDER));
+    let places: Vec<PathBuf> = parent.into_iter().chain([absolute.join(FOLDER)]).collect();
+    let mut there: Vec<&PathBuf> = places.iter().filter(|place| place.is_dir()).collect();
+    if there.is_empty() {
+        there.extend(places.first());
+    }
+    there.into_iter().map(|p| p.display().to_string()).collect()
+}
+
+/// Data files of an Iceberg table that checkpoints refer to.
+pub(super) async fn iceberg(given: &Given, table: &TableDetails) -> Result<HashSet<String>> {
+    let named: Vec<(String, String)> = table
+        .shards
+        .iter()
+        .map(|shard| (shard.pipeline.clone(), shard.shard.clone()))
+        .collect();
+    let mut live = HashSet::new();
+    for content in given.contents(&named).await? {
+        // An array is a plain Parquet table's, which shares the store.
+        if !content.is_array() {
+            live.extend(content_files(&content)?);
+        }
+    }
+    Ok(live)
+}
+
+/// Staged files of a plain Parquet table that checkpoints refer to, relative to its folder. Those of
+/// other tables in the same store count too, which does no harm.
+pub(super) async fn parquet(given: &Given, folder: &Path) -> Result<HashSet<String>> {
+    let mut named = Vec::new();
+    let commits = folder.join("_calve/commits");
+    for pipeline in folders(&commits)? {
+        for shard in folders(&commits.join(&pipeline))? {
+            if pipeline.contains('%') || shard.contains('%') {
+                return Err(Error::config(format!(
+                    "a pipeline has a name that cannot be looked up: pipeline={pipeline} shard={shard}"
+                )));
+            }
+            named.push((pipeline.clone(), shard));
+        }
+    }
+    let mut live = HashSet::new();
+    for content in given.contents(&named).await? {
+        if content.is_array() {
+            live.extend(staged(content)?);
+        }
+    }
+    Ok(live)
+}
+
+fn staged(content: Value) -> Result<impl Iterator<Item = String>> {
+    let files: Vec<PublishedFile> = serde_json::from_value(content)
+        .map_err(|e| Error::corrupt("a checkpoint record does not hold files").because(e))?;
+    Ok(files.into_iter().map(|file| file.staged))
+}
+
+/// Pipelines and shards of a local store; nothing for a store elsewhere.
+fn local_shards(location: &str) -> Result<Vec<(String, String)>> {
+    let path = location.strip_prefix("file://").unwrap_or(location);
+    if path.contains("://") {
+        return Ok(Vec::new());
+    }
+    let mut shards = Vec::new();
+    for pipeline in folders(Path::new(path))? {
+        for shard in folders(&Path::new(path).join(&pipeline))? {
+            shards.push((pipeline.clone(), shard));
+        }
+    }
+    Ok(shards)
+}
+
+/// Names of the folders in a folder, hidden ones apart; none when it is not there.
+fn folders(path: &Path) -> Result<Vec<String>> {
+    let failed = |e| Error::io(format!("cannot list folder={}", path.display()), e);
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(e) => return Err(failed(e)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.file_type().map_err(failed)?.is_dir() && !name.starts_with('.') {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use calve_engine::checkpoint::{LocalRecords, RecordStore};
+
+    use super::*;
+
+    fn given(named: &[&str], defaults: &[&str]) -> Given {
+        let owned = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
+        Given::new(&owned(named), owned(defaults))
+    }
+
+    #[tokio::test]
+    async fn an_unknown_pipeline_is_refused_unless_its_checkpoints_are_gone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let place = dir.path().display().to_string();
+        let named = [("orders".to_owned(), "main".to_owned())];
+        let error = given(&[], &[&place]).contents(&named).await;
+        let error = error.expect_err("nothing is known of the pipeline");
+        assert!(error.message().contains("pipeline=orders"), "{error}");
+        assert!(
+            error
+                .hint_text()
+                .is_some_and(|h| h.contains("--checkpoint none"))
+        );
+        assert!(given(&["none"], &[&place]).contents(&named).await.is_ok());
+        assert!(given(&[], &[&place]).contents(&[]).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_damaged_record_ends_the_cleaning() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let store: Arc<dyn RecordStore> = Arc::new(LocalRecords::new(dir.path()));
+        let name = "other/main/00000000000000000001.json";
+        store.create(name, b"{".to_vec()).await.expect("create");
+        let place = dir.path().display().to_string();
+        let error = given(&[&place], &[]).contents(&[]).await;
+        let error = error.expect_err("it may refer to anything");
+        assert_eq!(error.kind(), calve_engine::ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn what_was_named_comes_before_the_defaults() {
+        let both = given(&["a", "none"], &["b"]);
+        assert!(both.none && both.locations.iter().eq(["a"]));
+        let defaults = given(&[], &["b"]);
+        assert!(!defaults.none && defaults.locations.iter().eq(["b"]));
+        assert!(given(&["none"], &["b"]).locations.is_empty());
+    }
+}

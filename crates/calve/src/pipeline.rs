@@ -1,0 +1,290 @@
+//! Puts a pipeline together from its file: source, decoder, transform, monitors, table, outputs.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arrow::datatypes::SchemaRef;
+use calve_connect::{
+    formats::{self, FormatConfig},
+    sources::{self, SourceContext},
+};
+use calve_engine::{
+    BatcherFactory, Decoder, Error, Output, Result, Source, Transform,
+    checkpoint::{Checkpoints, Loaded, Meta, open_store},
+    event_time::EventTime,
+    metrics::Metrics,
+    rejects::{RejectsOutput, RejectsWriter},
+    shard::{REJECTS, Shard, ShardOptions, TABLE},
+};
+use calve_lake::write::WriteOptions;
+use calve_model::Offsets;
+use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
+
+use crate::{
+    config::{PipelineFile, SinkConfig},
+    out,
+};
+
+/// The only shard of a pipeline in one process.
+pub(crate) const SHARD: &str = "main";
+
+/// What comes before the table: source, decoder, transform.
+pub(crate) struct Front {
+    pub(crate) source: Box<dyn Source>,
+    pub(crate) factory: Arc<dyn BatcherFactory>,
+    pub(crate) monitors: Monitors,
+    /// Schema of the decoded events.
+    events: SchemaRef,
+    /// Schema of the table's rows.
+    rows: SchemaRef,
+    /// The schema, when it was inferred from the first events and not declared.
+    inferred: Option<serde_json::Value>,
+    sql: Option<String>,
+}
+
+impl Front {
+    /// From the beginning of the source, without checkpoints; writes nothing.
+    pub(crate) async fn open(file: &PipelineFile) -> Result<Self> {
+        Self::resume(file, None, &Offsets::default()).await
+    }
+
+    /// As it was at an earlier start: with the schema that was inferred then.
+    async fn resume(
+        file: &PipelineFile,
+        stored: Option<&serde_json::Value>,
+        from: &Offsets,
+    ) -> Result<Self> {
+        let context = context();
+        let mut source = file.source.build(&file.format, &context)?;
+        let mut inferred = stored.cloned();
+        let events = if let Some(declared) = file.format.declared_schema() {
+            declared?
+        } else if let Some(known) = file.source.known_schema()? {
+            known
+        } else if let Some(stored) = stored {
+            formats::schema_from_json(stored)?
+        } else {
+            let (seen, peeked) = sources::peek(source, from).await?;
+            let schema = formats::infer::infer(&file.format, &seen)?;
+            out::note(format!(
+                "inferred schema, kept with the checkpoints:\n{}",
+                formats::schema_to_yaml(&schema, 2)
+            ));
+            inferred = Some(formats::schema_to_json(&schema)?);
+            source = Box::new(peeked);
+            schema
+        };
+        let planned = plan(file, &events)?;
+        let rows = planned
+            .as_ref()
+            .map_or_else(|| Arc::clone(&events), Planned::schema);
+        let monitors = Monitors::plan(&file.monitor.0, &rows)?;
+        let factory = Factory {
+            format: file.format.clone(),
+            events: Arc::clone(&events),
+            rows: Arc::clone(&rows),
+            planned,
+            monitors: monitors.clone(),
+        };
+        Ok(Self {
+            source,
+            factory: Arc::new(factory),
+            monitors,
+            events,
+            rows,
+            inferred,
+            sql: file.transform.as_ref().map(|t| t.sql.trim().to_owned()),
+        })
+    }
+}
+
+fn context() -> SourceContext {
+    SourceContext {
+        base: PathBuf::new(),
+        store_options: std::env::vars().collect(),
+    }
+}
+
+fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Option<Planned>> {
+    let Some(transform) = &file.transform else {
+        return Ok(None);
+    };
+    let lookups: Vec<Lookup> = transform
+        .tables
+        .iter()
+        .map(|(name, config)| Lookup::read(name, config))
+        .collect::<Result<_>>()?;
+    SqlTransform::plan(&transform.sql, Arc::clone(events), &lookups).map(Some)
+}
+
+struct Factory {
+    format: FormatConfig,
+    events: SchemaRef,
+    rows: SchemaRef,
+    planned: Option<Planned>,
+    monitors: Monitors,
+}
+
+impl BatcherFactory for Factory {
+    fn decoder(&self) -> Result<Box<dyn Decoder>> {
+        self.format.decoder(Arc::clone(&self.events))
+    }
+
+    fn transform(&self) -> Result<Box<dyn Transform>> {
+        let inner = self.planned.as_ref().map(Planned::instance).transpose()?;
+        Ok(Box::new(MonitoredTransform::new(inner, &self.monitors)))
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.rows)
+    }
+}
+
+/// Where rejects go: as the file says, or beside the checkpoints' default place.
+pub(crate) fn rejects_dir(file: &PipelineFile) -> PathBuf {
+    const REJECTS_DIR: &str = ".calve-rejects";
+    if let Some(path) = file.rejects_path() {
+        return path.to_owned();
+    }
+    match &file.sink {
+        SinkConfig::Iceberg(config) => {
+            Path::new(config.catalog.warehouse.as_deref().unwrap_or(".")).join(REJECTS_DIR)
+        }
+        SinkConfig::Parquet(config) => Path::new(&config.path).with_file_name(REJECTS_DIR),
+    }
+}
+
+/// A pipeline, ready to run.
+pub(crate) struct Pipeline {
+    pub(crate) shard: Shard,
+    pub(crate) metrics: Metrics,
+    pub(crate) monitors: Monitors,
+}
+
+/// Opens everything that a run needs: reads the checkpoints, infers the schema where none is
+/// declared, plans the SQL, creates the table when it is missing.
+pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
+    let store = open_store(&file.checkpoint_location()).await?;
+    let checkpoints = Checkpoints::new(store, &file.name, SHARD);
+    let loaded = checkpoints.load().await?;
+    let from = loaded
+        .newest()
+        .map(|r| r.offsets.clone())
+        .unwrap_or_default();
+    let front = Front::resume(file, inferred(&loaded), &from).await?;
+    // Stored before any table is created, so that a restart decides the same.
+    let meta = Meta::single(&file.name, front.inferred.clone());
+    let fixed = checkpoints.fix_meta(&meta).await?;
+    if fixed.inferred_schema != meta.inferred_schema && meta.inferred_schema.is_some() {
+        return Err(
+            Error::conflict("another process started this pipeline at the same moment")
+                .hint("start it again: it takes the schema that is stored now"),
+        );
+    }
+
+    let pool = Arc::new(pool(file)?);
+    let options = WriteOptions {
+        target_file_size: file.commit.target_file_size.0,
+        compression: file.commit.compression,
+        memory_bytes: (file.limits.memory.0 as usize / 16).clamp(8 << 20, 256 << 20),
+        ..WriteOptions::default()
+    };
+    let (table, output) = match &file.sink {
+        SinkConfig::Iceberg(config) => {
+            let rows = Arc::clone(&front.rows);
+            calve_lake::iceberg::open(config, &options, rows, &file.name, SHARD, Arc::clone(&pool))
+                .await?
+        }
+        SinkConfig::Parquet(config) => {
+            let mut config = config.clone();
+            if config.time_column.is_none() {
+                config.time_column = file.event_time.as_ref().map(|e| e.column.clone());
+            }
+            calve_lake::parquet::ParquetTable::open(
+                &config,
+                &options,
+                Arc::clone(&front.rows),
+                &file.name,
+                SHARD,
+                Arc::clone(&pool),
+            )?
+        }
+    };
+    let rejects_dir = rejects_dir(file);
+    let rejects_output: Arc<dyn Output> = Arc::new(RejectsOutput::new(&rejects_dir));
+    let metrics = Metrics::new(&file.name, SHARD);
+    let event_time = match &file.event_time {
+        Some(config) => Some(EventTime::of(
+            &front.events,
+            &config.column,
+            config.unit.map(Into::into),
+        )?),
+        None => None,
+    };
+    let fingerprints = fingerprints(file, &front)?;
+    let rejects = RejectsWriter::new(&rejects_dir, checkpoints.pipeline(), checkpoints.shard());
+    let shard = Shard {
+        rejects,
+        checkpoints,
+        source: front.source,
+        factory: front.factory,
+        event_time,
+        table,
+        outputs: BTreeMap::from([
+            (TABLE.to_owned(), output),
+            (REJECTS.to_owned(), rejects_output),
+        ]),
+        pool,
+        metrics: metrics.clone(),
+        fingerprints,
+        options: shard_options(file),
+    };
+    Ok(Pipeline {
+        shard,
+        metrics,
+        monitors: front.monitors,
+    })
+}
+
+fn inferred(loaded: &Loaded) -> Option<&serde_json::Value> {
+    loaded.meta.as_ref()?.inferred_schema.as_ref()
+}
+
+fn shard_options(file: &PipelineFile) -> ShardOptions {
+    let event_time = file.event_time.as_ref();
+    ShardOptions {
+        commit_every: file.commit.every.0,
+        min_interval: file.commit.min_interval.0,
+        max_delay: event_time.map_or(0, |e| e.max_delay.0.as_micros() as i64),
+        idle_timeout: event_time.map_or(std::time::Duration::from_secs(60), |e| e.idle_timeout.0),
+        in_flight_bytes: (file.limits.memory.0 as usize / 32).max(4 << 20),
+        retry_for: std::time::Duration::from_secs(60),
+    }
+}
+
+fn fingerprints(file: &PipelineFile, front: &Front) -> Result<BTreeMap<String, String>> {
+    let schema = formats::schema_to_json(&front.events)?.to_string();
+    let mut prints = BTreeMap::from([
+        ("source".to_owned(), file.source.fingerprint()),
+        ("format".to_owned(), file.format.fingerprint()),
+        (
+            "schema".to_owned(),
+            calve_engine::checkpoint::digest(schema.as_bytes()),
+        ),
+    ]);
+    let sql = front.sql.clone().unwrap_or_default();
+    prints.insert("sql".to_owned(), sql);
+    Ok(prints)
+}
+
+fn pool(file: &PipelineFile) -> Result<rayon::ThreadPool> {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(file.limits.batchers.unwrap_or(cores))
+        .thread_name(|n| format!("calve-batcher-{n}"))
+        .build()
+        .map_err(|e| Error::internal("cannot start the batchers").because(e))
+}

@@ -1,0 +1,73 @@
+"""Reads what calve wrote with independent readers; prints one JSON object a table.
+
+usage: readers.py '[{"kind": "iceberg" | "parquet", "dir": "…"}, …]'
+Keys: rows, ids (distinct), fingerprint (sum of row hashes), rejects, reject_ids, files, doubled (files
+referenced twice), unreferenced (data files that nothing refers to), duckdb_rows (DuckDB's own reader).
+"""
+import collections, glob, json, os, sys
+
+import duckdb
+from pyiceberg.catalog.sql import SqlCatalog
+
+
+def load_extensions(con):
+    root = os.path.dirname(os.path.dirname(duckdb.__file__))
+    for name in ("avro", "iceberg"):
+        path = glob.glob(f"{root}/duckdb_extension_{name}/extensions/*/{name}.duckdb_extension")[0]
+        con.execute(f"LOAD '{path}'")
+
+
+def summary(con, relation):
+    rows, ids, fingerprint = con.execute(
+        f"SELECT count(*), count(DISTINCT id), sum(hash(id, region, amount)::HUGEINT)::VARCHAR FROM {relation}"
+    ).fetchone()
+    return {"rows": rows, "ids": ids, "fingerprint": fingerprint}
+
+
+def rejects(root):
+    lines = []
+    for name in sorted(glob.glob(f"{root}/rejects/**/*.ndjson", recursive=True)):
+        with open(name) as f:
+            lines += [json.loads(line) for line in f]
+    offsets = [(line["source_partition"], line["offset"]) for line in lines]
+    return {"rejects": len(lines), "reject_ids": len(set(offsets))}
+
+
+def iceberg(con, root):
+    catalog = SqlCatalog("default", uri=f"sqlite:///{root}/lake/catalog.db", warehouse=f"file://{root}/lake")
+    table = catalog.load_table("shop.orders")
+    orders = table.scan().to_arrow()  # noqa: F841, read by name
+    found = summary(con, "orders")
+    files = [task.file.file_path.removeprefix("file://") for task in table.scan().plan_files()]
+    found["duckdb_rows"] = con.execute(f"SELECT count(*) FROM iceberg_scan('{table.metadata_location}')").fetchone()[0]
+    on_disk = glob.glob(f"{table.location().removeprefix('file://')}/data/**/*.parquet", recursive=True)
+    found["snapshots"] = len(table.snapshots())
+    return found, files, on_disk
+
+
+def parquet(con, root):
+    on_disk = glob.glob(f"{root}/out/region=*/*.parquet")
+    found = summary(con, f"read_parquet('{root}/out/region=*/*.parquet', hive_partitioning = true)")
+    files = []
+    for name in glob.glob(f"{root}/out/_calve/commits/**/*.json", recursive=True):
+        with open(name) as f:
+            files += [os.path.join(root, "out", file["path"]) for file in json.load(f)["files"]]
+    found["duckdb_rows"] = found["rows"]
+    return found, files, on_disk + glob.glob(f"{root}/out/_calve/staged/*")
+
+
+def main():
+    con = duckdb.connect()
+    load_extensions(con)
+    answers = []
+    for spec in json.loads(sys.argv[1]):
+        found, files, on_disk = (iceberg if spec["kind"] == "iceberg" else parquet)(con, spec["dir"])
+        counts = collections.Counter(os.path.realpath(name) for name in files)
+        found["files"] = len(counts)
+        found["doubled"] = sum(1 for n in counts.values() if n > 1)
+        found["unreferenced"] = len({os.path.realpath(n) for n in on_disk} - set(counts))
+        answers.append(found | rejects(spec["dir"]))
+    print(json.dumps(answers))
+
+
+main()

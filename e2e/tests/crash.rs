@@ -1,0 +1,213 @@
+//! The binary is killed at every fault point, and at random, and started again: the table and the
+//! rejects afterwards equal those of a run that nobody disturbed.
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use calve_e2e::{Scenario, Sink, readers};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+const EVENTS: u64 = 60_000;
+const RATE: u64 = 150_000;
+
+const BOTH: &[&str] = &[
+    "start.before_claim=kill",
+    "start.after_claim=kill",
+    "checkpoint.before_create=kill",
+    "checkpoint.before_create=kill@3",
+    "checkpoint.after_create=kill",
+    "checkpoint.after_create=kill@3",
+    "write.finish.before_fsync=kill@2",
+    "prepare.after_files=kill@2",
+    "commit.before=kill",
+    "commit.before=kill@4",
+    "commit.after=kill@2",
+    "commit.between_outputs=kill@3",
+    "rejects.before_publish=kill@2",
+    "rejects.after_publish=kill@2",
+    "checkpoint.retire.after_floor=kill",
+    "checkpoint.retire.each=kill",
+];
+const ICEBERG: &[&str] = &[
+    "iceberg.commit.before_manifest=kill@2",
+    "iceberg.commit.before_metadata=kill@2",
+    "iceberg.commit.before_cas=kill@2",
+    "iceberg.commit.after_cas=kill@2",
+];
+const PARQUET: &[&str] = &[
+    "parquet.publish.each=kill@2",
+    "parquet.commit.before_entry=kill@2",
+    "parquet.commit.after_entry=kill@2",
+];
+
+fn assert_same(what: &str, found: &Value, golden: &Value) {
+    for key in [
+        "rows",
+        "ids",
+        "fingerprint",
+        "rejects",
+        "reject_ids",
+        "duckdb_rows",
+    ] {
+        assert_eq!(
+            found[key], golden[key],
+            "{what}: {key} differs: {found} against {golden}"
+        );
+    }
+    assert_eq!(
+        found["doubled"], 0,
+        "{what}: a file is referenced twice: {found}"
+    );
+}
+
+fn golden(root: &Path, sink: Sink, events: u64) -> Value {
+    let scenario = Scenario::new(root.join("golden"), sink, events, 0);
+    let status = scenario.run("");
+    assert!(
+        status.success(),
+        "the golden run failed: {}",
+        scenario.log()
+    );
+    let golden = readers(&[scenario.spec()]).remove(0);
+    assert_eq!(
+        golden["rows"], golden["ids"],
+        "each event is there once: {golden}"
+    );
+    let rows = golden["rows"].as_u64().expect("rows");
+    let rejects = golden["rejects"].as_u64().expect("rejects");
+    assert_eq!(
+        rows + rejects,
+        events,
+        "every event is accounted for: {golden}"
+    );
+    assert!(rejects > 0, "some were malformed: {golden}");
+    golden
+}
+
+fn killed_at_each(sink: Sink, own: &[&str]) {
+    let root = tempfile::tempdir().expect("a folder");
+    let golden = golden(root.path(), sink, EVENTS);
+    let mut specs = Vec::new();
+    let faults: Vec<&str> = BOTH.iter().chain(own).copied().collect();
+    for (n, fault) in faults.iter().enumerate() {
+        let scenario = Scenario::new(root.path().join(n.to_string()), sink, EVENTS, RATE);
+        let status = scenario.run(fault);
+        assert_eq!(
+            status.signal(),
+            Some(9),
+            "{fault}: not reached: {}",
+            scenario.log()
+        );
+        let status = scenario.run("");
+        assert!(
+            status.success(),
+            "{fault}: the next start failed: {}",
+            scenario.log()
+        );
+        specs.push(scenario.spec());
+    }
+    for (fault, found) in faults.iter().zip(readers(&specs)) {
+        assert_same(fault, &found, &golden);
+    }
+}
+
+#[test]
+fn iceberg_killed_at_each_point() {
+    killed_at_each(Sink::Iceberg, ICEBERG);
+}
+
+#[test]
+fn parquet_killed_at_each_point() {
+    killed_at_each(Sink::Parquet, PARQUET);
+}
+
+#[test]
+fn a_lost_answer_is_looked_up() {
+    let root = tempfile::tempdir().expect("a folder");
+    let golden = golden(root.path(), Sink::Iceberg, EVENTS);
+    let scenario = Scenario::new(root.path().join("lost"), Sink::Iceberg, EVENTS, RATE);
+    let status = scenario.run("iceberg.commit.after_cas=lost@3");
+    assert!(status.success(), "{}", scenario.log());
+    assert_same("lost", &readers(&[scenario.spec()])[0], &golden);
+}
+
+#[test]
+fn several_prepared_epochs_are_committed_by_the_next_start() {
+    let root = tempfile::tempdir().expect("a folder");
+    let golden = golden(root.path(), Sink::Iceberg, EVENTS);
+    let scenario = Scenario::new(root.path().join("behind"), Sink::Iceberg, EVENTS, RATE);
+    let mut child =
+        scenario.start("iceberg.commit.before_manifest=error@1+,checkpoint.after_create=kill@5");
+    let status = child.wait().expect("wait");
+    assert_eq!(status.signal(), Some(9), "{}", scenario.log());
+    assert!(scenario.run("").success(), "{}", scenario.log());
+    let log = scenario.log();
+    let recovered = log
+        .matches("committing an epoch that an earlier run prepared")
+        .count();
+    assert!(
+        recovered >= 3,
+        "several were prepared and none committed: {recovered}: {log}"
+    );
+    assert_same("behind", &readers(&[scenario.spec()])[0], &golden);
+}
+
+fn killed_at_random(sink: Sink, kills: usize, events: u64, rate: u64) {
+    let seed = std::env::var("CALVE_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok())
+        .unwrap_or(11);
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let root = tempfile::tempdir().expect("a folder");
+    let golden = golden(root.path(), sink, events);
+    let scenario = Scenario::new(root.path().join("killed"), sink, events, rate);
+    let mut done = 0;
+    while done < kills {
+        let mut child = scenario.start("");
+        let until = Instant::now() + Duration::from_millis(random.random_range(20..260));
+        while Instant::now() < until && child.try_wait().expect("wait").is_none() {
+            calve_e2e::pause(2);
+        }
+        if let Some(status) = child.try_wait().expect("wait") {
+            assert!(
+                status.success(),
+                "seed={seed} after {done} kills: {}",
+                scenario.log()
+            );
+            break;
+        }
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        done += 1;
+    }
+    assert!(
+        done >= kills / 2,
+        "the run was over after {done} kills: make it slower"
+    );
+    scenario.write(events, 0, "SELECT * FROM events");
+    assert!(
+        scenario.run("").success(),
+        "seed={seed} after {done} kills: {}",
+        scenario.log()
+    );
+    assert_same(
+        &format!("seed={seed}"),
+        &readers(&[scenario.spec()])[0],
+        &golden,
+    );
+}
+
+#[test]
+fn iceberg_killed_two_hundred_times() {
+    killed_at_random(Sink::Iceberg, 200, 1_000_000, 60_000);
+}
+
+#[test]
+fn parquet_killed_fifty_times() {
+    killed_at_random(Sink::Parquet, 50, 300_000, 60_000);
+}
