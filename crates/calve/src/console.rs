@@ -103,8 +103,9 @@ struct LogWriter;
 
 impl Write for LogWriter {
     fn write(&mut self, text: &[u8]) -> std::io::Result<usize> {
-        clear();
-        std::io::stderr().lock().write(text)
+        let mut terminal = std::io::stderr().lock();
+        clear_line(&mut terminal);
+        terminal.write(text)
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
@@ -119,13 +120,21 @@ fn dumb_terminal() -> bool {
 /// Writes the line over the last one. Wrapping is off meanwhile: a line that is too long for the
 /// terminal is cut there, and can still be written over.
 fn draw(line: &str) {
+    let mut terminal = std::io::stderr().lock();
     LIVE.store(true, Ordering::Relaxed);
-    let _ = write!(std::io::stderr().lock(), "\r\x1b[?7l{line}\x1b[K\x1b[?7h");
+    let _ = write!(terminal, "\r\x1b[?7l{line}\x1b[K\x1b[?7h");
 }
 
+/// Takes the live line away, if it is there.
 fn clear() {
+    clear_line(&mut std::io::stderr().lock());
+}
+
+/// The flag changes only under the lock of the terminal, so that nobody writes behind a line that
+/// has just come.
+fn clear_line(terminal: &mut std::io::StderrLock<'_>) {
     if LIVE.swap(false, Ordering::Relaxed) {
-        let _ = write!(std::io::stderr().lock(), "\r\x1b[K");
+        let _ = write!(terminal, "\r\x1b[K");
     }
 }
 
