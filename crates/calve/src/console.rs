@@ -21,7 +21,7 @@ use calve_engine::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::{human, out};
+use crate::human;
 
 /// How often the live line is written anew.
 const LINE_INTERVAL: Duration = Duration::from_millis(250);
@@ -67,7 +67,6 @@ impl Console {
                 _ = ticks.tick() => {}
             }
             if self.figures.is_some() && shown.elapsed() >= self.every {
-                clear();
                 self.tables().await;
                 shown = Instant::now();
             }
@@ -86,7 +85,8 @@ impl Console {
         match tokio::task::spawn_blocking(move || figures()).await {
             Ok(tables) => {
                 for (name, table) in tables {
-                    out::note(format!("{name}\n{}", table.trim_end()));
+                    let text = format!("{name}\n{}\n", table.trim_end());
+                    let _ = log_writer().write_all(text.as_bytes());
                 }
             }
             Err(error) => tracing::warn!(%error, "monitors cannot be shown"),
@@ -94,7 +94,7 @@ impl Console {
     }
 }
 
-/// Where the log goes: standard error, with the live line out of the way.
+/// Standard error with the live line out of the way; for the log, too.
 pub(crate) fn log_writer() -> impl Write {
     LogWriter
 }

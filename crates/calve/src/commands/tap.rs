@@ -168,7 +168,6 @@ mod tests {
         array::{Array, AsArray, Int64Array, StringArray},
         datatypes::{DataType, Field, Int64Type, Schema},
     };
-    use bytes::Bytes;
     use calve_engine::Payload;
     use calve_model::{OffsetRange, SourcePartition};
 
@@ -183,7 +182,7 @@ mod tests {
     /// Each byte is an event: a digit is a row, anything else a reject.
     struct Digits;
 
-    fn text(raw: &RawBatch) -> &Bytes {
+    fn text(raw: &RawBatch) -> &[u8] {
         match &raw.payload {
             Payload::Bytes(bytes) => bytes,
             Payload::Rows(_) => unreachable!("text"),
@@ -193,7 +192,7 @@ mod tests {
     fn reject(raw: &RawBatch, at: usize) -> Reject {
         Reject {
             offset: raw.range.from + at as u64,
-            raw: text(raw).slice(at..=at),
+            raw: text(raw)[at..=at].to_vec().into(),
             error: "no digit".to_owned(),
         }
     }
@@ -244,7 +243,7 @@ mod tests {
                 from: 0,
                 to: input.len() as u64,
             },
-            payload: Payload::Bytes(Bytes::from_static(input.as_bytes())),
+            payload: Payload::Bytes(input.as_bytes().into()),
             last: true,
             tag: None,
         };
