@@ -183,29 +183,26 @@ fn variable(inside: &str, path: &str, lookup: Lookup, values: &mut Vec<String>) 
     {
         return Err(wrong());
     }
-    let value = lookup(name);
-    if let Some(value) = &value {
+    let (default, message) = match otherwise.map(|text| text.split_at_checked(1)) {
+        None => (None, None),
+        Some(Some(("-", default))) => (Some(default), None),
+        Some(Some(("?", message))) => (None, Some(message)),
+        Some(_) => return Err(wrong()),
+    };
+    let value = lookup(name).filter(|value| otherwise.is_none() || !value.is_empty());
+    if let Some(value) = value {
         values.push(value.clone());
-    }
-    let not_set = || {
-        Error::config(format!(
-            "a variable is not set: path={path} variable={name}"
-        ))
-    };
-    let Some(otherwise) = otherwise else {
-        return value.ok_or_else(|| {
-            not_set().hint(format!(
-                "set {name}, or give a default: ${{{name}:-default}}"
-            ))
-        });
-    };
-    if let Some(value) = value.filter(|value| !value.is_empty()) {
         return Ok(value);
     }
-    match (otherwise.strip_prefix('-'), otherwise.strip_prefix('?')) {
-        (Some(default), _) => Ok(default.to_owned()),
-        (_, Some(message)) if !message.is_empty() => Err(not_set().hint(message)),
-        (_, Some(_)) => Err(not_set().hint(format!("set {name}"))),
-        _ => Err(wrong()),
+    if let Some(default) = default {
+        return Ok(default.to_owned());
     }
+    let hint = match message {
+        Some(message) if !message.is_empty() => message.to_owned(),
+        _ => format!("set {name}, or give a default: ${{{name}:-default}}"),
+    };
+    Err(Error::config(format!(
+        "a variable is not set: path={path} variable={name}"
+    ))
+    .hint(hint))
 }
