@@ -36,7 +36,7 @@ def rejects(root):
 def iceberg(con, root):
     catalog = SqlCatalog("default", uri=f"sqlite:///{root}/lake/catalog.db", warehouse=f"file://{root}/lake")
     table = catalog.load_table("shop.orders")
-    orders = table.scan().to_arrow()  # noqa: F841, read by name
+    con.register("orders", table.scan().to_arrow())
     found = summary(con, "orders")
     files = [task.file.file_path.removeprefix("file://") for task in table.scan().plan_files()]
     found["duckdb_rows"] = con.execute(f"SELECT count(*) FROM iceberg_scan('{table.metadata_location}')").fetchone()[0]

@@ -150,19 +150,6 @@ pub(crate) async fn tables(
     Ok(tables)
 }
 
-/// Runs a query and answers its rows as an aligned table, for the end of `calve demo`.
-///
-/// # Errors
-/// See [`calve_sql::query()`].
-#[allow(dead_code, reason = "called by the demo")]
-pub(crate) async fn table_of(config: &CatalogConfig, sql: &str) -> Result<String> {
-    let tables = tables(config).await?;
-    let options = calve_sql::QueryOptions::default();
-    let result = Box::pin(calve_sql::query(sql, tables, &options)).await?;
-    let schema = result.schema();
-    aligned(schema, &result.collect().await?)
-}
-
 async fn print(
     schema: SchemaRef,
     mut rows: impl Stream<Item = Result<RecordBatch>> + Unpin,

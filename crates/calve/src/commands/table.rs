@@ -5,7 +5,7 @@ mod live;
 
 use std::path::{Path, PathBuf};
 
-use calve_connect::units::{ByteSize, Span};
+use calve_connect::units::Span;
 use calve_engine::{Error, Result};
 use calve_lake::{
     iceberg::{self, ShardInfo, SnapshotInfo, TableDetails, TableInfo},
@@ -362,7 +362,7 @@ pub(super) fn size(bytes: u64) -> String {
             return format!("{:.1} {unit}", bytes as f64 / factor as f64);
         }
     }
-    format!("{} B", ByteSize(bytes).0)
+    format!("{bytes} B")
 }
 
 /// Milliseconds of processing time, in UTC.

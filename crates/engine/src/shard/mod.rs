@@ -128,7 +128,7 @@ async fn run_until(
     } = shard;
     let options = shard.options;
     let watermarks = Watermarks::new(options.max_delay);
-    let started = start::start(&checkpoints, &outputs, shard.fingerprints, watermarks).await?;
+    let started = start::start(&checkpoints, &outputs, &shard.fingerprints, &watermarks).await?;
     let claim = started.claim;
 
     let permits = in_flight(options.in_flight_bytes);

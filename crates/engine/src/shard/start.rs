@@ -9,10 +9,13 @@ use calve_model::{
 
 use crate::{
     checkpoint::{Checkpoints, Record, RecordBase},
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     fault,
     seams::Output,
 };
+
+/// Tries to take a shard over from an owner that is just as fast.
+const CLAIMS: u32 = 100;
 
 /// Where a shard begins.
 pub(super) struct Started {
@@ -22,11 +25,28 @@ pub(super) struct Started {
     pub(super) commit: Vec<(Arc<Record>, String, Vec<String>)>,
 }
 
+/// Takes the shard over. An owner that still runs may create the epoch that we wanted to claim:
+/// then everything is read and decided again, until the claim succeeds and fences it.
 pub(super) async fn start(
     checkpoints: &Checkpoints,
     outputs: &BTreeMap<String, Arc<dyn Output>>,
-    fingerprints: BTreeMap<String, String>,
-    watermarks: Watermarks,
+    fingerprints: &BTreeMap<String, String>,
+    watermarks: &Watermarks,
+) -> Result<Started> {
+    let mut tries = 0;
+    loop {
+        match try_start(checkpoints, outputs, fingerprints, watermarks).await {
+            Err(error) if error.kind() == ErrorKind::Fenced && tries < CLAIMS => tries += 1,
+            result => return result,
+        }
+    }
+}
+
+async fn try_start(
+    checkpoints: &Checkpoints,
+    outputs: &BTreeMap<String, Arc<dyn Output>>,
+    fingerprints: &BTreeMap<String, String>,
+    watermarks: &Watermarks,
 ) -> Result<Started> {
     let loaded = checkpoints.load().await?;
     let mut facts = Facts {
@@ -54,14 +74,14 @@ pub(super) async fn start(
     };
     fault::point("start.before_claim")?;
     let base = RecordBase {
-        fingerprints,
+        fingerprints: fingerprints.clone(),
         identities: facts
             .outputs
             .iter()
             .map(|(name, o)| (name.clone(), o.identity.clone()))
             .collect(),
         offsets: Offsets::default(),
-        watermarks,
+        watermarks: watermarks.clone(),
         previous: BTreeMap::new(),
         floor: loaded.floor,
     };

@@ -132,7 +132,7 @@ pub(super) async fn forget(file: &PipelineFile) -> Result<Option<String>> {
             let aside = root(&sink.path)
                 .join("_calve/before-reset")
                 .join(&file.name);
-            let moved = set_aside(&folder, &aside, |name| name.ends_with(".json"))?;
+            let moved = set_aside(&folder, &aside, |name| name.strip_suffix(".json").is_some())?;
             let left = Now::of(file).await?.table.held;
             if let Some((epoch, _)) = left {
                 return Err(Error::internal(format!(
@@ -192,10 +192,12 @@ fn set_aside(folder: &Path, aside: &Path, takes: impl Fn(&str) -> bool) -> Resul
     if names.is_empty() {
         return Ok(None);
     }
-    let to = (1..)
-        .map(|n| PathBuf::from(format!("{}-{n}", aside.display())))
-        .find(|path| !path.exists())
-        .expect("numbers do not end");
+    let mut count = 1_u32;
+    let mut to = PathBuf::from(format!("{}-{count}", aside.display()));
+    while to.exists() {
+        count += 1;
+        to = PathBuf::from(format!("{}-{count}", aside.display()));
+    }
     durable::create_dirs(&to).map_err(failed)?;
     for name in names {
         fs::rename(folder.join(&name), to.join(&name)).map_err(failed)?;

@@ -93,27 +93,30 @@ pub(super) fn in_warehouse(location: &str, catalog: &CatalogConfig) -> Vec<Strin
     let warehouse = Path::new(path).ancestors().nth(2);
     let catalog = catalog.sqlite.as_deref().and_then(Path::parent);
     let folders = warehouse.into_iter().chain(catalog);
-    let mut places: Vec<String> = folders
-        .map(|folder| folder.join(FOLDER))
-        .filter(|place| place.is_dir())
-        .map(|place| place.display().to_string())
-        .collect();
-    if places.is_empty() {
-        places.extend(warehouse.map(|folder| folder.join(FOLDER).display().to_string()));
-    }
-    places
+    let places: Vec<PathBuf> = folders.map(|folder| folder.join(FOLDER)).collect();
+    those_there(&places)
 }
 
-/// Default places for a plain Parquet table: beside its folder, and in it.
+/// Default places for a plain Parquet table: beside its folder.
 pub(super) fn beside(folder: &Path) -> Vec<String> {
-    let absolute = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
-    let parent = absolute.parent().map(|parent| parent.join(FOLDER));
-    let places: Vec<PathBuf> = parent.into_iter().chain([absolute.join(FOLDER)]).collect();
-    let mut there: Vec<&PathBuf> = places.iter().filter(|place| place.is_dir()).collect();
+    let parent = std::path::absolute(folder)
+        .ok()
+        .and_then(|absolute| absolute.parent().map(Path::to_owned));
+    those_there(&parent.map_or_else(Vec::new, |parent| vec![parent.join(FOLDER)]))
+}
+
+/// The places that exist; when none does, the first, to be named in the error.
+fn those_there(places: &[PathBuf]) -> Vec<String> {
+    let shown = |place: &PathBuf| {
+        let absolute = std::path::absolute(place).unwrap_or_else(|_| place.clone());
+        absolute.display().to_string()
+    };
+    let there: Vec<String> = places.iter().filter(|p| p.is_dir()).map(shown).collect();
     if there.is_empty() {
-        there.extend(places.first());
+        places.iter().take(1).map(shown).collect()
+    } else {
+        there
     }
-    there.into_iter().map(|p| p.display().to_string()).collect()
 }
 
 /// Data files of an Iceberg table that checkpoints refer to.
