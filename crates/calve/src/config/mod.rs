@@ -77,6 +77,12 @@ fn syntax(text: &str, error: &serde_yaml_ng::Error) -> Error {
     let message = error.to_string();
     // The parser says the place itself, in its own words, in the middle or at the end.
     let what = message.split(" at line ").next().unwrap_or(&message);
+    if let Some(key) = what.strip_prefix("duplicate entry with key ") {
+        return Error::config(format!(
+            "a key is there twice: key={key} map_begins_at_line={line}"
+        ))
+        .hint("leave one of them out");
+    }
     let error = Error::config(format!(
         "the pipeline file is not YAML: {what}: line={line} column={column}"
     ));

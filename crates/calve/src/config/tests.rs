@@ -199,7 +199,12 @@ fn yaml_errors_have_line_and_column() {
     let error = fails("name: a\nsource: { file: [ }\n");
     assert!(error.message().contains("line=2 column="), "{error:?}");
     let error = fails("name: a\nname: b\nsource: generator\n");
-    assert!(error.message().contains("name"), "{error:?}");
+    assert!(
+        error
+            .message()
+            .starts_with("a key is there twice: key=\"name\""),
+        "{error:?}"
+    );
     let error = fails("name: a\nserve: { token: ${TOKEN} }\n");
     assert!(
         error.message().contains("line=2") && hint(&error).contains("quotes"),
@@ -335,4 +340,16 @@ fn the_examples_are_valid() {
         }
     }
     assert!(seen >= 3, "examples found: {seen}");
+}
+
+#[test]
+fn the_pipeline_file_of_the_readme_is_valid() {
+    let readme = include_str!("../../../../README.md");
+    let blocks = readme.split("```yaml\n").skip(1);
+    let blocks = blocks.map(|rest| rest.split("```").next().expect("a first part"));
+    let files: Vec<&str> = blocks.filter(|block| block.contains("name:")).collect();
+    assert!(!files.is_empty(), "the README has lost its pipeline file");
+    for text in files {
+        parse(text, &|_| None).expect(text);
+    }
 }
