@@ -111,7 +111,7 @@ fn log(format: LogFormat) {
         .unwrap_or_else(|_| EnvFilter::new("warn,calve=info,calve_engine=info"));
     let builder = fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(console::log_writer)
         .with_target(false);
     if format == LogFormat::Json {
         builder.json().init();

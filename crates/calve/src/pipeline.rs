@@ -259,9 +259,9 @@ fn shard_options(file: &PipelineFile) -> ShardOptions {
         commit_every: file.commit.every.0,
         min_interval: file.commit.min_interval.0,
         max_delay: event_time.map_or(0, |e| e.max_delay.0.as_micros() as i64),
-        idle_timeout: event_time.map_or(std::time::Duration::from_secs(60), |e| e.idle_timeout.0),
+        idle_timeout: event_time.map_or(std::time::Duration::from_mins(1), |e| e.idle_timeout.0),
         in_flight_bytes: (file.limits.memory.0 as usize / 32).max(4 << 20),
-        retry_for: std::time::Duration::from_secs(60),
+        retry_for: std::time::Duration::from_mins(1),
     }
 }
 

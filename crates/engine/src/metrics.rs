@@ -366,6 +366,10 @@ impl Metrics {
                 self.0.state.write().1 = snapshot;
             }
         }
+    }
+
+    /// Every output holds what was read up to an epoch, be it that nothing was for it.
+    pub fn acknowledged(&self) {
         self.0
             .last_commit_ms
             .store(crate::clock::now_ms(), Ordering::Relaxed);

@@ -65,11 +65,10 @@ pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> R
         let address = server.start(around.clone()).await?;
         tracing::info!(%address, "serving /health, /ready, /metrics and /api/status");
     }
-    let tables: Option<Arc<dyn Fn() -> Vec<(String, String)> + Send + Sync>> =
-        (!monitors.is_empty()).then(|| {
-            let monitors = monitors.clone();
-            Arc::new(move || figures::text(&monitors)) as _
-        });
+    let tables: Option<console::Tables> = (!monitors.is_empty()).then(|| {
+        let monitors = monitors.clone();
+        Arc::new(move || figures::text(&monitors)) as _
+    });
     let console = Console {
         metrics: metrics.clone(),
         figures: tables,
@@ -107,6 +106,10 @@ pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> R
 }
 
 /// SIGINT and SIGTERM stop reading and commit; a second one ends the process at once.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "the user asked twice; what is on the disk is consistent at any moment"
+)]
 fn on_signal(stop: CancellationToken) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let cannot = |e| Error::internal("cannot listen for signals").because(e);

@@ -64,6 +64,7 @@ impl Committer {
                 fault::point("commit.between_outputs")?;
             }
             newest = record.epoch;
+            self.metrics.acknowledged();
             // The reader may have ended before; then there is nobody to tell.
             let _ = self.acks.send(record.offsets.clone()).await;
             if newest.0 >= retired.0 + RETIRE_AFTER {
