@@ -1,4 +1,5 @@
-"""Reads what calve wrote with independent readers; prints one JSON object a table.
+"""Reads what calve wrote with independent readers; prints one JSON object a table. Rows with a
+negative id are another writer's, and do not count.
 
 usage: readers.py '[{"kind": "iceberg" | "parquet", "dir": "…"}, …]'
 Keys: rows, ids (distinct), fingerprint (sum of row hashes), rejects, reject_ids, files, doubled (files
@@ -19,7 +20,7 @@ def load_extensions(con):
 
 def summary(con, relation):
     rows, ids, fingerprint = con.execute(
-        f"SELECT count(*), count(DISTINCT id), sum(hash(id, region, amount)::HUGEINT)::VARCHAR FROM {relation}"
+        f"SELECT count(*), count(DISTINCT id), sum(hash(id, region, amount)::HUGEINT)::VARCHAR FROM {relation} WHERE id >= 0"
     ).fetchone()
     return {"rows": rows, "ids": ids, "fingerprint": fingerprint}
 
@@ -39,7 +40,7 @@ def iceberg(con, root):
     con.register("orders", table.scan().to_arrow())
     found = summary(con, "orders")
     files = [task.file.file_path.removeprefix("file://") for task in table.scan().plan_files()]
-    found["duckdb_rows"] = con.execute(f"SELECT count(*) FROM iceberg_scan('{table.metadata_location}')").fetchone()[0]
+    found["duckdb_rows"] = con.execute(f"SELECT count(*) FROM iceberg_scan('{table.metadata_location}') WHERE id >= 0").fetchone()[0]
     on_disk = glob.glob(f"{table.location().removeprefix('file://')}/data/**/*.parquet", recursive=True)
     found["snapshots"] = len(table.snapshots())
     return found, files, on_disk

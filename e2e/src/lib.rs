@@ -126,6 +126,42 @@ impl Scenario {
         self.start(fault).wait().expect("wait for calve")
     }
 
+    /// `calve table clean` of everything that nothing refers to, however young.
+    ///
+    /// # Panics
+    /// When the process cannot be started.
+    pub fn clean(&self) -> Output {
+        let (checkpoints, catalog) = (
+            self.dir.join("checkpoints"),
+            self.dir.join("lake/catalog.db"),
+        );
+        let mut command = Command::new(calve());
+        command.args(["table", "clean", "--older-than", "0s", "--checkpoint"]);
+        command.arg(checkpoints);
+        match self.sink {
+            Sink::Iceberg => command.arg("--catalog").arg(catalog).arg("shop.orders"),
+            Sink::Parquet => command.arg(self.dir.join("out")),
+        };
+        command.output().expect("run calve")
+    }
+
+    /// A PyIceberg process that appends to, overwrites and expires the table (`py/second_writer.py`)
+    /// until the file `stop` is there.
+    ///
+    /// # Panics
+    /// When Python is missing.
+    pub fn second_writer(&self) -> Child {
+        let python =
+            std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
+        Command::new(python)
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/second_writer.py"))
+            .arg(&self.dir)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("run Python")
+    }
+
     /// What it said on stderr so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()

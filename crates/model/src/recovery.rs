@@ -181,9 +181,13 @@ impl Refusal {
                 "put the checkpoint store back, or rebuild it from what the outputs hold: `calve checkpoint \
                  rebuild FILE`"
             }
-            Self::OutputBehind { .. } | Self::OtherIdentity { .. } => {
+            Self::OtherIdentity { .. } => {
+                "put the old table back; or start over from the beginning of the source, into the table \
+                 as it is now: `calve checkpoint reset FILE --yes`"
+            }
+            Self::OutputBehind { .. } => {
                 "to start over from the beginning of the source, into the table as it is now: `calve \
-                 checkpoint reset FILE`; to go on where the outputs stand: `calve checkpoint rebuild FILE`"
+                 checkpoint reset FILE --yes`; to go on where the outputs stand: `calve checkpoint rebuild FILE`"
             }
             Self::MissingRecord(_) | Self::DigestDiffers { .. } => {
                 "look with `calve checkpoint ls FILE`; go on from what the outputs hold with `calve checkpoint \
@@ -191,7 +195,7 @@ impl Refusal {
             }
             Self::Changed { .. } => {
                 "finish with the old file first (`calve run OLD_FILE --drain`), then `calve checkpoint rebuild \
-                 FILE` to go on at the same offsets with the new one, or `calve checkpoint reset FILE` to start over"
+                 FILE` to go on at the same offsets with the new one, or `calve checkpoint reset FILE --yes` to start over"
             }
         }
     }

@@ -168,8 +168,22 @@ impl FanoutWriter {
             .unwrap_or_else(|_| Err(Error::internal("a task of the pool was dropped")))
     }
 
-    /// Closes the files that were not used for longest, where too many are open.
-    fn limit_open_files(&self) {
+    /// Closes the files that were not used for longest, where too many are open; waits while twice
+    /// as many as wanted are, or may be soon: every task that runs or waits can open one.
+    async fn limit_open_files(&self) {
+        loop {
+            self.close_least_used();
+            let open = self.shared.open_files.load(Ordering::Relaxed);
+            let tasks = self.shared.running.load(Ordering::Relaxed);
+            if tasks == 0 || open + tasks <= 2 * self.shared.options.open_files {
+                return;
+            }
+            // Every task tells when it ends.
+            self.shared.budget.changed.notified().await;
+        }
+    }
+
+    fn close_least_used(&self) {
         let open = self.shared.open_files.load(Ordering::Relaxed);
         let limit = self.shared.options.open_files;
         if open <= limit {
@@ -252,7 +266,7 @@ impl TableWriter for FanoutWriter {
             partition.push(&self.generation, piece);
         }
         drop(batch);
-        self.limit_open_files();
+        self.limit_open_files().await;
         if self.shared.budget.exceeded() {
             self.relieve().await?;
         }

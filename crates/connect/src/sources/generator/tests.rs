@@ -202,28 +202,3 @@ fn other_settings_under_an_old_offset_are_refused() {
     let mut source = GeneratorSource::new(&other).expect("generator");
     assert!(read(&mut source, &from).is_err());
 }
-
-/// Not a test of speed, which depends on the machine; `cargo test --release -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn speed() {
-    let config = GeneratorConfig {
-        count: Some(10_000_000),
-        ..GeneratorConfig::default()
-    };
-    let mut source = GeneratorSource::new(&config).expect("generator");
-    let began = std::time::Instant::now();
-    let bytes: usize = block_on(async {
-        source.open(&Offsets::default()).await.expect("open");
-        let mut bytes = 0;
-        loop {
-            match source.next().await.expect("next") {
-                SourceEvent::Batch(raw) => bytes += raw.bytes(),
-                SourceEvent::End => return bytes,
-                SourceEvent::Discovered(_) | SourceEvent::Idle => {}
-            }
-        }
-    });
-    let seconds = began.elapsed().as_secs_f64();
-    assert!(seconds < 2.0, "10 M events, {bytes} bytes took {seconds} s");
-}
