@@ -75,6 +75,17 @@ fn hit(name: &str) -> Option<&'static str> {
             action => return Some(action),
         };
         let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
+        wait_for_delivery();
     }
     None
+}
+
+/// The signal goes to the process, and any of its threads may take it: without a pause this one
+/// could run on into the step that it was to die before.
+#[allow(
+    clippy::disallowed_methods,
+    reason = "only where a test asked for it, and nothing else must go on"
+)]
+fn wait_for_delivery() {
+    std::thread::sleep(std::time::Duration::from_millis(50));
 }
