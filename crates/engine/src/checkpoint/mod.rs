@@ -24,6 +24,9 @@ use crate::{
     fault,
 };
 
+/// Begins the names of floors; see [`Checkpoints::retire`].
+const FLOOR: &str = "floor-";
+
 /// The checkpoints of one shard of one pipeline, as one owner sees them.
 #[derive(Clone)]
 pub struct Checkpoints {
@@ -89,11 +92,11 @@ impl Checkpoints {
         format!("{}/meta.json", self.pipeline)
     }
 
-    fn floor_path(&self) -> String {
-        format!("{}/{}/floor", self.pipeline, self.shard)
+    fn floor_path(&self, floor: Epoch) -> String {
+        format!("{}/{}/{FLOOR}{:020}", self.pipeline, self.shard, floor.0)
     }
 
-    /// Reads everything: meta, floor and all records.
+    /// Reads everything: meta, floor and all records above it.
     ///
     /// # Errors
     /// `Unavailable`; `Corrupt` for a record that cannot be read.
@@ -102,12 +105,16 @@ impl Checkpoints {
             Some(bytes) => Some(Meta::parse(&bytes)?),
             None => None,
         };
+        // The floor comes after the list. A process that slept may create a name that was used and
+        // deleted meanwhile; it is fenced at once, but its record stays, at or below the floor.
+        let epochs = self.epochs().await?;
+        let floor = self.floor().await?;
         let mut loaded = Loaded {
             meta,
-            floor: self.floor().await?,
+            floor,
             records: Vec::new(),
         };
-        for epoch in self.epochs().await? {
+        for epoch in epochs.into_iter().filter(|epoch| *epoch > floor) {
             // A record that vanishes between the list and the read was retired by another owner.
             if let Some(bytes) = self.store.get(&self.path(epoch)).await? {
                 let record = Record::parse(&bytes).map_err(|e| e.context(self.path(epoch)))?;
@@ -204,11 +211,7 @@ impl Checkpoints {
         let Some(last) = epochs.last() else {
             return Ok(());
         };
-        if *last > self.floor().await? {
-            self.store
-                .put(&self.floor_path(), last.0.to_string().into_bytes())
-                .await?;
-        }
+        self.raise_floor(*last).await?;
         fault::point("checkpoint.retire.after_floor")?;
         for epoch in epochs {
             self.store.delete(&self.path(epoch)).await?;
@@ -220,12 +223,8 @@ impl Checkpoints {
     /// Forgets the shard: deletes every record and the pipeline's meta; the floor stays.
     pub async fn reset(&self) -> Result<usize> {
         let epochs = self.epochs().await?;
-        if let Some(last) = epochs.last()
-            && *last > self.floor().await?
-        {
-            self.store
-                .put(&self.floor_path(), last.0.to_string().into_bytes())
-                .await?;
+        if let Some(last) = epochs.last() {
+            self.raise_floor(*last).await?;
         }
         for epoch in &epochs {
             self.store.delete(&self.path(*epoch)).await?;
@@ -234,29 +233,45 @@ impl Checkpoints {
         Ok(epochs.len())
     }
 
+    /// Each floor has a name of its own and the highest counts: were it one value, a process that
+    /// slept between looking and writing would put an old one in the place of a newer.
+    async fn raise_floor(&self, to: Epoch) -> Result<()> {
+        let floors = self.floors().await?;
+        let highest = floors.last().copied().unwrap_or_default();
+        if to <= highest {
+            return Ok(());
+        }
+        let text = to.to_string().into_bytes();
+        self.store.create(&self.floor_path(to), text).await?;
+        for floor in floors.into_iter().filter(|floor| *floor < highest) {
+            self.store.delete(&self.floor_path(floor)).await?;
+        }
+        Ok(())
+    }
+
     async fn floor(&self) -> Result<Epoch> {
-        let Some(bytes) = self.store.get(&self.floor_path()).await? else {
-            return Ok(Epoch::NONE);
-        };
-        let text = String::from_utf8_lossy(&bytes);
-        let floor = text
-            .trim()
-            .parse()
-            .map_err(|_| Error::corrupt("the checkpoint floor is not a number"))?;
-        Ok(Epoch(floor))
+        Ok(self.floors().await?.last().copied().unwrap_or_default())
+    }
+
+    /// Lowest first; only the last counts, and the one before it stays for who is listing right now.
+    async fn floors(&self) -> Result<Vec<Epoch>> {
+        self.numbered(|name| name.strip_prefix(FLOOR)).await
     }
 
     async fn epochs(&self) -> Result<Vec<Epoch>> {
-        let names = self
-            .store
-            .list(&format!("{}/{}", self.pipeline, self.shard))
-            .await?;
-        let mut epochs: Vec<Epoch> = names
+        self.numbered(|name| name.strip_suffix(".json")).await
+    }
+
+    /// The numbers of those names of the shard that have one, lowest first.
+    async fn numbered(&self, number: impl Fn(&str) -> Option<&str>) -> Result<Vec<Epoch>> {
+        let folder = format!("{}/{}", self.pipeline, self.shard);
+        let names = self.store.list(&folder).await?;
+        let mut numbers: Vec<Epoch> = names
             .iter()
-            .filter_map(|n| n.strip_suffix(".json")?.parse().ok().map(Epoch))
+            .filter_map(|name| number(name)?.parse().ok().map(Epoch))
             .collect();
-        epochs.sort_unstable();
-        Ok(epochs)
+        numbers.sort_unstable();
+        Ok(numbers)
     }
 }
 

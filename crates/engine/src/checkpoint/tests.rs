@@ -92,6 +92,11 @@ async fn of_two_owners_the_older_is_fenced() {
             .await
             .expect_err("still fenced");
         assert_eq!(error.kind(), ErrorKind::Fenced);
+
+        // It could take the name, since that was free; nobody minds the record.
+        let loaded = new.load().await.expect("load");
+        let epochs: Vec<Epoch> = loaded.records.iter().map(|(r, _)| r.epoch).collect();
+        assert_eq!((epochs, loaded.floor), (vec![later.epoch], taken.epoch));
     }
 }
 

@@ -2,17 +2,12 @@
 //! The one place that retries: an unavailable server is tried again, a conflict is decided again, and
 //! an unknown outcome is looked up, never guessed.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
 use calve_model::{Epoch, Offsets};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
-use super::TABLE;
+use super::{TABLE, ground};
 use crate::{
     checkpoint::{Checkpoints, Record, offsets_digest},
     error::{Error, Policy, Result},
@@ -30,7 +25,7 @@ pub(super) struct Committer {
     pub(super) checkpoints: Checkpoints,
     pub(super) outputs: BTreeMap<String, Arc<dyn Output>>,
     pub(super) metrics: Metrics,
-    pub(super) acks: mpsc::Sender<Offsets>,
+    pub(super) acks: watch::Sender<Offsets>,
     pub(super) retry_for: Duration,
 }
 
@@ -66,7 +61,7 @@ impl Committer {
             newest = record.epoch;
             self.metrics.acknowledged();
             // The reader may have ended before; then there is nobody to tell.
-            let _ = self.acks.send(record.offsets.clone()).await;
+            let _ = self.acks.send(record.offsets.clone());
             if newest.0 >= retired.0 + RETIRE_AFTER {
                 self.checkpoints.retire(newest).await?;
                 retired = newest;
@@ -98,14 +93,14 @@ impl Committer {
             watermark: record.watermarks.clone().current(),
             prepared: prepared.clone(),
         };
-        let begun = Instant::now();
+        let begun = ground::now();
         fault::point("commit.before")?;
         let tried = retrying("commit", self.retry_for, || async {
-            let begun = Instant::now();
+            let begun = ground::now();
             let outcome = output.commit(&commit).await;
             let label = outcome.as_ref().map_or("failed", name_of);
             self.metrics
-                .commit_tried(name, label, begun.elapsed().as_secs_f64());
+                .commit_tried(name, label, ground::since(begun).as_secs_f64());
             match outcome? {
                 Outcome::Committed { snapshot } => Ok(Some(snapshot)),
                 Outcome::AlreadyCommitted => Ok(None),
@@ -123,7 +118,7 @@ impl Committer {
         self.metrics.committed(name, prepared, snapshot.clone());
         if name == TABLE {
             let (ms, rows, files) = (
-                begun.elapsed().as_millis() as u64,
+                ground::since(begun).as_millis() as u64,
                 prepared.rows,
                 prepared.files,
             );
@@ -174,14 +169,16 @@ pub(super) async fn retrying<T, F: Future<Output = Result<T>>>(
     limit: Duration,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T> {
-    let begun = Instant::now();
+    let begun = ground::now();
     let mut pause = FIRST_PAUSE;
     loop {
         match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error) if error.kind().decide().0 == Policy::Retry && begun.elapsed() < limit => {
+            Err(error)
+                if error.kind().decide().0 == Policy::Retry && ground::since(begun) < limit =>
+            {
                 tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "cannot {what} now, trying again");
-                tokio::time::sleep(pause).await;
+                ground::sleep(pause).await;
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
             Err(error) => return Err(error),

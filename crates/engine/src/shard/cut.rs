@@ -1,17 +1,14 @@
 //! The loop: takes items in the order of their numbers, gives rows to the writer, and cuts epochs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc};
 
 use calve_model::{Epoch, Offsets, Watermarks, watermark::END_OF_TIME};
-use tokio::{
-    sync::{Semaphore, mpsc},
-    task::JoinHandle,
-    time::Instant,
-};
+use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     KIB, ShardOptions, Summary,
     batcher::Processed,
+    ground::{self, Moment, Task},
     reader::{Item, What},
 };
 use crate::{
@@ -27,7 +24,7 @@ pub(super) struct Cut {
     pub(super) offsets: Offsets,
     pub(super) watermarks: Watermarks,
     pub(super) totals: Totals,
-    pub(super) finish: JoinHandle<Result<(Prepared, Option<Prepared>)>>,
+    pub(super) finish: Task<Result<(Prepared, Option<Prepared>)>>,
 }
 
 pub(super) struct Cutter {
@@ -43,9 +40,9 @@ pub(super) struct Cutter {
     permits: Arc<Semaphore>,
     permits_in_all: usize,
     /// When the first event of the open epoch was taken; none: nothing to cut.
-    opened: Option<Instant>,
-    last_cut: Option<Instant>,
-    idle_since: Option<Instant>,
+    opened: Option<Moment>,
+    last_cut: Option<Moment>,
+    idle_since: Option<Moment>,
 }
 
 impl Cutter {
@@ -84,9 +81,10 @@ impl Cutter {
         let mut early: BTreeMap<u64, Item> = BTreeMap::new();
         loop {
             let deadline = self.deadline();
+            let wait = deadline.unwrap_or_default().saturating_sub(ground::now());
             let item = tokio::select! {
                 biased;
-                () = tokio::time::sleep_until(deadline.unwrap_or_else(far)), if deadline.is_some() => {
+                () = ground::sleep(wait), if deadline.is_some() => {
                     self.cut(&cuts).await?;
                     continue;
                 }
@@ -125,7 +123,7 @@ impl Cutter {
         }
     }
 
-    fn deadline(&self) -> Option<Instant> {
+    fn deadline(&self) -> Option<Moment> {
         let due = self.opened? + self.options.commit_every;
         let soonest = self.last_cut.map(|at| at + self.options.min_interval);
         Some(soonest.map_or(due, |soonest| due.max(soonest)))
@@ -156,13 +154,13 @@ impl Cutter {
             self.table.append(split).await?;
         }
         self.rejects.append(&batch.partition, &batch.rejects)?;
-        self.opened.get_or_insert_with(Instant::now);
+        self.opened.get_or_insert_with(ground::now);
         Ok(())
     }
 
     fn idle(&mut self) {
-        let since = *self.idle_since.get_or_insert_with(Instant::now);
-        if since.elapsed() >= self.options.idle_timeout {
+        let since = *self.idle_since.get_or_insert_with(ground::now);
+        if ground::since(since) >= self.options.idle_timeout {
             for partition in self.offsets.0.keys() {
                 self.watermarks.idle(partition);
             }
@@ -186,17 +184,14 @@ impl Cutter {
         self.epoch = self.epoch.next();
         let table = self.table.seal(self.epoch);
         let rejects = self.rejects.seal();
-        let finish = tokio::spawn(async move {
-            let rejects = tokio::task::spawn_blocking(move || {
+        let finish = Task::spawn(async move {
+            let rejects = ground::blocking(move || {
                 rejects
                     .map(crate::rejects::SealedRejects::finish)
                     .transpose()
             });
-            let table = table.finish().await?;
-            let rejects = rejects
-                .await
-                .map_err(|e| Error::internal("a blocking task died").because(e))??;
-            Ok((table, rejects))
+            let (table, rejects) = tokio::join!(table.finish(), rejects);
+            Ok((table?, rejects??))
         });
         self.watermarks.current();
         let cut = Cut {
@@ -211,7 +206,7 @@ impl Cutter {
             std::future::pending::<()>().await;
         }
         self.metrics.set_behind(false);
-        self.last_cut = Some(Instant::now());
+        self.last_cut = Some(ground::now());
         Ok(())
     }
 
@@ -228,8 +223,4 @@ impl Cutter {
             ended,
         }
     }
-}
-
-fn far() -> Instant {
-    Instant::now() + Duration::from_hours(1)
 }

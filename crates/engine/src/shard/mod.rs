@@ -9,16 +9,22 @@
 mod batcher;
 mod committer;
 mod cut;
+mod ground;
 mod preparer;
 mod reader;
 mod start;
+
+#[cfg(test)]
+mod simulation;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use calve_model::{Epoch, Micros, Offsets, Watermarks};
 use rayon::ThreadPool;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
+
+use ground::Task;
 
 use crate::{
     checkpoint::{Checkpoints, Totals},
@@ -102,8 +108,10 @@ const PREPARED_EPOCHS: usize = 4;
 pub async fn run(shard: Shard, stop: CancellationToken) -> Result<Summary> {
     let metrics = shard.metrics.clone();
     let abort = CancellationToken::new();
-    let result = run_until(shard, stop, abort.clone()).await;
-    abort.cancel();
+    // The reader ends with this call, also when the call is dropped.
+    let reader = abort.clone().drop_guard();
+    let result = run_until(shard, stop, abort).await;
+    drop(reader);
     metrics.set_connected(false);
     metrics.set_state(if result.is_ok() { "done" } else { "failed" });
     result
@@ -136,7 +144,7 @@ async fn run_until(
     let (items, incoming) = mpsc::channel(slots);
     let (cuts, cut_queue) = mpsc::channel(1);
     let (prepared, prepared_queue) = mpsc::channel(PREPARED_EPOCHS);
-    let (acks, ack_queue) = mpsc::channel::<Offsets>(PREPARED_EPOCHS * 2);
+    let (acks, newest_ack) = watch::channel(Offsets::default());
 
     // What earlier owners prepared comes first, in epoch order, before anything is read.
     let committer = committer::Committer {
@@ -156,17 +164,18 @@ async fn run_until(
     )?);
     let reader = reader::Reader {
         source,
-        batchers,
-        pool,
+        hands: reader::Hands {
+            batchers,
+            pool,
+            slots: Arc::new(Semaphore::new(slots)),
+            items,
+            metrics: metrics.clone(),
+        },
         permits: Arc::clone(&permits),
-        slots: Arc::new(Semaphore::new(slots)),
-        items,
-        acks: ack_queue,
+        acks: newest_ack,
         stop,
-        abort: abort.clone(),
-        metrics: metrics.clone(),
     };
-    let reading = reader.spawn(claim.offsets.clone())?;
+    let reading = ground::spawn_reader(reader, claim.offsets.clone(), abort)?;
     metrics.set_state("running");
 
     let preparer = preparer::Preparer {
@@ -175,10 +184,10 @@ async fn run_until(
         metrics: metrics.clone(),
         retry_for: options.retry_for,
     };
-    let mut preparing = tokio::spawn(preparer.run(cut_queue, prepared));
-    let mut committing = tokio::spawn(committer.run(prepared_queue));
+    let mut preparing = Task::spawn(preparer.run(cut_queue, prepared));
+    let mut committing = Task::spawn(committer.run(prepared_queue));
     let cutter = cut::Cutter::new(claim, table, rejects, metrics, options, permits);
-    let mut cutting = tokio::spawn(cutter.run(incoming, cuts));
+    let mut cutting = Task::spawn(cutter.run(incoming, cuts));
 
     // Each ends when the one before it has; whichever fails first decides.
     let mut summary = Summary::default();
@@ -186,9 +195,9 @@ async fn run_until(
     while !(cut_done && prepare_done && commit_done) {
         tokio::select! {
             biased;
-            done = &mut committing, if !commit_done => { joined(done)?; commit_done = true; }
-            done = &mut preparing, if !prepare_done => { summary.epoch = joined(done)?; prepare_done = true; }
-            done = &mut cutting, if !cut_done => { summary = joined(done)?; cut_done = true; }
+            done = committing.ended(), if !commit_done => { joined(done)?; commit_done = true; }
+            done = preparing.ended(), if !prepare_done => { summary.epoch = joined(done)?; prepare_done = true; }
+            done = cutting.ended(), if !cut_done => { summary = joined(done)?; cut_done = true; }
         }
     }
     reading

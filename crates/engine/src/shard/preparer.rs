@@ -31,10 +31,11 @@ impl Preparer {
         mut cuts: mpsc::Receiver<Cut>,
         prepared: mpsc::Sender<(Arc<Record>, String)>,
     ) -> Result<Epoch> {
-        while let Some(cut) = cuts.recv().await {
+        while let Some(mut cut) = cuts.recv().await {
             let begun = Instant::now();
             let (table, rejects) = cut
                 .finish
+                .ended()
                 .await
                 .map_err(|e| Error::internal("a task of the writer died").because(e))??;
             self.metrics

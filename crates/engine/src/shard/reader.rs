@@ -9,12 +9,13 @@ use std::{
 
 use calve_model::{Offsets, SourcePartition};
 use rayon::ThreadPool;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     KIB,
     batcher::{Batchers, Processed},
+    ground,
 };
 use crate::{
     batch::RawBatch,
@@ -40,108 +41,107 @@ pub(super) enum What {
 
 pub(super) struct Reader {
     pub(super) source: Box<dyn Source>,
+    pub(super) hands: Hands,
+    pub(super) permits: Arc<Semaphore>,
+    /// The newest offsets that every output holds. Only the newest counts, so nobody waits for the
+    /// reader to take them: a committer that waited for a reader that waits for room would be stuck.
+    pub(super) acks: watch::Receiver<Offsets>,
+    pub(super) stop: CancellationToken,
+}
+
+/// What the reader gives its batches to.
+pub(super) struct Hands {
     pub(super) batchers: Arc<Batchers>,
     pub(super) pool: Arc<ThreadPool>,
-    pub(super) permits: Arc<Semaphore>,
     /// As many as the channel has places, so that a batcher never waits to send.
     pub(super) slots: Arc<Semaphore>,
     pub(super) items: mpsc::Sender<Item>,
-    pub(super) acks: mpsc::Receiver<Offsets>,
-    pub(super) stop: CancellationToken,
-    pub(super) abort: CancellationToken,
     pub(super) metrics: Metrics,
 }
 
 impl Reader {
-    pub(super) fn spawn(self, from: Offsets) -> Result<oneshot::Receiver<Result<()>>> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| Error::internal("cannot make the reader's runtime").because(e))?;
-        let (done, result) = oneshot::channel();
-        std::thread::Builder::new()
-            .name("calve-reader".into())
-            .spawn(move || {
-                let abort = self.abort.clone();
-                let outcome = runtime.block_on(async {
-                    tokio::select! {
-                        () = abort.cancelled() => Ok(()),
-                        outcome = self.read(from) => outcome,
-                    }
-                });
-                let _ = done.send(outcome);
-            })
-            .map_err(|e| Error::internal("cannot start the reader thread").because(e))?;
-        Ok(result)
-    }
-
-    async fn read(mut self, from: Offsets) -> Result<()> {
-        let limit = self.permits.available_permits() as u32;
+    pub(super) async fn read(self, from: Offsets) -> Result<()> {
+        let Self {
+            mut source,
+            hands,
+            permits,
+            mut acks,
+            stop,
+        } = self;
+        let metrics = &hands.metrics;
+        let limit = permits.available_permits() as u32;
         let mut number = 0;
-        if let Err(error) = self.source.open(&from).await {
-            self.say(0, Err(error)).await;
+        if let Err(error) = source.open(&from).await {
+            hands.say(0, Err(error)).await;
             return Ok(());
         }
-        self.metrics.set_connected(true);
+        metrics.set_connected(true);
         loop {
             let begun = Instant::now();
             let event = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => {
-                    self.metrics.set_state("stopping");
-                    self.say(number, Ok(What::End { source_ended: false })).await;
+                () = stop.cancelled() => {
+                    metrics.set_state("stopping");
+                    hands.say(number, Ok(What::End { source_ended: false })).await;
                     break;
                 }
-                Some(upto) = self.acks.recv() => {
-                    self.source.committed(&upto).await?;
-                    continue;
+                Ok(()) = acks.changed() => {
+                    let upto = acks.borrow_and_update().clone();
+                    match source.committed(&upto).await {
+                        Ok(()) => continue,
+                        Err(error) => Err(error),
+                    }
                 }
-                event = self.source.next() => event,
+                event = source.next() => event,
             };
             match event {
                 Ok(SourceEvent::Batch(raw)) => {
-                    self.metrics
-                        .stage(Stage::Read, begun.elapsed().as_secs_f64());
-                    self.metrics.set_source_lag(self.source.lag());
+                    metrics.stage(Stage::Read, begun.elapsed().as_secs_f64());
+                    metrics.set_source_lag(source.lag());
                     let size = (raw.bytes().div_ceil(KIB) as u32).clamp(1, limit);
-                    let Ok(bytes) = Arc::clone(&self.permits).acquire_many_owned(size).await else {
+                    let Ok(bytes) = Arc::clone(&permits).acquire_many_owned(size).await else {
                         break;
                     };
-                    let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+                    let Ok(slot) = Arc::clone(&hands.slots).acquire_owned().await else {
                         break;
                     };
-                    self.hand_over(number, raw, (slot, Some(bytes)));
+                    hands.over(number, raw, (slot, Some(bytes)));
                 }
                 Ok(SourceEvent::Discovered(partitions)) => {
-                    self.say(number, Ok(What::Discovered(partitions))).await;
+                    hands.say(number, Ok(What::Discovered(partitions))).await;
                 }
-                Ok(SourceEvent::Idle) => self.say(number, Ok(What::Idle)).await,
+                Ok(SourceEvent::Idle) => hands.say(number, Ok(What::Idle)).await,
                 Ok(SourceEvent::End) => {
-                    self.say(number, Ok(What::End { source_ended: true })).await;
+                    hands
+                        .say(number, Ok(What::End { source_ended: true }))
+                        .await;
                     break;
                 }
                 Err(error) => {
-                    self.say(number, Err(error)).await;
+                    hands.say(number, Err(error)).await;
                     return Ok(());
                 }
             }
             number += 1;
         }
         // What is read is told to be durable until the committer has ended.
-        while let Some(upto) = self.acks.recv().await {
-            self.source.committed(&upto).await?;
+        while acks.changed().await.is_ok() {
+            let upto = acks.borrow_and_update().clone();
+            source.committed(&upto).await?;
         }
         Ok(())
     }
+}
 
-    fn hand_over(
+impl Hands {
+    fn over(
         &self,
         number: u64,
         raw: RawBatch,
         held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) {
         let (batchers, items) = (Arc::clone(&self.batchers), self.items.clone());
-        self.pool.spawn_fifo(move || {
+        ground::spawn_batch(&self.pool, move || {
             let what =
                 catch_unwind(AssertUnwindSafe(|| batchers.process(&raw))).unwrap_or_else(|_| {
                     Err(Error::internal(

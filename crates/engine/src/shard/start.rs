@@ -70,7 +70,16 @@ async fn try_start(
     let missing = match recovery::decide(&facts) {
         Decision::Start => Vec::new(),
         Decision::Resume { commit, .. } => commit,
-        Decision::Refuse(refusal) => return Err(refuse(&refusal)),
+        Decision::Refuse(refusal) => {
+            // What was read one after the other fits together only if nobody went on meanwhile.
+            let again = checkpoints.load().await?;
+            if again.floor != facts.floor || again.facts() != facts.records {
+                return Err(Error::fenced(
+                    "another process went on while this one looked",
+                ));
+            }
+            return Err(refuse(&refusal));
+        }
     };
     fault::point("start.before_claim")?;
     let base = RecordBase {
