@@ -3,6 +3,7 @@
 //! Adding a source: its file with a config struct, a variant here, and the matches of this file.
 //! Nothing here reads the environment: what a source needs from it comes in a [`SourceContext`].
 
+pub(crate) mod buffers;
 pub mod file;
 pub mod generator;
 mod peek;

@@ -7,6 +7,7 @@
 //! Invariant: whatever a table's row leads to is durable before the row says so, and is removed only
 //! when it is proven that nothing refers to it. Start with [`open`], then `commit.rs`.
 
+mod bounds;
 mod catalog;
 mod clean;
 mod commit;

@@ -29,8 +29,13 @@ use super::{
     placement::{FinishedFile, Placement},
 };
 
-/// A task starts when so many rows wait …
+/// A task starts when so many rows of its table partition wait …
 const ENCODE_ROWS: usize = 1 << 16;
+/// … where few table partitions are written, rather when this many wait in all of them together:
+/// rows that wait are memory, and are out of the processor's caches when their turn comes …
+const WAITING_ROWS: usize = 1 << 18;
+/// … but not fewer in one.
+const FEWEST_ROWS: usize = 1 << 13;
 /// … or so many bytes.
 const ENCODE_BYTES: usize = 4 << 20;
 /// Rows between two looks at the size of row group and file.
@@ -52,6 +57,8 @@ pub(crate) struct Shared {
     pub(crate) open_files: AtomicUsize,
     /// Tasks that run or are about to.
     pub(crate) running: AtomicUsize,
+    /// Rows that start a task; see [`task_rows`].
+    pub(crate) task_rows: AtomicUsize,
     /// Folders whose name is durable in the folder above.
     pub(crate) durable_dirs: Mutex<FxHashSet<PathBuf>>,
 }
@@ -185,7 +192,7 @@ impl PartitionWriter {
         queue.rows += piece.rows;
         queue.bytes += piece.bytes();
         queue.pieces.push(piece);
-        if queue.enough() {
+        if queue.enough(&generation.shared) {
             self.start(&mut queue, generation);
         }
     }
@@ -232,7 +239,7 @@ impl PartitionWriter {
                 if generation.stop.load(Ordering::Acquire) {
                     queue.clear();
                 }
-                if queue.ask == Ask::Nothing && !queue.enough() {
+                if queue.ask == Ask::Nothing && !queue.enough(shared) {
                     queue.running = false;
                     break std::mem::take(&mut queue.sealed);
                 }
@@ -393,9 +400,20 @@ impl Drop for PartitionWriter {
     }
 }
 
+/// How many rows start a task where `partitions` table partitions are written. With many of them a
+/// file is worth opening only for many rows.
+pub(crate) fn task_rows(partitions: usize) -> usize {
+    let share = WAITING_ROWS / partitions.max(1);
+    if share < FEWEST_ROWS / 4 {
+        ENCODE_ROWS
+    } else {
+        share.clamp(FEWEST_ROWS, ENCODE_ROWS)
+    }
+}
+
 impl Queue {
-    fn enough(&self) -> bool {
-        self.rows >= ENCODE_ROWS || self.bytes >= ENCODE_BYTES
+    fn enough(&self, shared: &Shared) -> bool {
+        self.rows >= shared.task_rows.load(Ordering::Relaxed) || self.bytes >= ENCODE_BYTES
     }
 
     pub(crate) fn take(&mut self) -> Vec<Piece> {

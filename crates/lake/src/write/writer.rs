@@ -31,7 +31,7 @@ use super::{
     options::WriteOptions,
     partition::PartitionRef,
     placement::Placement,
-    queue::{Ask, Generation, PartitionWriter, Shared},
+    queue::{Ask, Generation, PartitionWriter, Shared, task_rows},
     sealed::FanoutSealed,
     split::{FanoutSplitter, SplitRows},
 };
@@ -83,6 +83,7 @@ impl FanoutWriter {
             counter: AtomicU64::new(0),
             open_files: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
+            task_rows: AtomicUsize::new(task_rows(1)),
             durable_dirs: Mutex::default(),
         });
         let generation = Generation::new(shared.clone());
@@ -251,6 +252,8 @@ impl TableWriter for FanoutWriter {
             .map_err(|_| Error::internal("rows were split by another table's splitter"))?;
         let SplitRows { rows, groups } = *split;
         self.appends += 1;
+        let expected = task_rows(self.partitions.len().max(groups.len()));
+        self.shared.task_rows.store(expected, Ordering::Relaxed);
         let batch = Loaded::new(rows, &self.shared.budget);
         for (key, range) in groups {
             let partition = self

@@ -3,14 +3,16 @@
 //! Invariant: every chunk ends where a record ends; only the last of a bounded file may lack its
 //! line end. Reading appends to one buffer; only the tail behind the last line end is copied.
 
-use bytes::Bytes;
 use calve_engine::{Error, Payload, RawBatch, Result};
 use calve_model::{OffsetRange, SourcePartition};
 
 use super::{Compression, FileConfig, input::Input, list::Found};
 use crate::{
     formats::CsvConfig,
-    sources::tag::{FileTag, HEAD_BYTES, Mark, TAIL_BYTES},
+    sources::{
+        buffers::Buffers,
+        tag::{FileTag, HEAD_BYTES, Mark, TAIL_BYTES},
+    },
 };
 
 /// Bytes that are skipped at once in compressed text.
@@ -26,6 +28,7 @@ pub(crate) struct TextReader {
     compressed: bool,
     /// Text that was read and not given out.
     buffer: Vec<u8>,
+    buffers: Buffers,
     /// Where the buffer begins.
     offset: u64,
     /// How full the buffer is to be before it is cut.
@@ -104,6 +107,7 @@ impl TextReader {
             follow: config.follow,
             compressed,
             buffer: Vec::new(),
+            buffers: Buffers::default(),
             offset,
             target: chunk_bytes,
             size: found.size,
@@ -177,7 +181,9 @@ impl TextReader {
     }
 
     fn take(&mut self, cut: usize, last: bool) -> Result<RawBatch> {
-        let mut tail = Vec::with_capacity(if self.eof { 0 } else { self.chunk_bytes });
+        let mut tail = self
+            .buffers
+            .take(if self.eof { 0 } else { self.chunk_bytes });
         tail.extend_from_slice(&self.buffer[cut..]);
         let mut chunk = std::mem::replace(&mut self.buffer, tail);
         chunk.truncate(cut);
@@ -208,7 +214,7 @@ impl TextReader {
                 from,
                 to: self.offset,
             },
-            payload: Payload::Bytes(Bytes::from(chunk)),
+            payload: Payload::Bytes(self.buffers.share(chunk)),
             last,
             tag: self.tag.print(),
         })
