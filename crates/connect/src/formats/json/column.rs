@@ -21,6 +21,8 @@ use super::{
 
 /// Values of one field, in the order of the rows.
 pub(super) trait Column: Send {
+    /// How many there are.
+    fn len(&self) -> usize;
     /// Appends the value at `at` (white space before it is fine); answers where it ends.
     fn append(&mut self, text: &str, at: usize) -> Step;
     /// Appends a null, whatever the field allows: its parent is null, or the caller has asked.
@@ -42,6 +44,19 @@ pub(super) enum Slot {
 }
 
 impl Slot {
+    /// Appends the value at `at` as that of `row`, when its type is frequent, the value plain, and the
+    /// row has none yet; answers where it ends.
+    #[inline]
+    pub(super) fn plain(&mut self, bytes: &[u8], at: usize, row: usize) -> Option<usize> {
+        match self {
+            Self::Int(column) => column.plain(bytes, at, row),
+            Self::Float(column) => column.plain(bytes, at, row),
+            Self::Text(column) => column.plain(bytes, at, row),
+            Self::Other(_) => None,
+        }
+    }
+
+    /// Appends the value at `at`.
     #[inline]
     pub(super) fn append(&mut self, text: &str, at: usize) -> Step {
         match self {

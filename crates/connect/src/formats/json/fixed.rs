@@ -23,7 +23,7 @@ use chrono::{DateTime, TimeZone, Utc};
 use super::{
     column::{Column, Nulls, null_or_fail},
     decimal::decimal,
-    text::{Failure, Step, byte, number_end, skip_space, string},
+    text::{Failure, Step, byte, is_null, number_end, skip_space, string},
 };
 
 /// Reads a value from the text of a number or a string; none where it does not fit.
@@ -66,11 +66,38 @@ impl<T: Native> Fixed<T> {
         }
     }
 
-    /// Without the short cut: null, strings, unusual numbers.
-    #[inline(never)]
-    fn append_any(&mut self, text: &str, at: usize) -> Step {
+    /// Appends the value at `at` as that of `row`, when it is a short plain number or null; answers
+    /// where it ends.
+    #[inline]
+    pub(super) fn plain(&mut self, bytes: &[u8], at: usize, row: usize) -> Option<usize> {
+        if self.values.len() != row {
+            return None;
+        }
+        if let Some((value, end)) = T::plain(bytes, at) {
+            self.values.push(value);
+            return Some(end);
+        }
+        if self.nullable && is_null(bytes, at) {
+            self.append_null();
+            return Some(at + 4);
+        }
+        None
+    }
+}
+
+impl<T: Native> Column for Fixed<T> {
+    #[inline]
+    fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
+        if let Some((value, end)) = T::plain(bytes, at) {
+            self.values.push(value);
+            return Ok(end);
+        }
         let (value, end) = match byte(bytes, at) {
             b'-' | b'0'..=b'9' => {
                 let end = number_end(bytes, at)?;
@@ -91,18 +118,8 @@ impl<T: Native> Fixed<T> {
         self.values.push(value);
         Ok(end)
     }
-}
 
-impl<T: Native> Column for Fixed<T> {
     #[inline]
-    fn append(&mut self, text: &str, at: usize) -> Step {
-        let Some((value, end)) = T::plain(text.as_bytes(), at) else {
-            return self.append_any(text, at);
-        };
-        self.values.push(value);
-        Ok(end)
-    }
-
     fn append_null(&mut self) {
         self.nulls.push(self.values.len());
         self.values.push(T::default());
@@ -128,72 +145,64 @@ impl<T: Native> Column for Fixed<T> {
     }
 }
 
-/// The digits at `at` as a number, when there are 1 to 18 of them without a leading zero.
+/// Adds the digits at `at` to a number; answers it, and where they end. Meaningless beyond 18 digits.
 #[inline]
-fn plain_digits(bytes: &[u8], at: usize) -> Option<(u64, usize)> {
-    let rest = bytes.get(at..)?;
-    let mut sum = 0_u64;
-    let mut count = 0;
-    for byte in rest {
-        let digit = byte.wrapping_sub(b'0');
+fn digits(bytes: &[u8], mut at: usize, mut sum: u64) -> (u64, usize) {
+    while let Some(byte) = bytes.get(at) {
+        let digit = u64::from(*byte).wrapping_sub(u64::from(b'0'));
         if digit > 9 {
             break;
         }
-        sum = sum.wrapping_mul(10).wrapping_add(u64::from(digit));
-        count += 1;
+        sum = sum.wrapping_mul(10).wrapping_add(digit);
+        at += 1;
     }
-    let plain = count == 1 || (count - 1 < 18 && rest[0] != b'0');
-    (count > 0 && plain).then_some((sum, at + count))
+    (sum, at)
 }
 
-/// A plain integer of at most 18 digits that nothing follows which would make it a float.
+/// Whether the digits from `from` to `end` are 1 to 18, without a leading zero before others.
+#[inline]
+fn whole(bytes: &[u8], from: usize, end: usize) -> bool {
+    let count = end - from;
+    count == 1 || (count.wrapping_sub(1) < 18 && byte(bytes, from) != b'0')
+}
+
+/// A plain integer without a sign, of at most 18 digits, that nothing follows which would make it a
+/// float.
 #[inline]
 fn plain_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
-    let negative = byte(bytes, at) == b'-';
-    let (sum, end) = plain_digits(bytes, at + usize::from(negative))?;
-    if matches!(byte(bytes, end), b'.' | b'e' | b'E') {
-        return None;
-    }
-    let sum = sum.cast_signed();
-    Some((if negative { -sum } else { sum }, end))
+    let at = at as u32 as usize; // as in `block`
+    let (sum, end) = digits(bytes, at, 0);
+    let plain = whole(bytes, at, end) && !matches!(byte(bytes, end), b'.' | b'e' | b'E');
+    plain.then_some((sum.cast_signed(), end))
+}
+
+/// The same, below zero.
+#[inline(never)]
+fn plain_negative(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
+    let (value, end) = plain_integer(bytes, at + 1)?;
+    Some((-value, end))
 }
 
 /// A plain decimal fraction as digits (at most 18) and the number of them behind the point.
 #[inline]
 fn plain_fraction(bytes: &[u8], at: usize) -> Option<(bool, u64, usize, usize)> {
+    let at = at as u32 as usize;
     let negative = byte(bytes, at) == b'-';
-    let at = at + usize::from(negative);
-    let rest = bytes.get(at..)?;
-    let mut sum = 0_u64;
-    let mut count = 0;
-    for byte in rest {
-        let digit = byte.wrapping_sub(b'0');
-        if digit > 9 {
-            break;
-        }
-        sum = sum.wrapping_mul(10).wrapping_add(u64::from(digit));
-        count += 1;
-    }
-    if count == 0 || (count > 1 && rest[0] == b'0') {
+    let from = at + usize::from(negative);
+    let (mut sum, mut end) = digits(bytes, from, 0);
+    if !whole(bytes, from, end) {
         return None;
     }
     let mut fraction = 0;
-    if rest.get(count) == Some(&b'.') {
-        for byte in &rest[count + 1..] {
-            let digit = byte.wrapping_sub(b'0');
-            if digit > 9 {
-                break;
-            }
-            sum = sum.wrapping_mul(10).wrapping_add(u64::from(digit));
-            fraction += 1;
-        }
-        if fraction == 0 {
+    if byte(bytes, end) == b'.' {
+        let point = end;
+        (sum, end) = digits(bytes, point + 1, sum);
+        fraction = end - point - 1;
+        if fraction == 0 || end - from > 19 {
             return None;
         }
     }
-    let digits = count + fraction;
-    let end = at + digits + usize::from(fraction > 0);
-    if digits > 18 || matches!(byte(bytes, end), b'e' | b'E') {
+    if matches!(byte(bytes, end), b'e' | b'E') {
         return None;
     }
     Some((negative, sum, fraction, end))
@@ -204,7 +213,11 @@ macro_rules! integers {
         impl Native for $t {
             #[inline]
             fn plain(bytes: &[u8], at: usize) -> Option<(Self, usize)> {
-                let (value, end) = plain_integer(bytes, at)?;
+                let (value, end) = if byte(bytes, at) == b'-' {
+                    plain_negative(bytes, at)?
+                } else {
+                    plain_integer(bytes, at)?
+                };
                 Some((Self::try_from(value).ok()?, end))
             }
         }

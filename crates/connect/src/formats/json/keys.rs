@@ -12,15 +12,18 @@
 
 use arrow::datatypes::Fields;
 use rustc_hash::FxHashMap;
+use wide::u8x16;
 
 use super::text::{BLOCK, Failure, block, byte, colon, last_block, same, skip_space, string};
 
 /// The edge that stands before an object; its successors are the first keys.
 pub(super) const START: usize = 0;
 /// Stands for what was not learned.
-const UNLEARNED: usize = 1;
-/// So many edges make a tree, and four more for each field; further ones are shared.
+pub(super) const UNLEARNED: usize = 1;
+/// So many edges, and four more for each field; behind them the tree grows no more.
 const EDGES: usize = 160;
+/// So many edges at the most, whatever the schema.
+const MOST_EDGES: usize = u16::MAX as usize;
 /// So many edges that may follow one are remembered.
 const SUCCESSORS: usize = 16;
 /// So many ways of writing one key are learned (white space before and after, escapes).
@@ -30,79 +33,56 @@ const UNKNOWN_KEYS: usize = 32;
 /// The longest literal that is learned.
 const LONGEST: usize = 256;
 
-/// What is behind an edge.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Target {
-    /// A value for this column.
-    Field(usize),
-    /// A value that no column wants.
-    Skip,
-    /// The end of the object.
-    End,
-}
+/// What is behind an edge: the number of a field, or one of the two below.
+pub(super) type Target = u32;
+/// A value that no column wants.
+pub(super) const SKIP: Target = u32::MAX - 1;
+/// The end of an object that may lack fields.
+pub(super) const END: Target = u32::MAX;
+/// The end of an object on whose way every field has come.
+pub(super) const COMPLETE: Target = u32::MAX - 2;
 
-/// The bytes between two values.
+/// Counts as a byte that no block has: the literal is longer than a block.
+const LONG: u32 = 1 << BLOCK;
+
+/// The bytes between two values. Half a cache line, since every value passes one.
 pub(super) struct Edge {
-    /// Its first bytes, and a bit for each that counts.
-    literal: [u8; BLOCK],
+    /// Its first bytes, and a bit for each that counts; [`LONG`] when there are more.
+    literal: u8x16,
     counts: u32,
-    /// Its bytes beyond those.
-    rest: Box<[u8]>,
-    pub(super) len: usize,
     pub(super) target: Target,
-    first: bool,
-    /// The edge that followed last, and the one before that.
-    pub(super) next: usize,
-    alternative: usize,
-    /// All edges that followed.
-    successors: Vec<usize>,
+    pub(super) len: u16,
+    /// The edge that is expected behind it, and the one that is tried then.
+    pub(super) next: u16,
+    pub(super) alternative: u16,
 }
 
 impl Edge {
-    /// An edge that matches nothing: text has no such bytes.
-    fn none() -> Self {
-        Self {
-            literal: [0xff; BLOCK],
-            counts: 1,
-            rest: Box::default(),
-            len: 0,
-            target: Target::End,
-            first: false,
-            next: UNLEARNED,
-            alternative: UNLEARNED,
-            successors: Vec::new(),
-        }
-    }
-
-    fn new(literal: &[u8], target: Target, first: bool) -> Self {
-        let (head, rest) = literal.split_at(literal.len().min(BLOCK));
-        let mut padded = [0; BLOCK];
-        padded[..head.len()].copy_from_slice(head);
-        Self {
-            literal: padded,
-            counts: (1 << head.len()) - 1,
-            rest: rest.into(),
-            len: literal.len(),
-            target,
-            first,
-            ..Self::none()
-        }
-    }
-
+    /// Whether these are its bytes. Never says so of a long one.
     #[inline]
-    pub(super) fn matches(&self, bytes: &[u8], at: usize, ahead: &[u8; BLOCK]) -> bool {
-        same(ahead, &self.literal) & self.counts == self.counts
-            && (self.rest.is_empty()
-                || bytes
-                    .get(at + BLOCK..)
-                    .is_some_and(|rest| rest.starts_with(&self.rest)))
+    pub(super) fn matches(&self, ahead: &[u8; BLOCK]) -> bool {
+        same(ahead, self.literal) & self.counts == self.counts
     }
+}
+
+/// What else is known of an edge.
+struct Ways {
+    /// Its bytes, and the last of them.
+    literal: Box<[u8]>,
+    tail: u8x16,
+    first: bool,
+    /// How many different fields have come on the one way to it; none where there are many ways.
+    fields: Option<usize>,
+    /// All edges that followed.
+    successors: Vec<usize>,
 }
 
 /// What was learned about an object's keys.
 pub(super) struct Keys {
     pub(super) edges: Vec<Edge>,
-    by_name: FxHashMap<String, usize>,
+    /// As many as edges.
+    ways: Vec<Ways>,
+    by_name: FxHashMap<String, Target>,
     /// One edge for each literal, by target: the fields, then unknown keys, then ends.
     literals: Vec<Vec<usize>>,
 }
@@ -111,17 +91,56 @@ impl Keys {
     pub(super) fn new(fields: &Fields) -> Self {
         let mut by_name = FxHashMap::default();
         for (n, field) in fields.iter().enumerate() {
-            by_name.entry(field.name().clone()).or_insert(n); // of two of a name, the first
+            by_name.entry(field.name().clone()).or_insert(n as Target); // of two of a name, the first
         }
-        let edges = vec![Edge::none(), Edge::none()];
-        Self {
-            edges,
+        let mut keys = Self {
+            edges: Vec::new(),
+            ways: Vec::new(),
             by_name,
             literals: vec![Vec::new(); fields.len() + 2],
+        };
+        for come in [Some(0), None] {
+            keys.add(&[0xff], END, false, come); // matches nothing: text has no such byte
         }
+        keys
     }
 
-    /// The edge at `at` where the expected one is not, its target, and where its value begins.
+    fn add(&mut self, literal: &[u8], target: Target, first: bool, fields: Option<usize>) -> usize {
+        let counts = if literal.len() > BLOCK {
+            LONG
+        } else {
+            (1 << literal.len()) - 1
+        };
+        self.edges.push(Edge {
+            literal: u8x16::new(last_block(literal, 0)),
+            counts,
+            target,
+            len: literal.len() as u16,
+            next: UNLEARNED as u16,
+            alternative: UNLEARNED as u16,
+        });
+        self.ways.push(Ways {
+            literal: literal.into(),
+            tail: u8x16::new(last_block(literal, literal.len().saturating_sub(BLOCK))),
+            first,
+            fields,
+            successors: Vec::new(),
+        });
+        self.edges.len() - 1
+    }
+
+    /// Whether the bytes at `at`, which are `ahead` and more, are those of long edge `n`.
+    fn matches_long(&self, n: usize, bytes: &[u8], at: usize, ahead: &[u8; BLOCK]) -> bool {
+        const ALL: u32 = LONG - 1;
+        let way = &self.ways[n];
+        let last = way.literal.len() - BLOCK;
+        same(ahead, self.edges[n].literal) == ALL
+            && block(bytes, at + last).is_some_and(|end| same(end, way.tail) == ALL)
+            && (last <= BLOCK || bytes[at + BLOCK..at + last] == way.literal[BLOCK..last])
+    }
+
+    /// The edge at `at` where the expected one is not, or is long: its number, its target, and where
+    /// its value begins.
     #[inline(never)]
     pub(super) fn turn(
         &mut self,
@@ -130,63 +149,79 @@ impl Keys {
         at: usize,
     ) -> Result<(usize, Target, usize), Failure> {
         let bytes = text.as_bytes();
-        let ahead = block(bytes, at)
-            .copied()
-            .unwrap_or_else(|| last_block(bytes, at));
-        let known = &self.edges[previous].successors;
-        let found = known
-            .iter()
-            .copied()
-            .find(|&n| self.edges[n].matches(bytes, at, &ahead));
+        if let Some(ahead) = block(bytes, at) {
+            let edge = &self.edges[previous];
+            for n in [edge.alternative as usize, edge.next as usize] {
+                let edge = &self.edges[n];
+                if edge.matches(ahead)
+                    || edge.counts == LONG && self.matches_long(n, bytes, at, ahead)
+                {
+                    return Ok((n, edge.target, at + edge.len as usize));
+                }
+            }
+        }
+        let rest = bytes.get(at..).unwrap_or_default();
+        let mut known = self.ways[previous].successors.iter().copied();
+        let found = known.find(|&n| rest.starts_with(&self.ways[n].literal));
         if let Some(index) = found {
             self.expect(previous, index);
-            return Ok((index, self.edges[index].target, at + self.edges[index].len));
+            let edge = &self.edges[index];
+            return Ok((index, edge.target, at + edge.len as usize));
         }
-        let first = previous == START;
-        let (target, end) = if first {
+        let (mut target, end) = if previous == START {
             self.open(text, at)?
         } else {
             self.follow(text, at)?
         };
+        if target == END && self.ways[previous].fields == Some(self.literals.len() - 2) {
+            target = COMPLETE;
+        }
         let index = self.learn(&bytes[at..end], target, previous);
         Ok((index.unwrap_or(UNLEARNED), target, end))
     }
 
     /// Remembers that `index` followed `previous`.
     fn expect(&mut self, previous: usize, index: usize) {
-        let previous = &mut self.edges[previous];
-        previous.alternative = previous.next;
-        previous.next = index;
+        let edge = &mut self.edges[previous];
+        if edge.next != index as u16 {
+            edge.alternative = edge.next;
+            edge.next = index as u16;
+        }
     }
 
     /// An edge for the literal behind `previous`; none where enough of its kind are known.
     fn learn(&mut self, literal: &[u8], target: Target, previous: usize) -> Option<usize> {
         let fields = self.literals.len() - 2;
         let (list, most) = match target {
-            Target::Field(n) => (n, 2 * WAYS),
-            Target::Skip => (fields, UNKNOWN_KEYS),
-            Target::End => (fields + 1, 2 * WAYS),
+            SKIP => (fields, UNKNOWN_KEYS),
+            END | COMPLETE => (fields + 1, 2 * WAYS),
+            field => (field as usize, 2 * WAYS),
         };
         let first = previous == START;
-        let ahead = last_block(literal, 0);
         let known = self.literals[list].iter().copied().find(|&n| {
-            let edge = &self.edges[n];
-            edge.first == first && edge.len == literal.len() && edge.matches(literal, 0, &ahead)
+            let way = &self.ways[n];
+            way.first == first && *way.literal == *literal
         });
-        let new = self.edges.len();
-        let index = match known {
-            Some(known) if previous == UNLEARNED || new >= EDGES + 4 * fields => known,
-            None if self.literals[list].len() == most || literal.len() > LONGEST => return None,
-            _ => {
-                self.edges.push(Edge::new(literal, target, first));
-                if known.is_none() {
-                    self.literals[list].push(new);
-                }
+        let full = self.literals[list].len() == most || self.edges.len() >= MOST_EDGES;
+        let shared = match known {
+            Some(known) => known,
+            None if full || literal.len() > LONGEST => return None,
+            None => {
+                let target = if target == COMPLETE { END } else { target };
+                let new = self.add(literal, target, first, None);
+                self.literals[list].push(new);
                 new
             }
         };
-        if previous != UNLEARNED && self.edges[previous].successors.len() < SUCCESSORS {
-            self.edges[previous].successors.push(index);
+        let index = match self.ways[previous].fields {
+            Some(before) if self.edges.len() < (EDGES + 4 * fields).min(MOST_EDGES) => {
+                let come = before + usize::from((target as usize) < fields);
+                self.add(literal, target, first, Some(come))
+            }
+            _ => shared,
+        };
+        if previous != UNLEARNED && self.ways[previous].successors.len() < SUCCESSORS {
+            self.ways[previous].successors.push(index);
             self.expect(previous, index);
         }
         Some(index)
@@ -200,7 +235,7 @@ impl Keys {
         }
         let at = skip_space(bytes, at + 1);
         if byte(bytes, at) == b'}' {
-            return Ok((Target::End, at + 1));
+            return Ok((END, at + 1));
         }
         self.key(text, at)
     }
@@ -210,7 +245,7 @@ impl Keys {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
         match byte(bytes, at) {
-            b'}' => Ok((Target::End, at + 1)),
+            b'}' => Ok((END, at + 1)),
             b',' => self.key(text, skip_space(bytes, at + 1)),
             _ => Err(Failure::new("expected a comma or the object's end")),
         }
@@ -222,10 +257,7 @@ impl Keys {
             return Err(Failure::new("expected a key"));
         }
         let (key, at) = string(text, at)?;
-        let target = self
-            .by_name
-            .get(key.as_ref())
-            .map_or(Target::Skip, |&n| Target::Field(n));
+        let target = self.by_name.get(key.as_ref()).copied().unwrap_or(SKIP);
         Ok((target, colon(bytes, at)?))
     }
 }

@@ -39,6 +39,11 @@ impl Struct {
 }
 
 impl Column for Struct {
+    #[inline]
+    fn len(&self) -> usize {
+        self.object.len()
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
@@ -116,6 +121,11 @@ impl List {
 }
 
 impl Column for List {
+    #[inline]
+    fn len(&self) -> usize {
+        self.ends.len() - 1
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
@@ -190,6 +200,11 @@ impl FixedList {
 }
 
 impl Column for FixedList {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
@@ -289,6 +304,11 @@ impl Map {
 }
 
 impl Column for Map {
+    #[inline]
+    fn len(&self) -> usize {
+        self.ends.len() - 1
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);

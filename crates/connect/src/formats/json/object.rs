@@ -9,15 +9,13 @@ use calve_engine::Result;
 
 use super::{
     column::Slot,
-    keys::{Keys, START, Target},
+    keys::{COMPLETE, Keys, SKIP, START, UNLEARNED},
     text::{Failure, Step, block, skip_value},
 };
 
 /// One field of an object.
 struct Place {
     slot: Slot,
-    /// Number of the object that filled it last.
-    filled: u64,
     nullable: bool,
     name: String,
 }
@@ -26,9 +24,7 @@ struct Place {
 pub(super) struct Object {
     places: Vec<Place>,
     keys: Keys,
-    /// Number of the object that is being read.
-    current: u64,
-    /// What did not fit in it, by field.
+    /// What did not fit in the object that is being read, by field.
     failed: Vec<(usize, Failure)>,
     /// Objects read, nulls among them.
     len: usize,
@@ -42,7 +38,6 @@ impl Object {
             let slot = Slot::new(field)?;
             Ok(Place {
                 slot,
-                filled: 0,
                 nullable: field.is_nullable(),
                 name: field.name().clone(),
             })
@@ -50,7 +45,6 @@ impl Object {
         Ok(Self {
             places: fields.iter().map(place).collect::<Result<_>>()?,
             keys: Keys::new(fields),
-            current: 0,
             failed: Vec::new(),
             len: 0,
         })
@@ -65,60 +59,56 @@ impl Object {
     /// truncates.
     pub(super) fn read(&mut self, text: &str, mut at: usize) -> Step {
         let bytes = text.as_bytes();
-        self.current += 1;
-        self.failed.clear();
-        let mut count = 0;
         let mut previous = START;
+        let mut next = self.keys.edges[START].next as usize;
         loop {
+            let edge = &self.keys.edges[next];
             let target;
-            (previous, target, at) = self.step(text, previous, at)?;
-            match target {
-                Target::Field(n) => {
-                    let place = &mut self.places[n];
-                    if place.filled == self.current {
-                        // Of a key that comes twice, the last value counts.
-                        place.slot.any().truncate(self.len);
-                        self.failed.retain(|(field, _)| *field != n);
-                    } else {
-                        place.filled = self.current;
-                        count += 1;
+            if block(bytes, at).is_some_and(|ahead| edge.matches(ahead)) {
+                (previous, target) = (next, edge.target);
+                at += edge.len as usize;
+                next = edge.next as usize;
+            } else {
+                (previous, target, at) = self.keys.turn(text, previous, at)?;
+                next = self.keys.edges[previous].next as usize;
+            }
+            if let Some(place) = self.places.get_mut(target as usize) {
+                if let Some(end) = place.slot.plain(bytes, at, self.len) {
+                    at = end;
+                } else {
+                    let learned;
+                    (learned, at) = self.append(target as usize, text, at)?;
+                    if !learned {
+                        (previous, next) = (UNLEARNED, UNLEARNED);
                     }
-                    at = match place.slot.append(text, at) {
-                        Ok(end) => end,
-                        Err(failure) => self.fail(n, failure, bytes, at)?,
-                    };
                 }
-                Target::Skip => at = skip_value(bytes, at)?,
-                Target::End => break,
+            } else if target == SKIP {
+                at = skip_value(bytes, at)?;
+            } else {
+                if target != COMPLETE {
+                    self.fill()?;
+                }
+                self.len += 1;
+                return Ok(at);
             }
         }
-        if let Some((_, failure)) = self.failed.pop() {
-            return Err(failure);
-        }
-        if count < self.places.len() {
-            self.fill()?;
-        }
-        self.len += 1;
-        Ok(at)
     }
 
-    /// The edge at `at`, behind edge `previous`: its number, its target, and where its value begins.
-    #[inline]
-    fn step(
-        &mut self,
-        text: &str,
-        previous: usize,
-        at: usize,
-    ) -> Result<(usize, Target, usize), Failure> {
-        let edges = self.keys.edges.as_slice();
-        if let Some(ahead) = block(text.as_bytes(), at) {
-            let expected = edges[previous].next;
-            let edge = &edges[expected];
-            if edge.matches(text.as_bytes(), at, ahead) {
-                return Ok((expected, edge.target, at + edge.len));
-            }
+    /// Appends the value at `at` to column `n`, whatever it is; answers where it ends, and whether the
+    /// object may go on along the edges that were learned. It may not where a value did not fit, which
+    /// is forgiven when the key comes again, or where a key came again, whose last value counts: its
+    /// end must not be taken for a complete one.
+    #[inline(never)]
+    fn append(&mut self, n: usize, text: &str, at: usize) -> Result<(bool, usize), Failure> {
+        let column = self.places[n].slot.any();
+        let first = column.len() == self.len;
+        if !first {
+            column.truncate(self.len);
         }
-        self.keys.turn(text, previous, at)
+        match column.append(text, at) {
+            Ok(end) => Ok((first, end)),
+            Err(failure) => Ok((false, self.fail(n, failure, text.as_bytes(), at)?)),
+        }
     }
 
     /// Walks over a value that does not fit its field, which is forgiven when the key comes again.
@@ -127,25 +117,32 @@ impl Object {
         let place = &mut self.places[n];
         place.slot.any().truncate(self.len);
         let failure = failure.within(&place.name);
-        let Ok(end) = skip_value(bytes, at) else {
+        let end = skip_value(bytes, at);
+        if end.is_err() {
             return Err(failure);
-        };
+        }
         self.failed.push((n, failure));
-        Ok(end)
+        end
     }
 
-    /// Nulls for the fields that the object lacks.
+    /// Nulls for the fields that the object lacks; fails where one did not fit and did not come
+    /// again, or is required.
     #[inline(never)]
     fn fill(&mut self) -> Result<(), Failure> {
-        for place in self
-            .places
-            .iter_mut()
-            .filter(|place| place.filled != self.current)
-        {
-            if !place.nullable {
-                return Err(Failure::new("a required field is missing").within(&place.name));
+        let row = self.len;
+        while let Some((n, failure)) = self.failed.pop() {
+            if self.places[n].slot.any().len() == row {
+                return Err(failure);
             }
-            place.slot.any().append_null();
+        }
+        for place in &mut self.places {
+            let column = place.slot.any();
+            if column.len() == row {
+                if !place.nullable {
+                    return Err(Failure::new("a required field is missing").within(&place.name));
+                }
+                column.append_null();
+            }
         }
         Ok(())
     }
@@ -164,6 +161,7 @@ impl Object {
             place.slot.any().truncate(len);
         }
         self.len = self.len.min(len);
+        self.failed.clear();
     }
 
     /// The columns; starts over, but remembers the keys.

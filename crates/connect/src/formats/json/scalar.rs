@@ -30,6 +30,11 @@ impl Boolean {
 }
 
 impl Column for Boolean {
+    #[inline]
+    fn len(&self) -> usize {
+        self.values.len()
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
@@ -69,6 +74,11 @@ pub(super) struct Null {
 }
 
 impl Column for Null {
+    #[inline]
+    fn len(&self) -> usize {
+        self.len
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let end = null_or_fail(bytes, skip_space(bytes, at), true, &"null")?;

@@ -21,11 +21,13 @@ use arrow::{
 };
 use calve_engine::{Error, Result};
 use rustc_hash::FxHasher;
+use wide::u8x16;
 
 use super::{
     column::{Column, Nulls, null_or_fail, unsupported},
     text::{
-        BLOCK, Failure, Step, block, byte, escape, last_block, skip_space, special, string, unended,
+        BLOCK, Failure, Step, block, byte, escape, is_null, last_block, skip_space, special,
+        string, unended,
     },
 };
 
@@ -71,25 +73,28 @@ impl Packed {
         self.bytes.resize(room, 0);
     }
 
-    /// Copies the string whose content begins at `at`; answers where it ends, and pushes it.
+    /// Copies the string whose content begins at `at`, and pushes it, when one block holds it and it
+    /// is plain: no loop, and most strings are. Answers where it ends.
     #[inline]
-    fn copy(&mut self, bytes: &[u8], at: usize) -> Step {
-        // Most strings are short and plain: one block, no loop.
-        let used = self.used;
-        if let (Some(block), Some(room)) = (block(bytes, at), self.bytes.get_mut(used..))
-            && let Some(room) = room.first_chunk_mut()
-        {
-            *room = *block;
-            let hits = special(block);
-            if hits != 0 {
-                let plain = hits.trailing_zeros() as usize;
-                if byte(bytes, at + plain) == b'"' {
-                    self.end(used + plain);
-                    return Ok(at + plain + 1);
-                }
-            }
+    fn copy_short(&mut self, bytes: &[u8], at: usize) -> Option<usize> {
+        let block = block(bytes, at)?;
+        let used = self.used as u32 as usize; // as in `block`
+        let room = self.bytes.get_mut(used..used + BLOCK)?;
+        // Where there is no hit the last byte stands in, which then is no quote.
+        let plain = (special(u8x16::new(*block)) | 1 << (BLOCK - 1)).trailing_zeros() as usize;
+        if block[plain] != b'"' {
+            return None;
         }
-        self.copy_any(bytes, at)
+        room.copy_from_slice(block);
+        self.end(used + plain);
+        Some(at + plain + 1)
+    }
+
+    fn copy(&mut self, bytes: &[u8], at: usize) -> Step {
+        match self.copy_short(bytes, at) {
+            Some(end) => Ok(end),
+            None => self.copy_any(bytes, at),
+        }
     }
 
     /// The same, for strings of any length with anything in them.
@@ -104,7 +109,7 @@ impl Packed {
                 .copied()
                 .unwrap_or_else(|| last_block(bytes, at));
             self.bytes[used..used + BLOCK].copy_from_slice(&block);
-            let hits = special(&block);
+            let hits = special(u8x16::new(block));
             if hits == 0 {
                 at += BLOCK;
                 used += BLOCK;
@@ -195,8 +200,31 @@ impl Strings {
         }
     }
 
-    #[inline(never)]
-    fn append_any(&mut self, text: &str, at: usize) -> Step {
+    /// Appends the value at `at` as that of `row`, when it is a short plain string or null; answers
+    /// where it ends.
+    #[inline]
+    pub(super) fn plain(&mut self, bytes: &[u8], at: usize, row: usize) -> Option<usize> {
+        if self.packed.len() != row {
+            return None;
+        }
+        if byte(bytes, at) == b'"' {
+            return self.packed.copy_short(bytes, at + 1);
+        }
+        if self.nullable && is_null(bytes, at) {
+            self.append_null();
+            return Some(at + 4);
+        }
+        None
+    }
+}
+
+impl Column for Strings {
+    #[inline]
+    fn len(&self) -> usize {
+        self.packed.len()
+    }
+
+    fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
         if byte(bytes, at) == b'"' {
@@ -206,19 +234,8 @@ impl Strings {
         self.append_null();
         Ok(end)
     }
-}
 
-impl Column for Strings {
     #[inline]
-    fn append(&mut self, text: &str, at: usize) -> Step {
-        let bytes = text.as_bytes();
-        if byte(bytes, at) == b'"' {
-            self.packed.copy(bytes, at + 1)
-        } else {
-            self.append_any(text, at)
-        }
-    }
-
     fn append_null(&mut self) {
         self.nulls.push(self.packed.len());
         self.packed.end(self.packed.used);
@@ -342,6 +359,11 @@ fn hash(value: &[u8]) -> u64 {
 }
 
 impl Column for Dictionary {
+    #[inline]
+    fn len(&self) -> usize {
+        self.keys.len()
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
@@ -415,6 +437,11 @@ impl Hex {
 }
 
 impl Column for Hex {
+    #[inline]
+    fn len(&self) -> usize {
+        self.packed.len()
+    }
+
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);

@@ -65,7 +65,8 @@ pub(super) fn byte(bytes: &[u8], at: usize) -> u8 {
 /// common one stays in registers.
 #[inline]
 pub(super) fn block(bytes: &[u8], at: usize) -> Option<&[u8; BLOCK]> {
-    bytes.get(at..)?.first_chunk()
+    let at = at as u32 as usize; // which it is, and so the compiler knows that no sum below overflows
+    bytes.get(at..at + BLOCK)?.first_chunk()
 }
 
 /// The bytes at `at`, filled up with line feeds.
@@ -80,22 +81,18 @@ pub(super) fn last_block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
 
 /// One bit for each byte that ends a plain stretch of a string: quote, backslash, line feed.
 #[inline]
-pub(super) fn special(block: &[u8; BLOCK]) -> u32 {
+pub(super) fn special(block: u8x16) -> u32 {
     const QUOTE: u8x16 = u8x16::new([b'"'; BLOCK]);
     const BACKSLASH: u8x16 = u8x16::new([b'\\'; BLOCK]);
     const LINE_FEED: u8x16 = u8x16::new([b'\n'; BLOCK]);
-    let block = u8x16::new(*block);
     let found = block.cmp_eq(QUOTE) | block.cmp_eq(BACKSLASH) | block.cmp_eq(LINE_FEED);
     found.move_mask().cast_unsigned()
 }
 
 /// One bit for each byte that two blocks have in common.
 #[inline]
-pub(super) fn same(left: &[u8; BLOCK], right: &[u8; BLOCK]) -> u32 {
-    u8x16::new(*left)
-        .cmp_eq(u8x16::new(*right))
-        .move_mask()
-        .cast_unsigned()
+pub(super) fn same(left: &[u8; BLOCK], right: u8x16) -> u32 {
+    u8x16::new(*left).cmp_eq(right).move_mask().cast_unsigned()
 }
 
 /// Where the line that holds `at` ends: its line feed, or the end of the text.
@@ -124,6 +121,13 @@ pub(super) fn found(first: u8) -> &'static str {
         b'\n' => "the end of the line",
         _ => "no value",
     }
+}
+
+/// Whether `null` is at `at`.
+#[inline]
+pub(super) fn is_null(bytes: &[u8], at: usize) -> bool {
+    let at = at as u32 as usize; // as in `block`
+    bytes.get(at..at + 4) == Some(b"null")
 }
 
 /// Walks over a fixed word such as `null`.
@@ -214,8 +218,8 @@ fn hex4(bytes: &[u8], at: usize) -> Result<u32, Failure> {
 fn plain_end(bytes: &[u8], mut at: usize) -> usize {
     loop {
         let hits = match block(bytes, at) {
-            Some(block) => special(block),
-            None => special(&last_block(bytes, at)),
+            Some(block) => special(u8x16::new(*block)),
+            None => special(u8x16::new(last_block(bytes, at))),
         };
         if hits != 0 {
             return at + hits.trailing_zeros() as usize;
