@@ -16,7 +16,7 @@ use arrow::{
 use bytes::Bytes;
 use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
 
-use super::CsvConfig;
+use super::{CsvConfig, mark_bytes};
 use crate::sources::tag::FileTag;
 
 impl CsvConfig {
@@ -56,7 +56,7 @@ impl CsvConfig {
     /// # Errors
     /// `Config` when it cannot be read, or names a column twice.
     pub(crate) fn header_names(&self, line: &[u8]) -> Result<Vec<String>> {
-        let line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        let line = &line[mark_bytes(line, 0)..];
         let (schema, _) = self
             .format()
             .with_header(true)
@@ -75,7 +75,7 @@ impl CsvConfig {
     /// Schema of the file's fields by the first `rows` rows of `text` (which begins with the header,
     /// where there is one).
     pub(crate) fn infer(&self, text: &[u8], rows: usize) -> Result<Schema> {
-        let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        let text = &text[mark_bytes(text, 0)..];
         let (schema, _) = self
             .format()
             .with_header(self.header)
@@ -252,7 +252,7 @@ impl CsvDecoder {
     /// The header that belongs to a batch, and where its first row begins.
     fn header(&self, raw: &RawBatch, text: &[u8]) -> Result<(Option<Arc<[String]>>, usize)> {
         if !self.config.header {
-            return Ok((None, 0));
+            return Ok((None, mark_bytes(text, raw.range.from)));
         }
         let tag = raw.tag.as_deref().map(FileTag::parse).unwrap_or_default();
         if let Some(names) = tag.header {

@@ -116,6 +116,33 @@ fn a_header_that_names_a_column_twice_is_refused() {
     );
 }
 
+#[test]
+fn a_byte_order_mark_is_skipped_where_the_file_begins() {
+    let config = CsvConfig {
+        header: false,
+        ..CsvConfig::default()
+    };
+    let columns = [("a", "int"), ("b", "varchar")];
+    let text = "\u{feff}1,x\n2,y\n";
+    let mut without = decoder(&config, &columns);
+    let decoded = without.decode(&raw(text, 0)).expect("decode");
+    assert_eq!(
+        (decoded.rows.num_rows(), decoded.rejects.clone()),
+        (2, vec![])
+    );
+    let first = without.locate(&raw(text, 0), &decoded, 0);
+    assert_eq!((first.offset, first.raw.as_ref()), (3, b"1,x".as_ref()));
+    let mut with = decoder(&CsvConfig::default(), &columns);
+    let raw = raw("\u{feff}b,a\nx,1\n", 0);
+    let decoded = with.decode(&raw).expect("decode");
+    assert_eq!(
+        (decoded.rows.num_rows(), decoded.rejects.clone()),
+        (1, vec![])
+    );
+    assert_eq!(decoded.rows.column(0).null_count(), 0);
+    assert_eq!(with.locate(&raw, &decoded, 0).raw, "x,1");
+}
+
 proptest! {
     /// Whatever the text, each record is one row of csv-core, and cuts fall between records.
     #[test]

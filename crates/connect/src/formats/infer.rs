@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use calve_engine::{Error, Payload, RawBatch, Result};
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess};
 
-use super::{FormatConfig, types};
+use super::{FormatConfig, mark_bytes, types};
 
 /// Events that are looked at.
 pub const SAMPLE_EVENTS: usize = 20_480;
@@ -106,11 +106,8 @@ fn infer_json(first: &[RawBatch]) -> Result<Schema> {
         let Payload::Bytes(text) = &raw.payload else {
             return Err(Error::internal("a source of text gave rows"));
         };
-        for line in text.split(|b| *b == b'\n') {
-            let line = line
-                .strip_prefix(b"\xef\xbb\xbf")
-                .unwrap_or(line)
-                .trim_ascii();
+        for line in text[mark_bytes(text, raw.range.from)..].split(|b| *b == b'\n') {
+            let line = line.trim_ascii();
             // What is not an object will be rejected; it says nothing about the rest.
             if !line.starts_with(b"{") {
                 continue;

@@ -86,6 +86,15 @@ fn columns_come_in_the_order_of_their_appearance_and_rubbish_is_passed_over() {
 }
 
 #[test]
+fn only_the_first_bytes_are_a_byte_order_mark() {
+    let marked = columns("\u{feff}{\"a\":1}\n\u{feff}{\"b\":1}\n");
+    assert_eq!(marked, [("a".to_owned(), "bigint".to_owned())]);
+    let csv = FormatConfig::Csv(CsvConfig::default());
+    let schema = infer(&csv, &[raw("\u{feff}a\n1\n")]).expect("infer");
+    assert_eq!(Columns::of(&schema).expect("names").0, marked);
+}
+
+#[test]
 fn csv_by_header_and_values() {
     let config = CsvConfig::default();
     let text = "id,price,ok,at,day,name,none\n1,2.5,true,2026-01-01T00:00:00,2026-01-01,x,\n2,3,false,,,y,\n";

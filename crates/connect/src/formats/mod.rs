@@ -203,6 +203,17 @@ impl<'de> Deserialize<'de> for FormatConfig {
     }
 }
 
+/// How many bytes at the beginning of `text`, which is at `offset` of its source partition, are a
+/// UTF-8 byte-order mark: three at offset 0, if at all.
+pub(crate) fn mark_bytes(text: &[u8], offset: u64) -> usize {
+    const MARK: &[u8] = b"\xef\xbb\xbf";
+    if offset == 0 && text.starts_with(MARK) {
+        MARK.len()
+    } else {
+        0
+    }
+}
+
 fn bare_names(schema: &mut schemars::Schema) {
     one_of::allow_names(schema, FormatConfig::NAMES);
 }

@@ -1,7 +1,7 @@
 //! Columns of values of a fixed width: integers, floats, dates, times, timestamps, decimals.
 //!
 //! Plain short numbers are read digit by digit where they stand; every other number is first checked
-//! against the grammar, then converted as arrow-json converts it. Strings are accepted where
+//! against the grammar, then converted as arrow-json converts it (but integers exactly). Strings are accepted where
 //! arrow-json accepts them, and read by the same parsers.
 
 use arrow::{
@@ -22,7 +22,7 @@ use chrono::{DateTime, TimeZone, Utc};
 
 use super::{
     column::{Column, Nulls, null_or_fail},
-    decimal::decimal,
+    decimal::{decimal, integer},
     text::{Failure, Step, byte, is_null, number_end, skip_space, string},
 };
 
@@ -227,25 +227,24 @@ macro_rules! integers {
                 text.parse().ok()
             }
 
-            fn truncated(value: f64) -> Option<Self> {
-                // Casting drops the fraction, and saturates far outside every type here.
-                Self::try_from(value as i128).ok()
+            fn narrowed(value: i128) -> Option<Self> {
+                value.try_into().ok()
             }
         }
     )* };
 }
 integers!(i8 i16 i32 i64 u8 u16 u32 u64);
 
-/// How arrow-json reads numbers as integers.
+/// How numbers are read as integers.
 trait Integer: Native {
     /// From an integer's text.
     fn exact(text: &str) -> Option<Self>;
-    /// From a float, whose fraction is dropped; none where it is out of range.
-    fn truncated(value: f64) -> Option<Self>;
+    /// From a wider one; none where it is out of range.
+    fn narrowed(value: i128) -> Option<Self>;
 
-    /// First as an integer, then as a float: `1e3` and `2.0` are integers too.
+    /// `1e3` and `2.0` are integers too; `1.5` is none, and nothing is cut off to make it one.
     fn from_number(text: &str) -> Option<Self> {
-        Self::exact(text).or_else(|| Self::truncated(fast_float2::parse(text).ok()?))
+        Self::exact(text).or_else(|| Self::narrowed(integer(text)?))
     }
 }
 

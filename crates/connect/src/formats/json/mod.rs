@@ -4,6 +4,8 @@
 //! different, so that a value that does not fit is a reject and never something else in silence:
 //! - a line is one JSON object: stray commas, leading zeros, `1.`, two objects on a line, are rejects
 //!   (arrow-json lets them pass); control characters inside strings pass, as there;
+//! - a number with a fraction does not fit an integer (arrow-json cuts the fraction off; `1.0` and
+//!   `1e3` fit), and one written as a float is not rounded to the nearest float on the way;
 //! - timestamps and integers beyond 64 bits are rejects (arrow-json saturates timestamps); a null for
 //!   a required map value is a reject; values of unknown fields nest at most 512 deep;
 //! - surrogate pairs beyond U+1FFFF and decimals of many digits come out right;
@@ -37,6 +39,7 @@ use self::{
     object::Object,
     text::{Failure, byte, line_end, skip_space},
 };
+use super::mark_bytes;
 
 /// Turns lines of JSON into rows of a schema. Remembers the order of the keys that it saw.
 pub struct JsonDecoder {
@@ -55,8 +58,8 @@ impl JsonDecoder {
         Ok(Self { schema, rows })
     }
 
-    /// Decodes whole lines (the last may lack its line feed); blank ones are skipped. Byte `i` of
-    /// `lines` has offset `base_offset + i`.
+    /// Decodes whole lines (the last may lack its line feed); blank ones are skipped, and so is a
+    /// byte-order mark at offset 0. Byte `i` of `lines` has offset `base_offset + i`.
     ///
     /// # Errors
     /// `Internal` for 2 GiB or more at once. A bad event is a reject.
@@ -68,6 +71,8 @@ impl JsonDecoder {
             )));
         }
         self.rows.truncate(0);
+        let mark = mark_bytes(lines, base_offset);
+        let (lines, base_offset) = (&lines[mark..], base_offset + mark as u64);
         let mut rejects = Vec::new();
         match simdutf8::basic::from_utf8(lines) {
             Ok(text) => self.append(text, base_offset, &mut rejects),
@@ -179,7 +184,7 @@ impl Decoder for JsonDecoder {
             .iter()
             .map(|reject| reject.offset)
             .peekable();
-        let mut at = 0;
+        let mut at = mark_bytes(lines, base);
         let mut before = 0;
         while at < lines.len() {
             let end = line_end(lines, at);

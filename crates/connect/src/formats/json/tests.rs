@@ -2,6 +2,8 @@
 
 mod generated;
 mod hostile;
+mod reference;
+mod values;
 
 use std::sync::Arc;
 
@@ -14,34 +16,8 @@ use bytes::Bytes;
 use calve_engine::{Decoded, Decoder, ErrorKind, Payload, RawBatch};
 use calve_model::{OffsetRange, SourcePartition};
 
+use self::reference::reference;
 use super::JsonDecoder;
-
-/// What arrow-json makes of one line: its row, or none where it fails.
-fn reference(schema: &SchemaRef, line: &[u8]) -> Option<RecordBatch> {
-    let mut decoder = arrow_json::ReaderBuilder::new(schema.clone())
-        .with_batch_size(16)
-        .build_decoder()
-        .expect("arrow-json knows the schema");
-    let mut text = line.to_vec();
-    text.push(b'\n');
-    let read = decoder.decode(&text).ok()?;
-    assert_eq!(read, text.len(), "fewer rows than the batch holds");
-    decoder.flush().ok()?
-}
-
-/// What a second reader of JSON says; control characters are fine. Arrow-json reads more than JSON.
-fn is_json(line: &[u8]) -> bool {
-    let control = |b: &u8| {
-        if *b < 0x20 && !b"\t\r".contains(b) {
-            b'x'
-        } else {
-            *b
-        }
-    };
-    let line: Vec<u8> = line.iter().map(control).collect();
-    std::str::from_utf8(&line).is_err()
-        || serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok()
-}
 
 /// Decodes with a decoder that has seen nothing.
 fn decode(schema: &SchemaRef, lines: &[u8]) -> Decoded {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use proptest::{collection::vec, prelude::*, sample::select};
 
-use super::{check_batch, is_json};
+use super::{check_batch, reference::is_json};
 use crate::formats::json::JsonDecoder;
 
 const NAMES: [&str; 6] = [
