@@ -20,6 +20,8 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
+use crate::shard::{REJECTS, TABLE};
+
 /// A stage that time is spent in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
@@ -58,14 +60,19 @@ struct StageLabel {
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
+    table: String,
     output: String,
     outcome: &'static str,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutputLabel {
+    table: String,
     output: String,
 }
+
+/// No label of its own: a family, so that a series that is not known is left out.
+type Unlabelled = Vec<(&'static str, &'static str)>;
 
 /// The counters of one shard. Cheap to clone.
 #[derive(Clone)]
@@ -75,9 +82,11 @@ struct Inner {
     registry: Registry,
     pipeline: String,
     shard: String,
+    table: String,
     events: Counter,
     bytes: Counter,
     rejected: Counter,
+    late: Counter,
     rows: Family<OutputLabel, Counter>,
     files: Family<OutputLabel, Counter>,
     written_bytes: AtomicU64,
@@ -85,11 +94,11 @@ struct Inner {
     committed_files: AtomicU64,
     snapshots: AtomicU64,
     commits: Family<OutcomeLabel, Counter>,
-    commit_seconds: Histogram,
+    commit_seconds: Family<OutputLabel, Histogram>,
     stages: Family<StageLabel, Histogram>,
     watermark: AtomicI64,
-    watermark_lag: Gauge<f64, AtomicU64>,
-    source_lag: Gauge,
+    watermark_lag: Family<Unlabelled, Gauge<f64, AtomicU64>>,
+    source_lag: Family<Unlabelled, Gauge>,
     memory: Gauge,
     batch_rows: Gauge,
     open_files: Gauge,
@@ -142,18 +151,47 @@ pub struct Status {
 
 const NO_WATERMARK: i64 = i64::MIN;
 
+/// A label's value as the text format wants it; the encoder leaves that to its caller.
+fn escaped(value: &str) -> String {
+    let value = value.replace('\\', "\\\\").replace('"', "\\\"");
+    value.replace('\n', "\\n")
+}
+
+impl Inner {
+    fn label(&self, output: &str) -> OutputLabel {
+        OutputLabel {
+            table: self.table.clone(),
+            output: output.to_owned(),
+        }
+    }
+
+    fn outcome(&self, output: &str, outcome: &'static str) -> OutcomeLabel {
+        OutcomeLabel {
+            table: self.table.clone(),
+            output: output.to_owned(),
+            outcome,
+        }
+    }
+}
+
 impl Metrics {
-    /// Counters of one shard, all at zero.
+    /// Counters of one shard, all at zero; the table has no name.
     pub fn new(pipeline: &str, shard: &str) -> Self {
+        Self::of_table(pipeline, shard, "")
+    }
+
+    /// Counters of one shard, all at zero; `table` is the name of its table, for the labels.
+    pub fn of_table(pipeline: &str, shard: &str, table: &str) -> Self {
         let label =
             |name: &'static str, value: &str| (Cow::Borrowed(name), Cow::Owned(value.to_owned()));
         let labels = [label("pipeline", pipeline), label("shard", shard)];
         let mut registry = Registry::with_prefix_and_labels("calve", labels.into_iter());
-        let seconds = || Histogram::new(exponential_buckets(0.000_1, 4.0, 10));
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_1, 4.0, 10));
         let inner = Inner {
             events: Counter::default(),
             bytes: Counter::default(),
             rejected: Counter::default(),
+            late: Counter::default(),
             rows: Family::default(),
             files: Family::default(),
             written_bytes: AtomicU64::new(0),
@@ -161,13 +199,11 @@ impl Metrics {
             committed_files: AtomicU64::new(0),
             snapshots: AtomicU64::new(0),
             commits: Family::default(),
-            commit_seconds: seconds(),
-            stages: Family::new_with_constructor(|| {
-                Histogram::new(exponential_buckets(0.000_1, 4.0, 10))
-            }),
+            commit_seconds: Family::new_with_constructor(seconds),
+            stages: Family::new_with_constructor(seconds),
             watermark: AtomicI64::new(NO_WATERMARK),
-            watermark_lag: Gauge::default(),
-            source_lag: Gauge::default(),
+            watermark_lag: Family::default(),
+            source_lag: Family::default(),
             memory: Gauge::default(),
             batch_rows: Gauge::default(),
             open_files: Gauge::default(),
@@ -178,6 +214,7 @@ impl Metrics {
             registry: Registry::default(),
             pipeline: pipeline.to_owned(),
             shard: shard.to_owned(),
+            table: escaped(table),
         };
         let up: Gauge = Gauge::default();
         up.set(1);
@@ -196,6 +233,11 @@ impl Metrics {
             "events_rejected",
             "events that went to the rejects",
             inner.rejected.clone(),
+        );
+        registry.register(
+            "events_late",
+            "events behind the watermark and the allowed lateness",
+            inner.late.clone(),
         );
         registry.register("events_written", "rows made visible", inner.rows.clone());
         registry.register(
@@ -239,6 +281,15 @@ impl Metrics {
             inner.batch_rows.clone(),
         );
         registry.register("open_files", "data files open", inner.open_files.clone());
+        // They begin at zero: a series that comes with its first value has no rate then.
+        for output in [TABLE, REJECTS] {
+            let label = inner.label(output);
+            drop(inner.rows.get_or_create(&label));
+            drop(inner.files.get_or_create(&label));
+            drop(inner.commit_seconds.get_or_create(&label));
+            let outcome = inner.outcome(output, "committed");
+            drop(inner.commits.get_or_create(&outcome));
+        }
         Self(Arc::new(Inner { registry, ..inner }))
     }
 
@@ -248,7 +299,10 @@ impl Metrics {
         let watermark = self.0.watermark.load(Ordering::Relaxed);
         if watermark != NO_WATERMARK {
             let lag = crate::clock::now_ms() as f64 / 1e3 - watermark as f64 / 1e6;
-            self.0.watermark_lag.set(lag.max(0.0));
+            self.0
+                .watermark_lag
+                .get_or_create(&Unlabelled::new())
+                .set(lag.max(0.0));
         }
         text::encode(&mut text, &self.0.registry).expect("writing to a string cannot fail");
         text
@@ -259,7 +313,10 @@ impl Metrics {
         let inner = &self.0;
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let watermark = inner.watermark.load(Ordering::Relaxed);
-        let lag = inner.source_lag.get();
+        let lag = inner
+            .source_lag
+            .get(&Unlabelled::new())
+            .map(|lag| lag.get());
         let (state, last_snapshot) = inner.state.read().clone();
         Status {
             pipeline: inner.pipeline.clone(),
@@ -277,7 +334,7 @@ impl Metrics {
             watermark: (watermark != NO_WATERMARK).then_some(watermark),
             memory_bytes: inner.memory.get().max(0) as u64,
             open_files: inner.open_files.get().max(0) as u64,
-            source_lag: (lag >= 0).then_some(lag as u64),
+            source_lag: lag.map(|lag| lag.max(0) as u64),
             connected: inner.connected.load(Ordering::Relaxed),
             behind: inner.behind.load(Ordering::Relaxed),
         }
@@ -329,29 +386,30 @@ impl Metrics {
 
     /// What the source still has; none: it cannot tell.
     pub fn set_source_lag(&self, lag: Option<u64>) {
-        self.0.source_lag.set(lag.map_or(-1, |l| l as i64));
+        match lag {
+            Some(lag) => {
+                let gauge = self.0.source_lag.get_or_create(&Unlabelled::new());
+                gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
+            }
+            None => self.0.source_lag.clear(),
+        }
     }
 
     /// A try to commit ended.
     pub fn commit_tried(&self, output: &str, outcome: &'static str, seconds: f64) {
-        self.0
-            .commits
-            .get_or_create(&OutcomeLabel {
-                output: output.to_owned(),
-                outcome,
-            })
-            .inc();
-        self.0.commit_seconds.observe(seconds);
+        let inner = &self.0;
+        let outcome = inner.outcome(output, outcome);
+        inner.commits.get_or_create(&outcome).inc();
+        let took = inner.commit_seconds.get_or_create(&inner.label(output));
+        took.observe(seconds);
     }
 
     /// An output holds an epoch's files now.
     pub fn committed(&self, output: &str, prepared: &crate::Prepared, snapshot: Option<String>) {
-        let label = OutputLabel {
-            output: output.to_owned(),
-        };
+        let label = self.0.label(output);
         self.0.rows.get_or_create(&label).inc_by(prepared.rows);
         self.0.files.get_or_create(&label).inc_by(prepared.files);
-        if output == "table" {
+        if output == TABLE {
             self.0
                 .committed_rows
                 .fetch_add(prepared.rows, Ordering::Relaxed);
@@ -375,3 +433,7 @@ impl Metrics {
             .store(crate::clock::now_ms(), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+#[path = "metrics_tests.rs"]
+mod tests;
