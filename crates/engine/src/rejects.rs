@@ -86,6 +86,18 @@ impl RejectsWriter {
         }
     }
 
+    /// Staged files that are there now. Listed before the shard is claimed, they are of earlier owners:
+    /// once what those prepared is published, nothing refers to them (see [`remove`]).
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let dir = self.dir.join(&*self.pipeline).join(&*self.shard);
+        let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        let staged = entries.map(|entry| entry.path()).filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with('.') && name.ends_with(".tmp")
+        });
+        staged.collect()
+    }
+
     /// Appends rejects of one source partition, in order.
     pub fn append(&mut self, partition: &SourcePartition, rejects: &[Reject]) -> Result<()> {
         for reject in rejects {
@@ -121,6 +133,18 @@ impl RejectsWriter {
     /// Cuts: what was appended so far is one epoch's; none when nothing was.
     pub fn seal(&mut self) -> Option<SealedRejects> {
         self.open.take().map(SealedRejects)
+    }
+}
+
+/// Removes leftovers. One that stays takes room and does no harm.
+pub fn remove(leftovers: &[PathBuf]) {
+    for path in leftovers {
+        match std::fs::remove_file(path) {
+            Ok(()) => tracing::debug!(path = %path.display(), "removed a killed run's rejects"),
+            Err(error) => {
+                tracing::warn!(path = %path.display(), %error, "cannot remove a killed run's rejects");
+            }
+        }
     }
 }
 

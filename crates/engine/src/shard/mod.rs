@@ -31,7 +31,7 @@ use crate::{
     error::{Error, Result},
     event_time::EventTime,
     metrics::Metrics,
-    rejects::RejectsWriter,
+    rejects::{self, RejectsWriter},
     seams::{BatcherFactory, Output, Source, TableWriter},
 };
 
@@ -136,6 +136,7 @@ async fn run_until(
     } = shard;
     let options = shard.options;
     let watermarks = Watermarks::new(options.max_delay);
+    let leftovers = rejects.leftovers();
     let started = start::start(&checkpoints, &outputs, &shard.fingerprints, &watermarks).await?;
     let claim = started.claim;
 
@@ -155,6 +156,7 @@ async fn run_until(
         retry_for: options.retry_for,
     };
     committer.recover(started.commit).await?;
+    rejects::remove(&leftovers);
 
     let batchers = Arc::new(batcher::Batchers::new(
         factory,
