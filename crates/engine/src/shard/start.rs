@@ -55,6 +55,15 @@ async fn try_start(
         outputs: BTreeMap::new(),
         fingerprints: fingerprints.clone(),
     };
+    // As long as nothing was read, everything may be changed: a typo is mended, and that is all.
+    if loaded.newest().is_none_or(|r| r.offsets.0.is_empty()) {
+        facts.fingerprints.clear();
+        let outputs = facts
+            .records
+            .iter_mut()
+            .flat_map(|r| r.outputs.values_mut());
+        outputs.for_each(|output| output.identity = None);
+    }
     for (name, output) in outputs {
         let state = output
             .state(checkpoints.pipeline(), checkpoints.shard())
