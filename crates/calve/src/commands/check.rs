@@ -10,7 +10,7 @@ use calve_connect::{
     formats,
     sources::{self, SourceContext},
 };
-use calve_engine::{Error, Result, event_time::EventTime};
+use calve_engine::{Result, event_time::EventTime};
 use calve_lake::{iceberg, parquet::ParquetLayout};
 use calve_model::Offsets;
 use calve_sql::{Lookup, Monitors, SqlTransform};
@@ -67,10 +67,9 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
         .as_ref()
         .map(|events| rows(&file, events))
         .transpose()?;
-    let table = if args.connect {
-        Some(existing(&file).await?)
-    } else {
-        None
+    let table = match &rows {
+        Some(rows) => table(&file, rows, args.connect).await?,
+        None => "",
     };
 
     line("pipeline", &file.name);
@@ -104,7 +103,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
             .collect();
         line("monitors", &names.join(", "));
     }
-    line("sink", &sink(&file, table.as_deref()));
+    line("sink", &sink(&file, table));
     line("checkpoints", &file.checkpoint_location());
     if let Some(rejects) = file.rejects_path() {
         line("rejects", &rejects.to_string_lossy());
@@ -146,73 +145,43 @@ pub(crate) fn rows(file: &PipelineFile, events: &SchemaRef) -> Result<SchemaRef>
             let tables = transform.tables.iter();
             let lookups = tables.map(|(name, table)| Lookup::read(name, table));
             let lookups: Vec<Lookup> = lookups.collect::<Result<_>>()?;
-            SqlTransform::plan(&transform.sql, SchemaRef::clone(events), &lookups)?.schema()
+            SqlTransform::plan(&transform.sql, SchemaRef::clone(events), &lookups)
+                .map_err(|error| error.context("transform.sql"))?
+                .schema()
         }
     };
     Monitors::plan(&file.monitor.0, &rows)?;
-    match &file.sink {
-        SinkConfig::Parquet(config) => {
-            ParquetLayout::new(config, SchemaRef::clone(&rows), SHARD)?;
-        }
-        SinkConfig::Iceberg(config) => {
-            partition_columns(&config.partition_by, &rows)?;
-        }
+    if let SinkConfig::Parquet(config) = &file.sink {
+        ParquetLayout::new(config, SchemaRef::clone(&rows), SHARD)
+            .map_err(|error| error.context("sink.parquet"))?;
     }
     Ok(rows)
 }
 
-/// Checks that the columns of partition terms are there; the terms themselves are checked when the
-/// table is opened.
-fn partition_columns(terms: &[String], rows: &Schema) -> Result<()> {
-    for term in terms {
-        let inside = term
-            .split_once('(')
-            .and_then(|(_, rest)| rest.trim().strip_suffix(')'));
-        // `bucket` and `truncate` have a number before or behind the column.
-        let mut parts = inside.unwrap_or(term).split(',').map(str::trim);
-        let column = parts.rfind(|part| part.parse::<u32>().is_err());
-        if let Some(column) = column
-            && rows.field_with_name(column).is_err()
-        {
-            return Err(Error::config(format!(
-                "sink.iceberg.partition_by names a column that is not there: term={term}"
-            ))
-            .hint(format!("the columns are {}", names(rows))));
-        }
-    }
-    Ok(())
-}
-
-/// Whether the table is there, for people. Creates nothing.
-async fn existing(file: &PipelineFile) -> Result<String> {
+/// Checks the Iceberg table that the rows go to, and with `connect` the one that is there. Creates
+/// nothing. Says whether it is there.
+async fn table(file: &PipelineFile, rows: &SchemaRef, connect: bool) -> Result<&'static str> {
     let SinkConfig::Iceberg(config) = &file.sink else {
-        return Ok(String::new());
+        return Ok("");
     };
-    if config
-        .catalog
-        .sqlite
-        .as_ref()
-        .is_some_and(|path| !path.exists())
-    {
-        return Ok(", catalog and table to be created".to_owned());
-    }
-    let tables = iceberg::ls(&config.catalog).await?;
-    let there = tables.iter().any(|table| table.name == config.table);
-    Ok(if there { ", exists" } else { ", to be created" }.to_owned())
+    let there = iceberg::check(config, rows, connect).await;
+    Ok(
+        match there.map_err(|error| error.context("sink.iceberg"))? {
+            true => ", exists",
+            false if connect => ", to be created",
+            false => "",
+        },
+    )
 }
 
-fn sink(file: &PipelineFile, existing: Option<&str>) -> String {
+fn sink(file: &PipelineFile, existing: &str) -> String {
     match &file.sink {
         SinkConfig::Iceberg(config) => {
             let by = match config.partition_by.as_slice() {
                 [] => String::new(),
                 terms => format!(", by {}", terms.join(", ")),
             };
-            format!(
-                "iceberg table {}{by}{}",
-                config.table,
-                existing.unwrap_or_default()
-            )
+            format!("iceberg table {}{by}{existing}", config.table)
         }
         SinkConfig::Parquet(config) => {
             let layout = config.layout.as_deref().unwrap_or("one folder");
@@ -236,11 +205,6 @@ fn columns(schema: &Schema) -> String {
         .map(types)
         .collect::<Vec<_>>()
         .join(", ")
-}
-
-fn names(schema: &Schema) -> String {
-    let names = schema.fields().iter().map(|field| field.name().as_str());
-    names.collect::<Vec<_>>().join(", ")
 }
 
 fn line(what: &str, text: &str) {

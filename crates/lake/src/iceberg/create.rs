@@ -65,7 +65,7 @@ pub(super) async fn create_or_check(
 }
 
 /// The first metadata of a new table.
-fn plan(
+pub(super) fn plan(
     config: &IcebergConfig,
     table: &TableName,
     rows: &ArrowSchema,

@@ -72,6 +72,30 @@ pub async fn open(
     Ok((Box::new(writer), Arc::new(output)))
 }
 
+/// Checks what [`open`] would, and creates nothing: that the table which the configuration names could
+/// be created for rows of `schema`; and with `existing`, where it is there already, that it fits.
+/// Answers whether it was found.
+///
+/// # Errors
+/// `Config` for wrong settings, `Schema` when the table does not fit the rows.
+pub async fn check(config: &IcebergConfig, schema: &SchemaRef, existing: bool) -> Result<bool> {
+    let table = TableName::parse(&config.table)?;
+    let planned = create::plan(config, &table, schema, "file:///".to_owned())?;
+    let missing = |path: &std::path::PathBuf| !path.exists();
+    let mut found = None;
+    if existing && !config.catalog.sqlite.as_ref().is_some_and(missing) {
+        let catalog = Catalog::open(&config.catalog).await?;
+        if let Some(location) = catalog.locate(&table).await? {
+            found = Some(catalog.read(&location).await?);
+        }
+    }
+    if let Some(metadata) = &found {
+        create::check(metadata, config, &table, schema)?;
+    }
+    place::IcebergPlacement::new(found.as_ref().unwrap_or(&planned), schema)?;
+    Ok(found.is_some())
+}
+
 /// Columns for which the table asks for bloom filters.
 fn bloom_filters(
     properties: &std::collections::HashMap<String, String>,
