@@ -136,7 +136,14 @@ impl Scenario {
             self.dir.join("lake/catalog.db"),
         );
         let mut command = Command::new(calve());
-        command.args(["table", "clean", "--older-than", "0s", "--checkpoint"]);
+        command.args([
+            "table",
+            "clean",
+            "--older-than",
+            "0s",
+            "--stopped",
+            "--checkpoint",
+        ]);
         command.arg(checkpoints);
         match self.sink {
             Sink::Iceberg => command.arg("--catalog").arg(catalog).arg("shop.orders"),

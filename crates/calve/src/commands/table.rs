@@ -22,6 +22,9 @@ const SHOWN_SNAPSHOTS: usize = 10;
 /// Source partitions of a shard that `show` prints as text.
 const SHOWN_PARTITIONS: usize = 10;
 
+/// Files that a running pipeline may be writing are younger than this.
+const YOUNG: std::time::Duration = std::time::Duration::from_hours(1);
+
 /// Looks at tables, and looks after them.
 #[derive(Debug, clap::Args)]
 pub(crate) struct TableArgs {
@@ -63,10 +66,12 @@ struct ShowArgs {
 struct CleanArgs {
     #[command(flatten)]
     catalog: CatalogArgs,
-    /// Only files that were last changed this long ago or earlier. Below an hour no pipeline may be
-    /// running: files that it is writing are not referred to yet
+    /// Only files that were last changed this long ago or earlier; below an hour only with `--stopped`
     #[arg(long, value_name = "DURATION", default_value = "1d")]
     older_than: Span,
+    /// No pipeline that writes to this table is running, and none is started meanwhile
+    #[arg(long)]
+    stopped: bool,
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
@@ -258,6 +263,16 @@ fn snapshot_row(snapshot: &SnapshotInfo) -> Vec<String> {
 }
 
 async fn clean(args: CleanArgs) -> Result<()> {
+    if args.older_than.0 < YOUNG && !args.stopped && !args.dry_run {
+        return Err(Error::config(format!(
+            "a running pipeline may be writing files this young, and nothing refers to them yet: older_than={}",
+            args.older_than
+        ))
+        .hint(
+            "clean files older than an hour; or stop every pipeline that writes to this table, then add \
+             `--stopped`",
+        ));
+    }
     let (names, bytes) = if let Some(folder) = parquet_folder(&args)? {
         let given = live::Given::new(&args.checkpoint, live::beside(&folder));
         let live = live::parquet(&given, &folder).await?;
