@@ -21,7 +21,7 @@ use calve_engine::{
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::human;
+use crate::{human, out};
 
 /// How often the live line is written anew.
 const LINE_INTERVAL: Duration = Duration::from_millis(250);
@@ -48,7 +48,7 @@ pub(crate) struct Console {
 impl Console {
     /// Shows until `stop`, then shows the tables once more.
     pub(crate) async fn run(self, stop: CancellationToken) {
-        if std::io::stderr().is_terminal() && !dumb_terminal() {
+        if std::io::stderr().is_terminal() && !dumb_terminal() && !out::is_json() {
             self.live(&stop).await;
         } else {
             stop.cancelled().await;
@@ -81,12 +81,19 @@ impl Console {
         let Some(figures) = self.figures.clone() else {
             return;
         };
+        // Before the first event there is nothing to see.
+        if self.metrics.status().events == 0 {
+            return;
+        }
         // Merging what the batchers saw is work, not waiting.
         match tokio::task::spawn_blocking(move || figures()).await {
             Ok(tables) => {
                 for (name, table) in tables {
-                    let text = format!("{name}\n{}\n", table.trim_end());
-                    let _ = log_writer().write_all(text.as_bytes());
+                    if out::is_json() {
+                        tracing::info!(monitor = name, rows = table);
+                    } else {
+                        out::note(format!("{name}\n{}", table.trim_end()));
+                    }
                 }
             }
             Err(error) => tracing::warn!(%error, "monitors cannot be shown"),
@@ -113,16 +120,18 @@ impl Write for LogWriter {
     }
 }
 
-fn dumb_terminal() -> bool {
+/// A terminal that cannot move its cursor.
+pub(crate) fn dumb_terminal() -> bool {
     std::env::var_os("TERM").is_some_and(|term| term == "dumb")
 }
 
 /// Writes the line over the last one. Wrapping is off meanwhile: a line that is too long for the
-/// terminal is cut there, and can still be written over.
+/// terminal is cut there, and can still be written over. The cursor waits at its beginning, so that
+/// what the terminal echoes (^C) does not wrap.
 fn draw(line: &str) {
     let mut terminal = std::io::stderr().lock();
     LIVE.store(true, Ordering::Relaxed);
-    let _ = write!(terminal, "\r\x1b[?7l{line}\x1b[K\x1b[?7h");
+    let _ = write!(terminal, "\r\x1b[?7l{line}\x1b[K\x1b[?7h\r");
 }
 
 /// Takes the live line away, if it is there.

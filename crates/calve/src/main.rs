@@ -27,8 +27,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     arg_required_else_help = true
 )]
 struct Cli {
-    /// How the log is written, on stderr.
-    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    /// How the log is written, on stderr: for people, or one JSON object a line
+    #[arg(
+        long,
+        global = true,
+        display_order = 900,
+        value_enum,
+        value_name = "FORMAT",
+        default_value_t = LogFormat::Text
+    )]
     log: LogFormat,
     #[command(subcommand)]
     command: Command,
@@ -36,9 +43,7 @@ struct Cli {
 
 #[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 enum LogFormat {
-    /// For people.
     Text,
-    /// One JSON object a line.
     Json,
 }
 
@@ -98,11 +103,14 @@ async fn dispatch(command: Command) -> calve_engine::Result<()> {
 }
 
 fn fail(error: &Error) -> ExitCode {
-    out::note(format!("error: {error}"));
-    if let Some(hint) = error.hint_text() {
-        out::note(format!("hint: {hint}"));
-    }
+    out::error(error);
     ExitCode::from(error.kind().decide().1)
+}
+
+/// Colours only on a terminal, and not where `NO_COLOR` is set to anything (no-color.org).
+fn colours() -> bool {
+    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    std::io::stderr().is_terminal() && !unwanted && !console::dumb_terminal()
 }
 
 fn log(format: LogFormat) {
@@ -114,8 +122,9 @@ fn log(format: LogFormat) {
         .with_writer(console::log_writer)
         .with_target(false);
     if format == LogFormat::Json {
+        out::set_json();
         builder.json().init();
     } else {
-        builder.with_ansi(std::io::stderr().is_terminal()).init();
+        builder.with_ansi(colours()).init();
     }
 }

@@ -101,7 +101,8 @@ impl Front {
     }
 }
 
-fn context() -> SourceContext {
+/// What the source needs from its surroundings.
+pub(crate) fn context() -> SourceContext {
     SourceContext {
         base: PathBuf::new(),
         store_options: std::env::vars().collect(),
@@ -117,7 +118,9 @@ fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Option<Planned>> {
         .iter()
         .map(|(name, config)| Lookup::read(name, config))
         .collect::<Result<_>>()?;
-    SqlTransform::plan(&transform.sql, Arc::clone(events), &lookups).map(Some)
+    SqlTransform::plan(&transform.sql, Arc::clone(events), &lookups)
+        .map(Some)
+        .map_err(|error| error.context("transform.sql"))
 }
 
 struct Factory {
@@ -174,7 +177,19 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
         .newest()
         .map(|r| r.offsets.clone())
         .unwrap_or_default();
+    if loaded.newest().is_none() {
+        // Before anything is made: nothing should be left of a start with a wrong path.
+        file.source.check_connect(&context()).await?;
+    }
     let front = Front::resume(file, inferred(&loaded), &from).await?;
+    let event_time = match &file.event_time {
+        Some(config) => Some(EventTime::of(
+            &front.events,
+            &config.column,
+            config.unit.map(Into::into),
+        )?),
+        None => None,
+    };
     // Stored before any table is created, so that a restart decides the same.
     let meta = Meta::single(&file.name, front.inferred.clone());
     let fixed = checkpoints.fix_meta(&meta).await?;
@@ -215,15 +230,7 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
     };
     let rejects_dir = rejects_dir(file);
     let rejects_output: Arc<dyn Output> = Arc::new(RejectsOutput::new(&rejects_dir));
-    let metrics = Metrics::new(&file.name, SHARD);
-    let event_time = match &file.event_time {
-        Some(config) => Some(EventTime::of(
-            &front.events,
-            &config.column,
-            config.unit.map(Into::into),
-        )?),
-        None => None,
-    };
+    let metrics = Metrics::of_table(&file.name, SHARD, file.sink.table());
     let fingerprints = fingerprints(file, &front)?;
     let rejects = RejectsWriter::new(&rejects_dir, checkpoints.pipeline(), checkpoints.shard());
     let shard = Shard {

@@ -52,12 +52,40 @@ const PAGE: &str = "<!doctype html>
 </ul>
 ";
 
-/// A server to start.
+/// An address that is taken, and not served yet.
+pub(crate) struct Bound {
+    listener: TcpListener,
+    address: SocketAddr,
+    token: Option<[u8; 32]>,
+}
+
+impl Bound {
+    /// Takes the address: before anything else is done, so that a port that somebody else has stops
+    /// the start and not the run. Port 0 takes any free one. Beyond loopback requests must bring a
+    /// token.
+    ///
+    /// # Errors
+    /// `Config` beyond loopback without a token, and when the address cannot be had.
+    pub(crate) async fn to(listen: SocketAddr, token: Option<&str>) -> Result<Self> {
+        let token = required_token(listen, token)?;
+        let listener = TcpListener::bind(listen).await.map_err(|error| {
+            Error::config(format!("cannot listen: listen={listen}"))
+                .because(error)
+                .hint("set serve.listen to an address of this machine with a free port; port 0 takes any")
+        })?;
+        let address = listener.local_addr().map_err(|error| {
+            Error::unavailable(format!("cannot listen: listen={listen}")).because(error)
+        })?;
+        Ok(Self {
+            listener,
+            address,
+            token,
+        })
+    }
+}
+
+/// What a server serves.
 pub(crate) struct Serve {
-    /// Where it listens; port 0 takes any free one.
-    pub(crate) listen: SocketAddr,
-    /// What a request must bring; needed beyond loopback.
-    pub(crate) token: Option<String>,
     /// What is served.
     pub(crate) metrics: Metrics,
     /// The monitors' figures.
@@ -67,20 +95,13 @@ pub(crate) struct Serve {
 }
 
 impl Serve {
-    /// Binds, then serves until `stop`. Gives the address that it listens on.
-    ///
-    /// # Errors
-    /// `Config` beyond loopback without a token, and when the address cannot be had.
-    pub(crate) async fn start(self, stop: CancellationToken) -> Result<SocketAddr> {
-        let token = required_token(self.listen, self.token.as_deref())?;
-        let listener = TcpListener::bind(self.listen).await.map_err(|error| {
-            Error::config(format!("cannot listen: listen={}", self.listen))
-                .because(error)
-                .hint("set serve.listen to an address of this machine with a free port; port 0 takes any")
-        })?;
-        let address = listener.local_addr().map_err(|error| {
-            Error::unavailable(format!("cannot listen: listen={}", self.listen)).because(error)
-        })?;
+    /// Serves until `stop`. Gives the address that it listens on.
+    pub(crate) fn start(self, bound: Bound, stop: CancellationToken) -> SocketAddr {
+        let Bound {
+            listener,
+            address,
+            token,
+        } = bound;
         let shared = Arc::new(Shared {
             token,
             metrics: self.metrics,
@@ -97,7 +118,7 @@ impl Serve {
                 tracing::warn!(%error, "the server stopped");
             }
         });
-        Ok(address)
+        address
     }
 }
 

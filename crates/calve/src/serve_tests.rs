@@ -15,10 +15,17 @@ fn running() -> Status {
     metrics.status()
 }
 
-fn serve(listen: &str, token: Option<&str>) -> Serve {
+async fn start(
+    listen: &str,
+    token: Option<&str>,
+    stop: &CancellationToken,
+) -> Result<SocketAddr, Error> {
+    let bound = Bound::to(listen.parse().expect("an address"), token).await?;
+    Ok(serve().start(bound, stop.clone()))
+}
+
+fn serve() -> Serve {
     Serve {
-        listen: listen.parse().expect("an address"),
-        token: token.map(str::to_owned),
         metrics: Metrics::new("orders", "main"),
         figures: Some(Arc::new(|| json!({ "buckets": [{ "n": 7 }] }))),
         overdue_after: MINUTE,
@@ -176,10 +183,12 @@ fn ready_is_connected_and_on_time() {
 
 #[tokio::test]
 async fn the_pages_answer() {
-    let server = serve("127.0.0.1:0", None);
+    let server = serve();
     let metrics = server.metrics.clone();
     let stop = CancellationToken::new();
-    let address = server.start(stop.clone()).await.expect("starts");
+    let listen = "127.0.0.1:0".parse().expect("an address");
+    let bound = Bound::to(listen, None).await.expect("a free port");
+    let address = server.start(bound, stop.clone());
 
     assert_eq!(request(address, "GET /health", "").await.2, "ok");
     let (code, _, body) = request(address, "GET /ready", "").await;
@@ -235,8 +244,8 @@ async fn the_pages_answer() {
 #[tokio::test]
 async fn a_token_guards_all_but_health() {
     let stop = CancellationToken::new();
-    let server = serve("0.0.0.0:0", Some("s3cret"));
-    let port = server.start(stop.clone()).await.expect("starts").port();
+    let started = start("0.0.0.0:0", Some("s3cret"), &stop).await;
+    let port = started.expect("starts").port();
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     for path in ["/", "/ready", "/metrics", "/api/status"] {
         let line = format!("GET {path}");
@@ -259,11 +268,8 @@ async fn a_token_guards_all_but_health() {
 #[tokio::test]
 async fn a_taken_port_is_a_matter_of_configuration() {
     let stop = CancellationToken::new();
-    let first = serve("127.0.0.1:0", None)
-        .start(stop.clone())
-        .await
-        .expect("starts");
-    let second = serve(&first.to_string(), None).start(stop.clone()).await;
+    let first = start("127.0.0.1:0", None, &stop).await.expect("starts");
+    let second = start(&first.to_string(), None, &stop).await;
     let error = second.expect_err("the port is taken");
     assert_eq!(error.kind(), calve_engine::ErrorKind::Config);
     assert!(error.message().contains(&first.to_string()), "{error}");

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     batch::{Decoded, RawBatch, Reject},
-    error::Result,
+    error::{Error, Result},
 };
 
 /// Reads raw batches. Lives on a thread of its own (with a runtime of one thread), so it may block
@@ -22,6 +22,16 @@ pub trait Source: Send {
     /// # Errors
     /// `Config` when what the offsets name is not there or was replaced.
     async fn open(&mut self, from: &Offsets) -> Result<()>;
+
+    /// Where reading begins that takes only what comes from now on. Called instead of `open`; the
+    /// source is thrown away then.
+    ///
+    /// # Errors
+    /// `Config` where a source has no such place.
+    async fn latest(&mut self) -> Result<Offsets> {
+        Err(Error::config("this source has no latest position")
+            .hint("leave `--from latest` out, or name offsets: `--from 'PARTITION=OFFSET'`"))
+    }
 
     /// The next batch or event. Cancel-safe: a dropped call loses nothing.
     async fn next(&mut self) -> Result<SourceEvent>;

@@ -194,8 +194,9 @@ impl Refusal {
                  rebuild FILE`"
             }
             Self::Changed { .. } => {
-                "finish with the old file first (`calve run OLD_FILE --drain`), then `calve checkpoint rebuild \
-                 FILE` to go on at the same offsets with the new one, or `calve checkpoint reset FILE --yes` to start over"
+                "to go on at the same offsets: start once more with the old file (`calve run OLD_FILE`, which \
+                 commits what is prepared; SIGTERM ends it), then `calve checkpoint rebuild FILE`; to start over: \
+                 `calve checkpoint reset FILE --yes`"
             }
         }
     }

@@ -3,7 +3,7 @@
 //! of their steps, cut short, leaves a state that the next start refuses rather than one in which
 //! events would be lost or repeated in silence.
 
-mod outputs;
+pub(super) mod outputs;
 mod rebuild;
 mod reset;
 
@@ -197,7 +197,7 @@ async fn show(args: ShowArgs) -> Result<()> {
 
 /// A record that only says where to go on. It holds no fingerprints: the pipeline as it is
 /// configured at the next start is taken as it is.
-fn starting_point(
+pub(super) fn starting_point(
     pipeline: &str,
     epoch: Epoch,
     offsets: Offsets,

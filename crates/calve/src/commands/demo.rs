@@ -10,16 +10,16 @@ use crate::{config, human, out};
 /// Arguments of `calve demo`.
 #[derive(clap::Args)]
 pub(crate) struct DemoArgs {
-    /// How long to run.
+    /// How long to run
     #[arg(long, default_value_t = 10, value_name = "N")]
     seconds: u64,
-    /// Where the table, its catalog and the checkpoints go.
+    /// Where the table, its catalog and the checkpoints go
     #[arg(long, default_value = "calve-demo", value_name = "DIR")]
     dir: PathBuf,
-    /// Events per second; as fast as it goes when left out.
+    /// Events per second; as fast as it goes when left out
     #[arg(long, value_name = "N")]
     rate: Option<u64>,
-    /// Where to serve /health, /ready, /metrics and /api/status; `none` for nowhere.
+    /// Where to serve /health, /ready, /metrics and /api/status; `none` for nowhere
     #[arg(long, default_value = "127.0.0.1:0", value_name = "ADDRESS")]
     listen: String,
 }
@@ -44,7 +44,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         args.seconds
     ));
     let done = run::supervise(&file, Some(Duration::from_secs(args.seconds))).await?;
-    out::note(done.text);
+    done.summarize(&file);
 
     let status = done.metrics.status();
     let rate = done.summary.run.events as f64 / done.elapsed.as_secs_f64().max(0.001);

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod demo;
+mod from;
 pub(crate) mod init;
 pub(crate) mod query;
 pub(crate) mod run;

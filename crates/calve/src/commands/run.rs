@@ -9,65 +9,96 @@ use std::{
 use calve_engine::{Error, Result, shard};
 use tokio_util::sync::CancellationToken;
 
+use super::from;
 use crate::{
     config::{self, PipelineFile},
     console::{self, Console},
     figures, out, pipeline,
-    serve::Serve,
+    serve::{Bound, Serve},
 };
 
 /// Arguments of `calve run`.
 #[derive(clap::Args)]
 pub(crate) struct RunArgs {
-    /// The pipeline file.
+    /// The pipeline file
     file: PathBuf,
-    /// Run to the end of the source and close every open window.
-    #[arg(long)]
-    drain: bool,
+    /// Where a pipeline without checkpoints starts: `earliest` (the default), `latest` (files that are
+    /// followed: only what comes from now on), or PARTITION=OFFSET, once for each source partition
+    #[arg(long, value_name = "START")]
+    from: Vec<String>,
 }
 
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
     let file = config::load(&args.file)?;
-    tracing::debug!(drain = args.drain, "no windows are open in this version");
+    if !args.from.is_empty() {
+        from::set(&file, &from::Start::parse(&args.from)?).await?;
+    }
     let done = supervise(&file, None).await?;
-    out::note(done.text);
+    done.summarize(&file);
     Ok(())
 }
 
-/// What a run did, for people.
+/// What a run did.
 pub(crate) struct Done {
-    pub(crate) text: String,
     pub(crate) summary: shard::Summary,
     pub(crate) elapsed: Duration,
     pub(crate) metrics: calve_engine::metrics::Metrics,
+}
+
+impl Done {
+    /// Says what the run did: lines for people, one object in a log of JSON.
+    pub(crate) fn summarize(&self, file: &PipelineFile) {
+        let status = self.metrics.status();
+        if out::is_json() {
+            tracing::info!(
+                events = status.events,
+                bytes = status.bytes,
+                written = status.rows_committed,
+                rejected = status.rejected,
+                files = status.files_committed,
+                file_bytes = status.bytes_committed,
+                snapshots = status.snapshots,
+                elapsed_ms = self.elapsed.as_millis() as u64,
+                "done"
+            );
+            return;
+        }
+        let rejects = pipeline::rejects_dir(file).display().to_string();
+        out::note(console::summary(&status, self.elapsed, &rejects));
+    }
 }
 
 /// Runs a pipeline with server and console until the source ends, a signal comes, or `limit` is over.
 pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> Result<Done> {
     let stop = CancellationToken::new();
     on_signal(stop.clone())?;
+    let bound = match &file.serve {
+        Some(serve) => {
+            let token = serve.token.as_ref().map(|token| token.expose());
+            Some(Bound::to(serve.listen, token).await?)
+        }
+        None => None,
+    };
     let pipeline = pipeline::open(file).await?;
     let (metrics, monitors) = (pipeline.metrics, pipeline.monitors);
     let around = CancellationToken::new();
     let _ended = around.clone().drop_guard();
 
-    if let Some(serve) = &file.serve {
+    if let Some(bound) = bound {
         let monitors = monitors.clone();
         let figures: Arc<dyn Fn() -> serde_json::Value + Send + Sync> =
-            Arc::new(move || figures::json(&monitors));
+            Arc::new(move || figures::json(&monitors.result()));
         let server = Serve {
-            listen: serve.listen,
-            token: serve.token.as_ref().map(|t| t.expose().to_owned()),
             metrics: metrics.clone(),
             figures: Some(figures),
             overdue_after: file.commit.every.0 * 3 + Duration::from_secs(30),
         };
-        let address = server.start(around.clone()).await?;
+        let address = server.start(bound, around.clone());
         tracing::info!(%address, "serving /health, /ready, /metrics and /api/status");
     }
     let tables: Option<console::Tables> = (!monitors.is_empty()).then(|| {
         let monitors = monitors.clone();
-        Arc::new(move || figures::text(&monitors)) as _
+        Arc::new(move || figures::text(&monitors.result(), out::is_json())) as _
     });
     let console = Console {
         metrics: metrics.clone(),
@@ -92,13 +123,7 @@ pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> R
     around.cancel();
     let _ = showing.await;
     let summary = summary?;
-    let text = console::summary(
-        &metrics.status(),
-        elapsed,
-        &pipeline::rejects_dir(file).display().to_string(),
-    );
     Ok(Done {
-        text,
         summary,
         elapsed,
         metrics,

@@ -20,9 +20,9 @@ const MAX_NOTED: u64 = 20;
 /// Arguments of `calve tap`.
 #[derive(clap::Args)]
 pub(crate) struct TapArgs {
-    /// The pipeline file.
+    /// The pipeline file
     file: PathBuf,
-    /// Stop after this many rows.
+    /// Stop after this many rows
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
 }

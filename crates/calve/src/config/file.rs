@@ -141,6 +141,16 @@ pub(crate) enum SinkConfig {
     Parquet(ParquetConfig),
 }
 
+impl SinkConfig {
+    /// The table's name, or its folder.
+    pub(crate) fn table(&self) -> &str {
+        match self {
+            Self::Iceberg(config) => &config.table,
+            Self::Parquet(config) => &config.path,
+        }
+    }
+}
+
 impl<'de> Deserialize<'de> for SinkConfig {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         /// A derived enum would need YAML's tags.

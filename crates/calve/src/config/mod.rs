@@ -24,11 +24,9 @@ pub(crate) use self::file::{PipelineFile, SinkConfig};
 pub(crate) fn load(path: &Path) -> Result<PipelineFile> {
     let text = std::fs::read_to_string(path).map_err(|error| {
         let what = format!("cannot read the pipeline file: file={}", path.display());
-        let error = match error.kind() {
-            std::io::ErrorKind::InvalidData => Error::config(what).because(error),
-            _ => Error::io(what, error),
-        };
-        error.hint("`calve init > pipeline.yaml` writes a starter")
+        Error::config(what)
+            .because(error)
+            .hint("name a file that you may read; `calve init > pipeline.yaml` writes a starter")
     })?;
     parse(&text, &|name| std::env::var(name).ok()).map_err(|error| error.context(path.display()))
 }

@@ -23,7 +23,7 @@ const TRIES: usize = 5;
 
 /// What the outputs hold.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Now {
+pub(in crate::commands) struct Now {
     /// The table.
     pub(super) table: OutputFacts,
     /// The rejects.
@@ -36,7 +36,7 @@ pub(super) struct Now {
 
 impl Now {
     /// Looks at the outputs of a pipeline.
-    pub(super) async fn of(file: &PipelineFile) -> Result<Self> {
+    pub(in crate::commands) async fn of(file: &PipelineFile) -> Result<Self> {
         let mut now = match &file.sink {
             SinkConfig::Iceberg(sink) => match details(sink).await? {
                 Some(details) => Self::of_iceberg(&file.name, details),
@@ -78,7 +78,7 @@ impl Now {
     }
 
     /// The highest epoch that any output holds.
-    pub(super) fn highest(&self) -> Epoch {
+    pub(in crate::commands) fn highest(&self) -> Epoch {
         let held = |facts: &OutputFacts| facts.held.as_ref().map_or(Epoch::NONE, |(e, _)| *e);
         held(&self.table).max(held(&self.rejects))
     }

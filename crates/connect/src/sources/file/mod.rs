@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, VecDeque};
 use async_trait::async_trait;
 use bytes::Bytes;
 use calve_engine::{Error, Payload, RawBatch, Result, Source, SourceEvent};
-use calve_model::{OffsetRange, Offsets, SourcePartition};
+use calve_model::{OffsetRange, Offsets, Position, SourcePartition};
 use tokio::time::Instant;
 
 pub use self::config::{Compression, FileConfig, FileOrder, Paths};
@@ -287,6 +287,33 @@ impl Source for FileSource {
             }
         }
         Ok(())
+    }
+
+    /// The end of each file, behind its last whole line. Everything is read through once: only so is
+    /// it known where the last line of a compressed file, or the last record of CSV, ends.
+    async fn latest(&mut self) -> Result<Offsets> {
+        if !self.config.follow {
+            return Err(
+                Error::config("only files that are followed have a latest position")
+                    .hint("set `follow: true`, or leave `--from latest` out"),
+            );
+        }
+        let mut latest = Offsets::default();
+        self.open(&latest).await?;
+        loop {
+            match self.next().await? {
+                SourceEvent::Batch(raw) => {
+                    let position = Position {
+                        offset: raw.range.to,
+                        done: raw.last,
+                        tag: raw.tag,
+                    };
+                    latest.0.insert(raw.partition, position);
+                }
+                SourceEvent::Discovered(_) => {}
+                SourceEvent::Idle | SourceEvent::End => return Ok(latest),
+            }
+        }
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {
