@@ -1,10 +1,6 @@
 //! Puts a pipeline together from its file: source, decoder, transform, monitors, table, outputs.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use calve_connect::{
@@ -16,10 +12,11 @@ use calve_engine::{
     checkpoint::{Checkpoints, Loaded, Meta, open_store},
     event_time::EventTime,
     metrics::Metrics,
-    rejects::{RejectsOutput, RejectsWriter},
+    rejects::{RejectsOutput, RejectsPlace, RejectsWriter},
     shard::{REJECTS, Shard, ShardOptions, TABLE},
+    stores::{Stores, is_remote},
 };
-use calve_lake::write::WriteOptions;
+use calve_lake::{parquet::ParquetTable, write::WriteOptions};
 use calve_model::Offsets;
 use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
 
@@ -57,7 +54,7 @@ impl Front {
         stored: Option<&serde_json::Value>,
         from: &Offsets,
     ) -> Result<Self> {
-        let context = context();
+        let context = context(file);
         let mut source = file.source.build(&file.format, &context)?;
         let mut inferred = stored.cloned();
         let events = if let Some(declared) = file.format.declared_schema() {
@@ -101,12 +98,22 @@ impl Front {
     }
 }
 
-/// What the source needs from its surroundings.
-pub(crate) fn context() -> SourceContext {
+/// What sources need from their surroundings.
+pub(crate) fn context(file: &PipelineFile) -> SourceContext {
     SourceContext {
         base: PathBuf::new(),
-        store_options: std::env::vars().collect(),
+        stores: stores(file),
     }
+}
+
+/// The object stores of a pipeline file.
+pub(crate) fn stores(file: &PipelineFile) -> Stores {
+    Stores::new(environment(), file.stores.named())
+}
+
+/// The environment's variables that are text.
+pub(crate) fn environment() -> impl Iterator<Item = (String, String)> {
+    std::env::vars_os().filter_map(|(n, v)| Some((n.into_string().ok()?, v.into_string().ok()?)))
 }
 
 fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Option<Planned>> {
@@ -146,20 +153,6 @@ impl BatcherFactory for Factory {
     }
 }
 
-/// Where rejects go: as the file says, or beside the checkpoints' default place.
-pub(crate) fn rejects_dir(file: &PipelineFile) -> PathBuf {
-    const REJECTS_DIR: &str = ".calve-rejects";
-    if let Some(path) = file.rejects_path() {
-        return path.to_owned();
-    }
-    match &file.sink {
-        SinkConfig::Iceberg(config) => {
-            Path::new(config.catalog.warehouse.as_deref().unwrap_or(".")).join(REJECTS_DIR)
-        }
-        SinkConfig::Parquet(config) => Path::new(&config.path).with_file_name(REJECTS_DIR),
-    }
-}
-
 /// A pipeline, ready to run.
 pub(crate) struct Pipeline {
     pub(crate) shard: Shard,
@@ -170,7 +163,8 @@ pub(crate) struct Pipeline {
 /// Opens everything that a run needs: reads the checkpoints, infers the schema where none is
 /// declared, plans the SQL, creates the table when it is missing.
 pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
-    let store = open_store(&file.checkpoint_location()).await?;
+    let stores = stores(file);
+    let store = open_store(&file.checkpoint_location(), &stores).await?;
     let checkpoints = Checkpoints::new(store, &file.name, SHARD);
     let loaded = checkpoints.load().await?;
     let from = loaded
@@ -179,7 +173,7 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
         .unwrap_or_default();
     if loaded.newest().is_none() {
         // Before anything is made: nothing should be left of a start with a wrong path.
-        file.source.check_connect(&context()).await?;
+        file.source.check_connect(&context(file)).await?;
     }
     let front = Front::resume(file, inferred(&loaded), &from).await?;
     let event_time = match &file.event_time {
@@ -204,7 +198,7 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
     let options = WriteOptions {
         target_file_size: file.commit.target_file_size.0,
         compression: file.commit.compression,
-        memory_bytes: (file.limits.memory.0 as usize / 16).clamp(8 << 20, 256 << 20),
+        memory_bytes: writer_memory(file),
         ..WriteOptions::default()
     };
     let (table, output) = match &file.sink {
@@ -218,21 +212,21 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
             if config.time_column.is_none() {
                 config.time_column = file.event_time.as_ref().map(|e| e.column.clone());
             }
-            calve_lake::parquet::ParquetTable::open(
-                &config,
-                &options,
-                Arc::clone(&front.rows),
-                &file.name,
-                SHARD,
-                Arc::clone(&pool),
-            )?
+            let (rows, pool) = (Arc::clone(&front.rows), Arc::clone(&pool));
+            if is_remote(&config.path) {
+                let folder = stores.open(&config.path)?;
+                let name = (file.name.as_str(), SHARD);
+                ParquetTable::open_remote(&config, folder, &options, rows, name, pool).await?
+            } else {
+                ParquetTable::open(&config, &options, rows, &file.name, SHARD, pool)?
+            }
         }
     };
-    let rejects_dir = rejects_dir(file);
-    let rejects_output: Arc<dyn Output> = Arc::new(RejectsOutput::new(&rejects_dir));
+    let rejects_place = RejectsPlace::open(&file.rejects_location(), &stores)?;
+    let rejects_output: Arc<dyn Output> = Arc::new(RejectsOutput::new(rejects_place.clone()));
     let metrics = Metrics::of_table(&file.name, SHARD, file.sink.table());
     let fingerprints = fingerprints(file, &front)?;
-    let rejects = RejectsWriter::new(&rejects_dir, checkpoints.pipeline(), checkpoints.shard());
+    let rejects = RejectsWriter::new(rejects_place, checkpoints.pipeline(), checkpoints.shard());
     let shard = Shard {
         rejects,
         checkpoints,
@@ -254,6 +248,17 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
         metrics,
         monitors: front.monitors,
     })
+}
+
+/// Parts of an upload cannot be small, and wait in memory until they are full: on an object store the
+/// writer gets twice as much.
+fn writer_memory(file: &PipelineFile) -> usize {
+    let memory = file.limits.memory.0 as usize;
+    match &file.sink {
+        SinkConfig::Parquet(config) if is_remote(&config.path) => memory / 8,
+        SinkConfig::Parquet(_) | SinkConfig::Iceberg(_) => memory / 16,
+    }
+    .clamp(8 << 20, 256 << 20)
 }
 
 fn inferred(loaded: &Loaded) -> Option<&serde_json::Value> {

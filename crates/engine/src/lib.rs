@@ -14,6 +14,7 @@ pub mod metrics;
 pub mod rejects;
 pub mod seams;
 pub mod shard;
+pub mod stores;
 
 pub use batch::{Decoded, EventTimeBounds, Payload, RawBatch, Reject};
 pub use error::{Error, ErrorKind, Policy, Result};

@@ -6,11 +6,8 @@
 use std::{path::PathBuf, time::Duration};
 
 use arrow::datatypes::{Schema, SchemaRef};
-use calve_connect::{
-    formats,
-    sources::{self, SourceContext},
-};
-use calve_engine::{Result, event_time::EventTime};
+use calve_connect::{formats, sources};
+use calve_engine::{Result, event_time::EventTime, stores::is_remote};
 use calve_lake::{iceberg, parquet::ParquetLayout};
 use calve_model::Offsets;
 use calve_sql::{Lookup, Monitors, SqlTransform};
@@ -19,7 +16,7 @@ use clap::Args;
 use crate::{
     config::{self, PipelineFile, SinkConfig},
     out,
-    pipeline::SHARD,
+    pipeline::{self, SHARD},
 };
 
 /// How long to wait for the first events.
@@ -41,10 +38,7 @@ pub(crate) struct CheckArgs {
 /// `Config` or `Schema` for what is wrong; with `connect` also those of the source and the catalog.
 pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     let file = config::load(&args.file)?;
-    let context = SourceContext {
-        base: PathBuf::new(),
-        store_options: std::env::vars().collect(),
-    };
+    let context = pipeline::context(&file);
     let mut events = known_schema(&file)?;
     let declared = events.is_some();
     if args.connect {
@@ -106,7 +100,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     line("sink", &sink(&file, table));
     line("checkpoints", &file.checkpoint_location());
     if let Some(rejects) = file.rejects_path() {
-        line("rejects", &rejects.to_string_lossy());
+        line("rejects", rejects);
     }
     let verdict = match (rows.is_some(), args.connect) {
         (true, _) => "ok",
@@ -152,8 +146,12 @@ pub(crate) fn rows(file: &PipelineFile, events: &SchemaRef) -> Result<SchemaRef>
     };
     Monitors::plan(&file.monitor.0, &rows)?;
     if let SinkConfig::Parquet(config) = &file.sink {
-        ParquetLayout::new(config, SchemaRef::clone(&rows), SHARD)
-            .map_err(|error| error.context("sink.parquet"))?;
+        let layout = ParquetLayout::new(config, SchemaRef::clone(&rows), SHARD);
+        let named = match layout {
+            Ok(layout) if is_remote(&config.path) => layout.named_at_once(),
+            layout => layout,
+        };
+        named.map_err(|error| error.context("sink.parquet"))?;
     }
     Ok(rows)
 }

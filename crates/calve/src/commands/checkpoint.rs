@@ -24,7 +24,7 @@ use super::table::{aligned, utc_ms};
 use crate::{
     config::{self, PipelineFile},
     out,
-    pipeline::SHARD,
+    pipeline::{SHARD, stores},
 };
 
 /// Looks at a pipeline's checkpoints, starts over, or rebuilds them.
@@ -98,7 +98,9 @@ struct Target {
 impl Target {
     async fn open(path: &std::path::Path) -> Result<Self> {
         let file = config::load(path)?;
-        let store = calve_engine::checkpoint::open_store(&file.checkpoint_location()).await?;
+        let stores = stores(&file);
+        let store =
+            calve_engine::checkpoint::open_store(&file.checkpoint_location(), &stores).await?;
         let checkpoints = Checkpoints::new(Arc::clone(&store), &file.name, SHARD);
         Ok(Self {
             file,

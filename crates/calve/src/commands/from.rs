@@ -14,7 +14,7 @@ use super::checkpoint::{outputs::Now, starting_point};
 use crate::{
     config::PipelineFile,
     out,
-    pipeline::{SHARD, context},
+    pipeline::{SHARD, context, stores},
 };
 
 /// Where to start.
@@ -69,7 +69,7 @@ impl Start {
 /// # Errors
 /// `Config` when it has read something already, or the source has no such place.
 pub(super) async fn set(file: &PipelineFile, from: &Start) -> Result<()> {
-    let store = open_store(&file.checkpoint_location()).await?;
+    let store = open_store(&file.checkpoint_location(), &stores(file)).await?;
     let checkpoints = Checkpoints::new(store, &file.name, SHARD);
     let loaded = checkpoints.load().await?;
     let now = Now::of(file).await?;
@@ -96,7 +96,7 @@ pub(super) async fn set(file: &PipelineFile, from: &Start) -> Result<()> {
              `calve checkpoint reset FILE --yes` first",
         ));
     }
-    let mut source = file.source.build(&file.format, &context())?;
+    let mut source = file.source.build(&file.format, &context(file))?;
     let offsets = match from {
         Start::Earliest => Offsets::default(),
         Start::Latest => source.latest().await.map_err(|e| e.context("--from"))?,

@@ -63,7 +63,7 @@ impl Done {
             );
             return;
         }
-        let rejects = pipeline::rejects_dir(file).display().to_string();
+        let rejects = file.rejects_location();
         out::note(console::summary(&status, self.elapsed, &rejects));
     }
 }

@@ -6,7 +6,11 @@ mod live;
 use std::path::{Path, PathBuf};
 
 use calve_connect::units::Span;
-use calve_engine::{Error, Result};
+use calve_engine::{
+    Error, Result, clock,
+    rejects::{RejectsOutput, RejectsPlace},
+    stores::{Stores, is_remote},
+};
 use calve_lake::{
     iceberg::{self, ShardInfo, SnapshotInfo, TableDetails, TableInfo},
     parquet,
@@ -15,7 +19,11 @@ use calve_model::{Offsets, watermark::END_OF_TIME};
 use serde::Serialize;
 
 use super::query::CatalogArgs;
-use crate::{config, out};
+use crate::{
+    config::{self, PipelineFile},
+    out,
+    pipeline::{self, SHARD},
+};
 
 /// Snapshots that `show` prints as text.
 const SHOWN_SNAPSHOTS: usize = 10;
@@ -79,7 +87,8 @@ struct CleanArgs {
     /// are none any more, and nothing of them needs to be kept [default: where pipelines put them]
     #[arg(long, value_name = "LOCATION")]
     checkpoint: Vec<String>,
-    /// The table: namespace.name, or the folder of a plain Parquet table
+    /// The table: namespace.name, or the folder or URL of a plain Parquet table. For a URL, `--file`
+    /// names the pipeline file with its `stores`
     table: String,
 }
 
@@ -273,8 +282,15 @@ async fn clean(args: CleanArgs) -> Result<()> {
              `--stopped`",
         ));
     }
-    let (names, bytes) = if let Some(folder) = parquet_folder(&args)? {
-        let given = live::Given::new(&args.checkpoint, live::beside(&folder));
+    let file = args.catalog.file().map(config::load).transpose()?;
+    let stores = match &file {
+        Some(file) => pipeline::stores(file),
+        None => Stores::new(pipeline::environment(), Vec::new()),
+    };
+    let (names, bytes) = if is_remote(&args.table) {
+        clean_remote(&args, file.as_ref(), stores).await?
+    } else if let Some(folder) = parquet_folder(&args)? {
+        let given = live::Given::new(&args.checkpoint, live::beside(&folder), stores);
         let live = live::parquet(&given, &folder).await?;
         let path = folder.display().to_string();
         let cleaned = parquet::clean(&path, args.older_than.0, &live, args.dry_run).await?;
@@ -283,10 +299,10 @@ async fn clean(args: CleanArgs) -> Result<()> {
         let catalog = args.catalog.config()?;
         let details = iceberg::show(&catalog, &args.table).await?;
         let mut defaults = live::in_warehouse(&details.info.location, &catalog);
-        if let Some(file) = args.catalog.file() {
-            defaults.push(config::load(file)?.checkpoint_location());
+        if let Some(file) = &file {
+            defaults.push(file.checkpoint_location());
         }
-        let given = live::Given::new(&args.checkpoint, defaults);
+        let given = live::Given::new(&args.checkpoint, defaults, stores);
         let live = live::iceberg(&given, &details).await?;
         let cleaned = Box::pin(iceberg::clean(
             &catalog,
@@ -308,6 +324,43 @@ async fn clean(args: CleanArgs) -> Result<()> {
     };
     out::note(format!("{verb} files={} size={}", names.len(), size(bytes)));
     Ok(())
+}
+
+/// Cleans a plain Parquet table in an object store, and the staged rejects of the pipeline whose file
+/// was named.
+async fn clean_remote(
+    args: &CleanArgs,
+    file: Option<&PipelineFile>,
+    stores: Stores,
+) -> Result<(Vec<String>, u64)> {
+    let folder = stores.open(&args.table)?;
+    let table = parquet::ObjectOutput::of(folder.clone());
+    if folder.head("_calve/id").await?.is_none() {
+        return Err(Error::config(format!(
+            "not a Parquet table of calve's: path={}",
+            folder.shown()
+        ))
+        .hint("name the `path` of a pipeline's `sink.parquet`"));
+    }
+    let default = file.map_or_else(
+        || config::beside(&args.table, live::FOLDER),
+        PipelineFile::checkpoint_location,
+    );
+    let given = live::Given::new(&args.checkpoint, vec![default], stores.clone());
+    let before_ms = clock::now_ms().saturating_sub(args.older_than.0.as_millis() as i64);
+    let (live, staged) = live::remote(&given, &table).await?;
+    let cleaned = table.clean(args.older_than.0, &live, args.dry_run).await?;
+    let (mut names, mut bytes) = (cleaned.files, cleaned.bytes);
+    if let Some(file) = file {
+        let place = RejectsPlace::open(&file.rejects_location(), &stores)?;
+        let (known, shard) = (|name: &str| staged.contains(name), (&*file.name, SHARD));
+        let output = RejectsOutput::new(place);
+        for one in output.clean(shard, before_ms, &known, args.dry_run).await? {
+            bytes += one.bytes;
+            names.push(one.name);
+        }
+    }
+    Ok((names, bytes))
 }
 
 /// The folder of a plain Parquet table, if that is what was named.

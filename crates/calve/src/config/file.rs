@@ -1,27 +1,25 @@
 //! The sections of the pipeline file. `docs/pipeline-file.md` describes the same for people, and
 //! `calve schema` prints what is derived from here for editors.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::Path, time::Duration};
 
 use calve_connect::{
     formats::{FormatConfig, JsonConfig},
     sources::SourceConfig,
     units::{ByteSize, Span},
 };
-use calve_engine::event_time::Unit;
+use calve_engine::{event_time::Unit, stores::is_remote};
 use calve_lake::{iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression};
 use calve_sql::lookup::LookupConfigs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{monitor::MonitorConfig, secret::Secret};
+use super::{monitor::MonitorConfig, secret::Secret, stores::StoresConfig};
 
 /// Folder of the checkpoints, where the file does not say it.
 const CHECKPOINTS: &str = ".calve-checkpoints";
+/// Folder of the rejects, where the file does not say it.
+const REJECTS: &str = ".calve-rejects";
 
 /// A pipeline: where events come from, what becomes of them, and into which table they go.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -62,6 +60,10 @@ pub(crate) struct PipelineFile {
     /// Where checkpoints are kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) checkpoint: Option<CheckpointConfig>,
+    /// Options of object stores by the beginning of their URLs, such as `s3://bucket`: endpoint,
+    /// credentials, and what else the store takes. They come before those of the environment.
+    #[serde(default)]
+    pub(crate) stores: StoresConfig,
 }
 
 fn json() -> FormatConfig {
@@ -234,8 +236,8 @@ pub(crate) enum BatchRows {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct RejectsConfig {
-    /// A folder, into which they are written as NDJSON. Outside of the table.
-    pub(crate) path: PathBuf,
+    /// A folder or a URL, where they are written as NDJSON. Outside of the table.
+    pub(crate) path: String,
 }
 
 /// The HTTP server.
@@ -269,9 +271,18 @@ pub(crate) struct CheckpointConfig {
 }
 
 impl PipelineFile {
-    /// Folder of the rejects.
-    pub(crate) fn rejects_path(&self) -> Option<&Path> {
-        self.rejects.as_ref().map(|rejects| rejects.path.as_path())
+    /// Where rejects go, if the file says it.
+    pub(crate) fn rejects_path(&self) -> Option<&str> {
+        self.rejects.as_ref().map(|rejects| rejects.path.as_str())
+    }
+
+    /// Where rejects go, a local path or a URL: as the file says, or beside the checkpoints' default
+    /// place.
+    pub(crate) fn rejects_location(&self) -> String {
+        match self.rejects_path() {
+            Some(path) => path.to_owned(),
+            None => self.beside_the_table(REJECTS),
+        }
     }
 
     /// Where checkpoints are: a local path or a URL.
@@ -283,16 +294,16 @@ impl PipelineFile {
         if let Some(checkpoint) = &self.checkpoint {
             return checkpoint.path.clone();
         }
+        self.beside_the_table(CHECKPOINTS)
+    }
+
+    fn beside_the_table(&self, name: &str) -> String {
         match &self.sink {
             SinkConfig::Iceberg(config) => {
                 let warehouse = config.catalog.warehouse.as_deref().unwrap_or(".");
-                format!("{}/{CHECKPOINTS}", warehouse.trim_end_matches('/'))
+                format!("{}/{name}", warehouse.trim_end_matches('/'))
             }
-            SinkConfig::Parquet(config) => {
-                let path = config.path.strip_prefix("file://").unwrap_or(&config.path);
-                let beside = Path::new(path).with_file_name(CHECKPOINTS);
-                beside.to_string_lossy().into_owned()
-            }
+            SinkConfig::Parquet(config) => beside(&config.path, name),
         }
     }
 
@@ -305,4 +316,18 @@ impl PipelineFile {
             .time_column
             .get_or_insert_with(|| time.column.clone());
     }
+}
+
+/// The place `name` beside a folder or a URL.
+pub(crate) fn beside(path: &str, name: &str) -> String {
+    if is_remote(path) {
+        let folder = path.trim_end_matches('/');
+        let up = folder.rsplit_once('/').map_or(folder, |(up, _)| up);
+        return format!("{up}/{name}");
+    }
+    let path = path.strip_prefix("file://").unwrap_or(path);
+    Path::new(path)
+        .with_file_name(name)
+        .to_string_lossy()
+        .into_owned()
 }

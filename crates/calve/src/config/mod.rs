@@ -6,6 +6,7 @@
 mod file;
 mod monitor;
 mod secret;
+mod stores;
 mod suggest;
 mod validate;
 mod vars;
@@ -15,7 +16,7 @@ use std::path::Path;
 use calve_engine::{Error, Result};
 use serde_yaml_ng::Value;
 
-pub(crate) use self::file::{PipelineFile, SinkConfig};
+pub(crate) use self::file::{PipelineFile, SinkConfig, beside};
 
 /// Reads and validates a pipeline file. Variables come from the environment.
 ///

@@ -11,6 +11,11 @@ use serde::{Deserialize, Serialize, Serializer};
 pub(crate) struct Secret(String);
 
 impl Secret {
+    /// Keeps a text from being shown.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
     /// The secret itself, for the one place that compares or sends it.
     pub(crate) fn expose(&self) -> &str {
         &self.0

@@ -2,7 +2,10 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use calve_engine::{Error, Result};
+use calve_engine::{
+    Error, Result,
+    stores::{is_remote, options::Kind, shown},
+};
 use calve_lake::iceberg::TableName;
 
 use super::file::{PipelineFile, SinkConfig};
@@ -37,6 +40,7 @@ impl PipelineFile {
         }
         self.commit()?;
         self.limits()?;
+        self.stores.validate()?;
         if let Some(serve) = &self.serve {
             let token = serve.token.as_ref().map(|token| token.expose().trim());
             if token.is_some_and(str::is_empty) {
@@ -52,8 +56,7 @@ impl PipelineFile {
         }
         let table = self.sink()?;
         let outside = |what: &str, path: &str| {
-            let inside = local(path).is_some_and(|path| path.starts_with(&table));
-            if inside {
+            if place(path).starts_with(&table) {
                 return Err(Error::config(format!(
                     "{what} is inside the table's folder: path={path}"
                 ))
@@ -62,13 +65,10 @@ impl PipelineFile {
             Ok(())
         };
         if let Some(rejects) = self.rejects_path() {
-            let path = rejects.to_string_lossy();
-            if path.is_empty() || path.contains("://") {
-                return Err(Error::config(format!(
-                    "rejects.path is not a local folder: path={path}"
-                )));
+            if rejects.trim().is_empty() {
+                return Err(Error::config("rejects.path is empty"));
             }
-            outside("rejects.path", &path)?;
+            outside("rejects.path", rejects)?;
         }
         let checkpoints = self.checkpoint_location();
         if checkpoints.trim().is_empty() {
@@ -162,12 +162,13 @@ impl PipelineFile {
             }
             SinkConfig::Parquet(config) => {
                 let path = &config.path;
-                local(path).filter(|_| !path.is_empty()).ok_or_else(|| {
-                    Error::config(format!(
-                        "sink.parquet.path is not a local folder: path={path}"
-                    ))
-                    .hint("write to an Iceberg table, or to a mounted folder")
-                })
+                if path.is_empty() {
+                    return Err(Error::config("sink.parquet.path is empty"));
+                }
+                if is_remote(path) {
+                    remote_table(path)?;
+                }
+                Ok(place(path))
             }
         }
     }
@@ -199,6 +200,40 @@ fn name(name: &str) -> Result<()> {
             },
         ),
     )
+}
+
+/// Checks the URL of a Parquet table.
+fn remote_table(path: &str) -> Result<()> {
+    let what = shown(path);
+    match Kind::of_prefix(path) {
+        Some(Kind::S3 | Kind::Gcs | Kind::Azure) => {}
+        Some(Kind::Http) => {
+            return Err(Error::config(format!(
+                "sink.parquet.path is on a server that cannot be written to: path={what}"
+            ))
+            .hint("write to s3://, gs:// or az://, or to a local folder"));
+        }
+        Some(Kind::Other) | None => {
+            return Err(Error::config(format!(
+                "sink.parquet.path is not a URL that is known: path={what}"
+            ))
+            .hint("s3://, gs:// and az:// are known"));
+        }
+    }
+    // What belongs to the table, and is not in it, lies beside it.
+    let below = path.split_once("://").map_or("", |(_, rest)| rest);
+    if !below.trim_end_matches('/').contains('/') {
+        return Err(
+            Error::config(format!("sink.parquet.path is a whole bucket: path={what}"))
+                .hint("name a folder in it, for example s3://bucket/orders"),
+        );
+    }
+    Ok(())
+}
+
+/// A place that can be compared: a local path as of [`local`], or a URL without a `/` at its end.
+fn place(path: &str) -> PathBuf {
+    local(path).unwrap_or_else(|| PathBuf::from(path.trim_end_matches('/')))
 }
 
 /// A local path, absolute and without `.` and `..`; links are not followed. None for other URLs.

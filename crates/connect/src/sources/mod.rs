@@ -15,7 +15,7 @@ pub(crate) mod testing;
 use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
-use calve_engine::{Error, Result, Source};
+use calve_engine::{Error, Result, Source, stores::Stores};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
@@ -48,8 +48,8 @@ pub enum SourceConfig {
 pub struct SourceContext {
     /// The folder that relative paths are relative to; empty: the working directory.
     pub base: PathBuf,
-    /// Options of object stores: environment variables such as `AWS_REGION` and their values.
-    pub store_options: Vec<(String, String)>,
+    /// Opens URLs.
+    pub stores: Stores,
 }
 
 impl SourceConfig {

@@ -12,7 +12,7 @@ pub(crate) const TAIL_BYTES: usize = 256;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct FileTag {
-    /// Device and inode, for local files.
+    /// Device and inode of a local file, ETag of an object.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) id: Option<String>,
     /// The first bytes of the file as it lies on the disk.

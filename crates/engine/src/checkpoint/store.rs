@@ -9,6 +9,7 @@ use super::ObjectRecords;
 use crate::{
     durable::{self, Created},
     error::{Error, Result},
+    stores::{Stores, is_remote},
 };
 
 /// A store of small named values. Names are `/`-separated, without a leading `/`.
@@ -22,6 +23,8 @@ pub trait RecordStore: Send + Sync {
     async fn put(&self, name: &str, bytes: Vec<u8>) -> Result<()>;
     /// The last parts of the names directly below a folder; empty when there is no such folder.
     async fn list(&self, folder: &str) -> Result<Vec<String>>;
+    /// The names of the folders directly below a folder (empty: the store itself), hidden ones apart.
+    async fn folders(&self, folder: &str) -> Result<Vec<String>>;
     /// Removes `name`; fine when it is not there.
     async fn delete(&self, name: &str) -> Result<()>;
     /// Where it is, for messages; no secrets.
@@ -32,14 +35,13 @@ pub trait RecordStore: Send + Sync {
 ///
 /// # Errors
 /// `Config` for a URL that is none, or a store that accepts to create one name twice.
-pub async fn open_store(location: &str) -> Result<Arc<dyn RecordStore>> {
-    if let Some(path) = location.strip_prefix("file://") {
-        return Ok(Arc::new(LocalRecords::new(path)));
+pub async fn open_store(location: &str, stores: &Stores) -> Result<Arc<dyn RecordStore>> {
+    if is_remote(location) {
+        let folder = stores.open(location)?;
+        return Ok(Arc::new(ObjectRecords::probed(folder).await?));
     }
-    if location.contains("://") {
-        return Ok(Arc::new(ObjectRecords::open(location).await?));
-    }
-    Ok(Arc::new(LocalRecords::new(location)))
+    let path = location.strip_prefix("file://").unwrap_or(location);
+    Ok(Arc::new(LocalRecords::new(path)))
 }
 
 /// Records in a local folder, by the durable operations of [`durable`].
@@ -104,6 +106,26 @@ impl RecordStore for LocalRecords {
             names
                 .filter(|n| !n.as_ref().is_ok_and(|n| n.starts_with('.')))
                 .collect()
+        })
+        .await
+    }
+
+    async fn folders(&self, folder: &str) -> Result<Vec<String>> {
+        self.blocking(folder, "list", |path| {
+            let entries = match std::fs::read_dir(path) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            };
+            let mut names = Vec::new();
+            for entry in entries {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if entry.file_type()?.is_dir() && !name.starts_with('.') {
+                    names.push(name);
+                }
+            }
+            Ok(names)
         })
         .await
     }

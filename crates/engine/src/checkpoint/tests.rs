@@ -2,10 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use object_store::{memory::InMemory, path::Path};
-
 use super::*;
-use crate::error::ErrorKind;
+use crate::{error::ErrorKind, stores::ObjectFolder};
 
 fn base() -> RecordBase {
     RecordBase {
@@ -21,7 +19,7 @@ fn base() -> RecordBase {
 async fn stores() -> Vec<(Arc<dyn RecordStore>, Option<tempfile::TempDir>)> {
     let dir = tempfile::tempdir().expect("a folder");
     let local: Arc<dyn RecordStore> = Arc::new(LocalRecords::new(dir.path()));
-    let memory = ObjectRecords::probed(Arc::new(InMemory::new()), Path::from("p"), "memory".into());
+    let memory = ObjectRecords::probed(ObjectFolder::in_memory().sub("p").expect("a place"));
     vec![
         (local, Some(dir)),
         (
@@ -54,6 +52,7 @@ async fn a_store_keeps_its_promises() {
             Some(b"3".as_slice())
         );
         assert_eq!(store.list("a").await.expect("list"), ["b"]);
+        assert_eq!(store.folders("").await.expect("folders"), ["a"]);
         store.delete("a/b").await.expect("delete");
         store.delete("a/b").await.expect("delete again");
         assert_eq!(store.get("a/b").await.expect("get"), None);

@@ -153,7 +153,9 @@ impl Cutter {
         for split in batch.splits {
             self.table.append(split).await?;
         }
-        self.rejects.append(&batch.partition, &batch.rejects)?;
+        self.rejects
+            .append(&batch.partition, &batch.rejects)
+            .await?;
         self.opened.get_or_insert_with(ground::now);
         Ok(())
     }
@@ -185,13 +187,13 @@ impl Cutter {
         let table = self.table.seal(self.epoch);
         let rejects = self.rejects.seal();
         let finish = Task::spawn(async move {
-            let rejects = ground::blocking(move || {
-                rejects
-                    .map(crate::rejects::SealedRejects::finish)
-                    .transpose()
-            });
-            let (table, rejects) = tokio::join!(table.finish(), rejects);
-            Ok((table?, rejects??))
+            let rejects = async {
+                match rejects {
+                    Some(rejects) => rejects.finish().await.map(Some),
+                    None => Ok(None),
+                }
+            };
+            tokio::try_join!(table.finish(), rejects)
         });
         self.watermarks.current();
         let cut = Cut {

@@ -48,7 +48,7 @@ pub(super) async fn sleep(pause: Duration) {
 }
 
 /// Runs work that blocks, away from the threads of the I/O.
-pub(super) async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     #[cfg(test)]

@@ -25,6 +25,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use ground::Task;
+pub(crate) use ground::blocking;
 
 use crate::{
     checkpoint::{Checkpoints, Totals},

@@ -38,6 +38,8 @@ pub struct ParquetLayout {
     parts: Vec<Part>,
     keys: Vec<Key>,
     shard: String,
+    /// Files have their name from the beginning, and are not staged.
+    at_once: bool,
     /// Tells files of different starts apart, also after the checkpoints were reset.
     nonce: String,
 }
@@ -122,7 +124,26 @@ impl ParquetLayout {
             parts,
             keys,
             shard,
+            at_once: false,
             nonce,
+        })
+    }
+
+    /// The same for an object store, where a file has its name from the beginning: the upload that
+    /// becomes the file begins with it.
+    ///
+    /// # Errors
+    /// `Config` when the name holds the epoch, which is not known then.
+    pub fn named_at_once(self) -> Result<Self> {
+        if self.parts.contains(&Part::Epoch) {
+            return Err(Error::config(
+                "a layout in an object store cannot hold {epoch}: files have their name before it is known",
+            )
+            .hint("leave {epoch} out; `_calve/commits` says which files belong to which epoch"));
+        }
+        Ok(Self {
+            at_once: true,
+            ..self
         })
     }
 
@@ -205,7 +226,11 @@ impl Placement for ParquetLayout {
         Ok(Placed { keys, rows })
     }
 
-    fn path(&self, _: &TablePartition, unique: &str) -> String {
+    fn path(&self, partition: &TablePartition, unique: &str) -> String {
+        if self.at_once {
+            let (before, after) = self.halves(partition, Epoch::NONE);
+            return format!("{before}{unique}{after}");
+        }
         format!("{STAGED}/{unique}.{STAGED_ENDING}")
     }
 
@@ -220,6 +245,15 @@ impl Placement for ParquetLayout {
         let published: Vec<PublishedFile> = files
             .into_iter()
             .map(|file| {
+                if let Some(upload) = file.upload {
+                    return PublishedFile {
+                        staged: String::new(),
+                        upload: Some(upload),
+                        path: file.path,
+                        rows: file.rows,
+                        bytes: file.bytes,
+                    };
+                }
                 let halves = self.halves(&file.partition, epoch);
                 let number = numbers.entry(halves.clone()).or_default();
                 let shown = if has_epoch {
@@ -232,6 +266,7 @@ impl Placement for ParquetLayout {
                 let path = format!("{}{seq}{}", halves.0, halves.1);
                 PublishedFile {
                     staged: file.path,
+                    upload: None,
                     path,
                     rows: file.rows,
                     bytes: file.bytes,

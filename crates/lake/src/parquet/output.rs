@@ -7,6 +7,7 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt,
@@ -19,18 +20,23 @@ use calve_engine::{
     error::{Error, Result},
     fault,
     seams::{Commit, Outcome, Output, OutputState},
+    stores::upload::Uploaded,
 };
 use calve_model::Epoch;
 use serde::{Deserialize, Serialize};
 
-use super::format;
+use super::{COMMITS, ID, format};
 use crate::write::sync;
 
 /// A file of an epoch: where it waits and where it will be, relative to the table's path.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedFile {
-    /// Where the writer left it.
+    /// Where the writer left it; empty in an object store.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub staged: String,
+    /// In an object store: the upload that becomes the file. Not in what is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<Uploaded>,
     /// Its name for readers.
     pub path: String,
     /// Rows in it.
@@ -54,6 +60,81 @@ pub struct CommitEntry {
     pub files: Vec<PublishedFile>,
 }
 
+impl CommitEntry {
+    pub(super) fn of(commit: &Commit, files: Vec<PublishedFile>) -> Self {
+        Self {
+            epoch: commit.epoch,
+            digest: commit.digest.clone(),
+            record: commit.record.clone(),
+            watermark: commit.watermark,
+            files,
+        }
+    }
+
+    pub(super) fn to_bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self)
+            .map_err(|error| Error::internal("cannot express a commit").because(error))
+    }
+
+    pub(super) fn parse(json: &[u8], path: &dyn fmt::Display) -> Result<Self> {
+        serde_json::from_slice(json).map_err(|error| {
+            Error::corrupt(format!("a commit does not parse: path={path}")).because(error)
+        })
+    }
+}
+
+/// The files of a commit, all of them inside of the table, and each as `also` wants it.
+pub(super) fn files_of(
+    commit: &Commit,
+    also: impl Fn(&PublishedFile) -> bool,
+) -> Result<Vec<PublishedFile>> {
+    let files: Vec<PublishedFile> = match &commit.prepared.content {
+        serde_json::Value::Null => Vec::new(),
+        content => serde_json::from_value(content.clone()).map_err(|error| {
+            Error::corrupt(format!(
+                "a record does not hold files: epoch={}",
+                commit.epoch
+            ))
+            .because(error)
+        })?,
+    };
+    match files.iter().find(|f| !is_below(&f.path) || !also(f)) {
+        Some(file) => Err(Error::corrupt(format!(
+            "a record names a file that is not one of the table's: path={}",
+            file.path
+        ))),
+        None => Ok(files),
+    }
+}
+
+pub(super) fn another_before(held: Epoch, commit: &Commit) -> Error {
+    Error::corrupt(format!(
+        "the table does not hold the epoch before: held_epoch={held} needed_epoch={} epoch={}",
+        commit.previous, commit.epoch
+    ))
+    .hint("its _calve/commits folder was restored or changed: look with `calve checkpoint ls`")
+}
+
+pub(super) fn gone(path: &dyn fmt::Display, waited: &dyn fmt::Display) -> Error {
+    Error::corrupt(format!(
+        "a prepared file is gone, waiting as well as published: path={path} waited={waited}"
+    ))
+    .hint(
+        "somebody removed it; go on without it by `calve checkpoint reset`, which reads the source \
+         again",
+    )
+}
+
+/// The folder of a shard's commits, and the name of an epoch's entry in it.
+pub(super) fn commits(pipeline: &str, shard: &str) -> String {
+    let name = |name| format::escape(name, true);
+    format!("{COMMITS}/{}/{}", name(pipeline), name(shard))
+}
+
+pub(super) fn entry_name(epoch: Epoch) -> String {
+    format!("{:020}.json", epoch.0)
+}
+
 /// A folder of Parquet files as an output.
 #[derive(Clone, Debug)]
 pub struct ParquetOutput {
@@ -66,7 +147,7 @@ impl ParquetOutput {
     /// # Errors
     /// `Config` or `Unavailable` when the folder cannot be written.
     pub fn open(root: PathBuf) -> Result<Self> {
-        let path = root.join("_calve/id");
+        let path = root.join(ID);
         let id = format!("{}\n", uuid::Uuid::new_v4());
         durable::create(&path, id.as_bytes())
             .map_err(|error| failed("cannot write the table's identity", &path, error))?;
@@ -74,20 +155,16 @@ impl ParquetOutput {
     }
 
     fn commits(&self, pipeline: &str, shard: &str) -> PathBuf {
-        let name = |name| format::escape(name, true);
-        self.root
-            .join("_calve/commits")
-            .join(name(pipeline))
-            .join(name(shard))
+        self.root.join(commits(pipeline, shard))
     }
 
     fn entry_path(&self, commit: &Commit) -> PathBuf {
-        let name = format!("{:020}.json", commit.epoch.0);
-        self.commits(&commit.pipeline, &commit.shard).join(name)
+        self.commits(&commit.pipeline, &commit.shard)
+            .join(entry_name(commit.epoch))
     }
 
     fn read_state(&self, pipeline: &str, shard: &str) -> Result<OutputState> {
-        let path = self.root.join("_calve/id");
+        let path = self.root.join(ID);
         let identity = match fs::read_to_string(&path) {
             Ok(id) => Some(id.trim().to_owned()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
@@ -133,25 +210,7 @@ impl ParquetOutput {
     }
 
     fn try_commit(&self, commit: &Commit) -> Result<Outcome> {
-        let files: Vec<PublishedFile> = match &commit.prepared.content {
-            serde_json::Value::Null => Vec::new(),
-            content => serde_json::from_value(content.clone()).map_err(|error| {
-                Error::corrupt(format!(
-                    "a record does not hold files: epoch={}",
-                    commit.epoch
-                ))
-                .because(error)
-            })?,
-        };
-        if let Some(file) = files
-            .iter()
-            .find(|f| !is_below(&f.path) || !is_below(&f.staged))
-        {
-            return Err(Error::corrupt(format!(
-                "a record names a file outside of the table: path={}",
-                file.path
-            )));
-        }
+        let files = files_of(commit, |file| is_below(&file.staged))?;
         let held = self.read_state(&commit.pipeline, &commit.shard)?.held;
         let held = held.map_or(Epoch::NONE, |(epoch, _)| epoch);
         if held >= commit.epoch {
@@ -164,14 +223,7 @@ impl ParquetOutput {
             });
         }
         if held != commit.previous {
-            return Err(Error::corrupt(format!(
-                "the table does not hold the epoch before: held_epoch={held} needed_epoch={} \
-                 epoch={}",
-                commit.previous, commit.epoch
-            ))
-            .hint(
-                "its _calve/commits folder was restored or changed: look with `calve checkpoint ls`",
-            ));
+            return Err(another_before(held, commit));
         }
         for file in &files {
             fault::point("parquet.publish.each")?;
@@ -179,15 +231,8 @@ impl ParquetOutput {
         }
         self.sync_folders(&files)?;
         fault::point("parquet.commit.before_entry")?;
-        let entry = CommitEntry {
-            epoch: commit.epoch,
-            digest: commit.digest.clone(),
-            record: commit.record.clone(),
-            watermark: commit.watermark,
-            files,
-        };
-        let json = serde_json::to_vec(&entry)
-            .map_err(|error| Error::internal("cannot express a commit").because(error))?;
+        let entry = CommitEntry::of(commit, files);
+        let json = entry.to_bytes()?;
         let path = self.entry_path(commit);
         let created = durable::create(&path, &json)
             .map_err(|error| failed("cannot write a commit", &path, error))?;
@@ -214,7 +259,7 @@ impl ParquetOutput {
         match (staged, there) {
             (Some(staged), None) => {
                 if staged.len() != file.bytes {
-                    return Err(changed(&from, file.bytes, staged.len()));
+                    return Err(changed(&from.display(), file.bytes, staged.len()));
                 }
                 let linked = match link(&from, &to) {
                     Err(error) if error.kind() == io::ErrorKind::NotFound => to
@@ -237,16 +282,8 @@ impl ParquetOutput {
             (Some(staged), Some(there)) if is_same(&staged, &there) => Ok(()),
             (Some(_), Some(_)) => Err(taken(&to)),
             (None, Some(there)) if there.len() == file.bytes => Ok(()),
-            (None, Some(there)) => Err(changed(&to, file.bytes, there.len())),
-            (None, None) => Err(Error::corrupt(format!(
-                "a prepared file is gone, staged as well as published: path={} staged={}",
-                to.display(),
-                from.display()
-            ))
-            .hint(
-                "somebody removed it; go on without it by `calve checkpoint reset`, which reads the \
-                 source again",
-            )),
+            (None, Some(there)) => Err(changed(&to.display(), file.bytes, there.len())),
+            (None, None) => Err(gone(&to.display(), &from.display())),
         }
     }
 
@@ -334,10 +371,7 @@ fn is_below(path: &str) -> bool {
 
 fn read_entry(path: &Path) -> Result<Option<CommitEntry>> {
     match fs::read(path) {
-        Ok(json) => serde_json::from_slice(&json).map(Some).map_err(|error| {
-            Error::corrupt(format!("a commit does not parse: path={}", path.display()))
-                .because(error)
-        }),
+        Ok(json) => CommitEntry::parse(&json, &path.display()).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(failed("cannot read a commit", path, error)),
     }
@@ -351,10 +385,9 @@ fn taken(path: &Path) -> Error {
     .hint("move it away, then start again")
 }
 
-fn changed(path: &Path, recorded: u64, now: u64) -> Error {
+pub(super) fn changed(path: &dyn fmt::Display, recorded: u64, now: u64) -> Error {
     Error::corrupt(format!(
-        "a prepared file was changed: path={} recorded_bytes={recorded} bytes={now}",
-        path.display()
+        "a prepared file was changed: path={path} recorded_bytes={recorded} bytes={now}"
     ))
 }
 

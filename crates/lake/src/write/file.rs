@@ -10,7 +10,10 @@ use std::{
 };
 
 use arrow::{array::ArrayRef, datatypes::Field};
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    error::{Error, Result},
+    stores::upload::{Pending, Upload, Uploads},
+};
 use parquet::{
     arrow::arrow_writer::{
         ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
@@ -26,7 +29,6 @@ use super::{budget::Piece, encoding::FileLayout};
 const BLOCK: usize = 1 << 20;
 
 /// Where the bytes of a data file go.
-#[derive(Debug)]
 enum Sink {
     Local {
         file: Arc<File>,
@@ -34,6 +36,8 @@ enum Sink {
         written: u64,
         started: u64,
     },
+    /// None behind the end of the file.
+    Remote(Option<Upload>),
 }
 
 impl Sink {
@@ -43,7 +47,10 @@ impl Sink {
             block,
             written,
             ..
-        } = self;
+        } = self
+        else {
+            return Ok(());
+        };
         file.as_ref().write_all(block)?;
         *written += block.len() as u64;
         block.clear();
@@ -57,7 +64,10 @@ impl Sink {
             written,
             started,
             ..
-        } = self;
+        } = self
+        else {
+            return;
+        };
         if let Some(length) = NonZeroU64::new(written.saturating_sub(*started))
             && length.get() >= BLOCK as u64
         {
@@ -71,18 +81,24 @@ impl Sink {
 
 impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let Self::Local { block, .. } = self;
-        block.extend_from_slice(bytes);
-        if block.len() >= BLOCK {
-            self.give()?;
+        match self {
+            Self::Local { block, .. } => {
+                block.extend_from_slice(bytes);
+                if block.len() >= BLOCK {
+                    self.give()?;
+                }
+            }
+            Self::Remote(Some(upload)) => upload.write(bytes)?,
+            Self::Remote(None) => return Err(io::Error::other("the file has ended")),
         }
         Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         self.give()?;
-        let Self::Local { block, .. } = self;
-        *block = Vec::new();
+        if let Self::Local { block, .. } = self {
+            *block = Vec::new();
+        }
         Ok(())
     }
 }
@@ -91,7 +107,8 @@ impl Write for Sink {
 pub(crate) struct OpenFile {
     pub(crate) path: String,
     full_path: PathBuf,
-    file: Arc<File>,
+    /// None in an object store.
+    file: Option<Arc<File>>,
     writer: SerializedFileWriter<Sink>,
     factory: ArrowRowGroupWriterFactory,
     /// By field, then by leaf; empty: no row group in progress.
@@ -104,7 +121,9 @@ pub(crate) struct OpenFile {
 
 /// A file with its footer, not fsynced.
 pub(crate) struct ClosedFile {
-    pub(crate) file: Arc<File>,
+    pub(crate) file: Option<Arc<File>>,
+    /// Its last parts may be on their way.
+    pub(crate) upload: Option<Pending>,
     pub(crate) bytes: u64,
     pub(crate) metadata: Arc<ParquetMetaData>,
 }
@@ -112,11 +131,16 @@ pub(crate) struct ClosedFile {
 impl OpenFile {
     pub(crate) fn create(
         root: &Path,
+        uploads: Option<&Uploads>,
         path: String,
         layout: &FileLayout,
         properties: Arc<WriterProperties>,
     ) -> Result<Self> {
         let full_path = root.join(&path);
+        if let Some(uploads) = uploads {
+            let sink = Sink::Remote(Some(uploads.begin(&path)?));
+            return Self::over(sink, None, path, full_path, layout, properties);
+        }
         let create = || {
             File::options()
                 .write(true)
@@ -143,6 +167,17 @@ impl OpenFile {
             written: 0,
             started: 0,
         };
+        Self::over(sink, Some(file), path, full_path, layout, properties)
+    }
+
+    fn over(
+        sink: Sink,
+        file: Option<Arc<File>>,
+        path: String,
+        full_path: PathBuf,
+        layout: &FileLayout,
+        properties: Arc<WriterProperties>,
+    ) -> Result<Self> {
         let writer = SerializedFileWriter::new(sink, layout.parquet.root_schema_ptr(), properties)
             .map_err(|error| failed(&full_path, error))?;
         let factory = ArrowRowGroupWriterFactory::new(&writer, layout.schema.clone());
@@ -201,13 +236,19 @@ impl OpenFile {
         Ok(())
     }
 
-    /// Memory held by the row group in progress.
+    /// Memory held by the row group in progress, and by the part of an upload that is not full.
     pub(crate) fn memory(&self) -> usize {
-        self.columns
-            .iter()
-            .flatten()
-            .map(ArrowColumnWriter::memory_size)
-            .sum()
+        let columns = self.columns.iter().flatten();
+        let columns: usize = columns.map(ArrowColumnWriter::memory_size).sum();
+        columns + self.unsent()
+    }
+
+    /// Memory held by the part of an upload that is not full.
+    pub(crate) fn unsent(&self) -> usize {
+        match self.writer.inner() {
+            Sink::Remote(Some(upload)) => upload.buffered(),
+            Sink::Remote(None) | Sink::Local { .. } => 0,
+        }
     }
 
     /// Bytes that the row group in progress will have on disk, about.
@@ -271,8 +312,19 @@ impl OpenFile {
             .finish()
             .map_err(|error| failed(&self.full_path, error))?;
         let bytes = self.written();
+        let upload = match self.writer.inner_mut() {
+            Sink::Remote(upload) => upload.take().map(Upload::close).transpose(),
+            Sink::Local { .. } => Ok(None),
+        };
+        let upload = upload.map_err(|error| {
+            disk_failed(
+                format!("cannot end an upload: path={}", self.full_path.display()),
+                error,
+            )
+        })?;
         Ok(ClosedFile {
             file: self.file,
+            upload,
             bytes,
             metadata: Arc::new(metadata),
         })

@@ -7,7 +7,7 @@ use arrow::{
     array::{ArrayRef, RecordBatch},
     datatypes::SchemaRef,
 };
-use calve_engine::error::Result;
+use calve_engine::{error::Result, stores::upload::Uploaded};
 use calve_model::Epoch;
 use parquet::file::metadata::ParquetMetaData;
 use serde_json::Value;
@@ -87,4 +87,6 @@ pub struct DescribedFile {
     pub bytes: u64,
     /// What [`Placement::describe`] said.
     pub described: Value,
+    /// In an object store: the upload that waits to be completed.
+    pub upload: Option<Uploaded>,
 }

@@ -13,7 +13,10 @@ use std::{
     },
 };
 
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    error::{Error, Result},
+    stores::upload::{Pending, Uploads},
+};
 use parking_lot::Mutex;
 use parquet::file::properties::WriterProperties;
 use rustc_hash::FxHashSet;
@@ -27,6 +30,7 @@ use super::{
     options::WriteOptions,
     partition::PartitionRef,
     placement::{FinishedFile, Placement},
+    writer::SMALL_FILE,
 };
 
 /// A task starts when so many rows of its table partition wait …
@@ -45,7 +49,10 @@ const OPEN_BYTES: usize = 32 << 10;
 
 /// What all epochs of a writer share.
 pub(crate) struct Shared {
+    /// A folder; in an object store the URL, for messages.
     pub(crate) root: PathBuf,
+    /// Where files go in an object store; none: below `root` on the local file system.
+    pub(crate) uploads: Option<Uploads>,
     pub(crate) placement: Arc<dyn Placement>,
     pub(crate) options: WriteOptions,
     pub(crate) layout: FileLayout,
@@ -170,6 +177,8 @@ pub(crate) struct DoneFile {
     pub(crate) path: String,
     /// Kept open for the fsync while not too many are.
     pub(crate) file: Option<Arc<std::fs::File>>,
+    /// In an object store.
+    pub(crate) upload: Option<Pending>,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
     pub(crate) described: Value,
@@ -282,7 +291,16 @@ impl PartitionWriter {
         }
         match ask {
             Ask::Nothing => Ok(()),
-            Ask::EndGroup => self.end_group(generation, &mut files, parallel),
+            Ask::EndGroup => {
+                self.end_group(generation, &mut files, parallel)?;
+                // What a part still lacks to be full stays in memory until the file ends.
+                match &files.open {
+                    Some(file) if file.unsent() >= SMALL_FILE => {
+                        self.close(generation, &mut files, parallel)
+                    }
+                    _ => Ok(()),
+                }
+            }
             Ask::Close => self.close(generation, &mut files, parallel),
         }
     }
@@ -308,8 +326,11 @@ impl PartitionWriter {
             let number = shared.counter.fetch_add(1, Ordering::Relaxed);
             let unique = format!("{}-{number:05}", shared.prefix);
             let path = shared.placement.path(&self.key, &unique);
-            let file = OpenFile::create(&shared.root, path, layout, properties.clone())?;
-            generation.created.lock().push(shared.root.join(&file.path));
+            let uploads = shared.uploads.as_ref();
+            let file = OpenFile::create(&shared.root, uploads, path, layout, properties.clone())?;
+            if uploads.is_none() {
+                generation.created.lock().push(shared.root.join(&file.path));
+            }
             shared.open_files.fetch_add(1, Ordering::Relaxed);
             open.insert(file)
         };
@@ -368,10 +389,11 @@ impl PartitionWriter {
             schema: &shared.layout.schema,
         })?;
         let keep = generation.created.lock().len() <= shared.options.open_files / 2;
-        let file = keep.then_some(closed.file);
+        let file = closed.file.filter(|_| keep);
         files.done.push(DoneFile {
             path,
             file,
+            upload: closed.upload,
             rows,
             bytes: closed.bytes,
             described,

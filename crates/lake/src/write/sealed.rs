@@ -78,11 +78,17 @@ impl Sealed for FanoutSealed {
         let mut unsynced = Vec::new();
         for partition in &self.partitions {
             for (sequence, done) in (0..).zip(partition.take_done()) {
-                let path = shared.root.join(&done.path);
-                unsynced.push(Unsynced {
-                    path,
-                    file: done.file,
-                });
+                let upload = match done.upload {
+                    Some(pending) => Some(pending.finish().await?),
+                    None => {
+                        let path = shared.root.join(&done.path);
+                        unsynced.push(Unsynced {
+                            path,
+                            file: done.file,
+                        });
+                        None
+                    }
+                };
                 files.push(DescribedFile {
                     path: done.path,
                     partition: partition.key.clone(),
@@ -90,6 +96,7 @@ impl Sealed for FanoutSealed {
                     rows: done.rows,
                     bytes: done.bytes,
                     described: done.described,
+                    upload,
                 });
             }
         }

@@ -19,6 +19,7 @@ use calve_engine::{
     durable,
     error::{Error, Result},
     seams::{Sealed, Split, Splitter, TableWriter},
+    stores::upload::Uploads,
 };
 use calve_model::Epoch;
 use parking_lot::Mutex;
@@ -37,11 +38,11 @@ use super::{
 };
 
 /// An open file that holds less than this is closed rather than given another small row group.
-const SMALL_FILE: usize = 1 << 20;
+pub(super) const SMALL_FILE: usize = 1 << 20;
 /// Moved-together pieces lie in batches of this size.
 const MOVED_BYTES: usize = 2 << 20;
 
-/// Writes the data files of one output below a folder of the local file system.
+/// Writes the data files of one output, below a folder of the local file system or in an object store.
 pub struct FanoutWriter {
     shared: Arc<Shared>,
     generation: Arc<Generation>,
@@ -61,19 +62,46 @@ impl FanoutWriter {
         options: &WriteOptions,
         pool: Arc<rayon::ThreadPool>,
     ) -> Result<Self> {
-        let layout = FileLayout::new(placement.file_schema(), options)?;
         durable::create_dirs(&root).map_err(|error| {
             Error::io(
                 format!("cannot make the table's folder: path={}", root.display()),
                 error,
             )
         })?;
+        Self::new(root, None, shard, placement, options, pool)
+    }
+
+    /// A writer of objects; their uploads are left to be completed by who commits them.
+    ///
+    /// # Errors
+    /// `Config` or `Schema` when the schema or an option does not fit.
+    pub fn remote(
+        uploads: Uploads,
+        shard: &str,
+        placement: Arc<dyn Placement>,
+        options: &WriteOptions,
+        pool: Arc<rayon::ThreadPool>,
+    ) -> Result<Self> {
+        let root = PathBuf::from(uploads.folder().shown());
+        Self::new(root, Some(uploads), shard, placement, options, pool)
+    }
+
+    fn new(
+        root: PathBuf,
+        uploads: Option<Uploads>,
+        shard: &str,
+        placement: Arc<dyn Placement>,
+        options: &WriteOptions,
+        pool: Arc<rayon::ThreadPool>,
+    ) -> Result<Self> {
+        let layout = FileLayout::new(placement.file_schema(), options)?;
         let shard: String = shard
             .chars()
             .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
             .collect();
         let shared = Arc::new(Shared {
             root,
+            uploads,
             placement,
             options: options.clone(),
             layout,

@@ -6,16 +6,20 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use calve_engine::{Error, Output, Result, durable, rejects::RejectsOutput};
+use calve_engine::{
+    Error, Output, Result, durable,
+    rejects::{RejectsOutput, RejectsPlace},
+    stores::is_remote,
+};
 use calve_lake::{
     iceberg::{self, IcebergConfig, ShardInfo, TableDetails},
-    parquet::ParquetOutput,
+    parquet::{ObjectOutput, ParquetOutput},
 };
 use calve_model::{Epoch, recovery::OutputFacts};
 
 use crate::{
     config::{PipelineFile, SinkConfig},
-    pipeline::{SHARD, rejects_dir},
+    pipeline::{SHARD, stores},
 };
 
 /// How often a table is asked to forget while others commit.
@@ -42,6 +46,16 @@ impl Now {
                 Some(details) => Self::of_iceberg(&file.name, details),
                 None => Self::default(),
             },
+            SinkConfig::Parquet(sink) if is_remote(&sink.path) => {
+                let output = ObjectOutput::of(stores(file).open(&sink.path)?);
+                let state = output.state(&file.name, SHARD).await?;
+                let mut now = Self::default();
+                now.table = OutputFacts {
+                    identity: state.identity,
+                    held: state.held,
+                };
+                now
+            }
             SinkConfig::Parquet(sink) => {
                 let root = root(&sink.path);
                 let mut now = Self::default();
@@ -55,7 +69,7 @@ impl Now {
                 now
             }
         };
-        let rejects = RejectsOutput::new(&rejects_dir(file));
+        let rejects = RejectsOutput::new(rejects_place(file)?);
         now.rejects.held = rejects.state(&file.name, SHARD).await?.held;
         Ok(now)
     }
@@ -125,14 +139,18 @@ pub(super) async fn forget(file: &PipelineFile) -> Result<Option<String>> {
             }
         }
         SinkConfig::Parquet(sink) => {
-            let folder = root(&sink.path)
-                .join("_calve/commits")
-                .join(&file.name)
-                .join(SHARD);
-            let aside = root(&sink.path)
-                .join("_calve/before-reset")
-                .join(&file.name);
-            let moved = set_aside(&folder, &aside, |name| name.strip_suffix(".json").is_some())?;
+            let commits = format!("_calve/commits/{}/{SHARD}", file.name);
+            let aside = format!("_calve/before-reset/{}", file.name);
+            let takes = |name: &str| name.strip_suffix(".json").is_some();
+            let moved = if is_remote(&sink.path) {
+                let folder = stores(file).open(&sink.path)?;
+                let moved = folder.set_aside(&commits, &aside, takes).await?;
+                moved.map(|to| format!("{}/{to}", folder.shown()))
+            } else {
+                let root = root(&sink.path);
+                let moved = set_aside(&root.join(commits), &root.join(aside), takes)?;
+                moved.map(|to| to.display().to_string())
+            };
             let left = Now::of(file).await?.table.held;
             if let Some((epoch, _)) = left {
                 return Err(Error::internal(format!(
@@ -141,7 +159,6 @@ pub(super) async fn forget(file: &PipelineFile) -> Result<Option<String>> {
                 )));
             }
             Ok(moved.map(|to| {
-                let to = to.display();
                 format!("moved the table's commit entries aside; its files stay: to={to}")
             }))
         }
@@ -150,14 +167,28 @@ pub(super) async fn forget(file: &PipelineFile) -> Result<Option<String>> {
 
 /// Moves published rejects files aside whose epoch lies above `above`. Answers where they are now, if
 /// there were any.
-pub(super) fn set_rejects_aside(
+pub(super) async fn set_rejects_aside(
     file: &PipelineFile,
     above: Epoch,
     why: &str,
-) -> Result<Option<PathBuf>> {
-    let folder = rejects_dir(file).join(&file.name).join(SHARD);
-    let aside = folder.join(format!("before-{why}"));
-    set_aside(&folder, &aside, |name| is_later_reject(name, above))
+) -> Result<Option<String>> {
+    let from = format!("{}/{SHARD}", file.name);
+    let aside = format!("{from}/before-{why}");
+    let takes = |name: &str| is_later_reject(name, above);
+    match rejects_place(file)? {
+        RejectsPlace::Local(dir) => {
+            let moved = set_aside(&dir.join(from), &dir.join(aside), takes)?;
+            Ok(moved.map(|to| to.display().to_string()))
+        }
+        RejectsPlace::Remote(folder) => {
+            let moved = folder.set_aside(&from, &aside, takes).await?;
+            Ok(moved.map(|to| format!("{}/{to}", folder.shown())))
+        }
+    }
+}
+
+fn rejects_place(file: &PipelineFile) -> Result<RejectsPlace> {
+    RejectsPlace::open(&file.rejects_location(), &stores(file))
 }
 
 /// Whether a name is that of a published rejects file of a later epoch.

@@ -69,10 +69,9 @@ pub(super) async fn run(target: &Target) -> Result<()> {
             record
         }
         Plan::Table(from) => {
-            if let Some(to) = set_rejects_aside(&target.file, from.epoch, "rebuild")? {
+            if let Some(to) = set_rejects_aside(&target.file, from.epoch, "rebuild").await? {
                 out::note(format!(
-                    "moved aside rejects of events that are read again: to={}",
-                    to.display()
+                    "moved aside rejects of events that are read again: to={to}"
                 ));
             }
             let now = Now::of(&target.file).await?;

@@ -44,8 +44,8 @@ pub(super) async fn run(target: &Target, yes: bool) -> Result<()> {
     if let Some(done) = forget(&target.file).await? {
         out::note(done);
     }
-    if let Some(to) = set_rejects_aside(&target.file, Epoch::NONE, "reset")? {
-        out::note(format!("moved earlier rejects aside: to={}", to.display()));
+    if let Some(to) = set_rejects_aside(&target.file, Epoch::NONE, "reset").await? {
+        out::note(format!("moved earlier rejects aside: to={to}"));
     }
     let records = target.checkpoints.reset().await?;
     let left = target.checkpoints.load().await?;

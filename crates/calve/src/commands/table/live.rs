@@ -2,7 +2,7 @@
 //! record is found, may have prepared files that nobody else knows of: then cleaning is refused.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -11,25 +11,32 @@ use std::{
 use calve_engine::{
     Error, Result,
     checkpoint::{Checkpoints, open_store},
+    rejects,
+    shard::{REJECTS, TABLE},
+    stores::Stores,
 };
 use calve_lake::{
     iceberg::{CatalogConfig, TableDetails, content_files},
-    parquet::PublishedFile,
+    parquet::{ObjectOutput, PublishedFile, RemoteLive},
 };
 use serde_json::Value;
 
 /// Name of the folder that pipelines keep their checkpoints in by default.
-const FOLDER: &str = ".calve-checkpoints";
+pub(super) const FOLDER: &str = ".calve-checkpoints";
 
 /// Where to look for checkpoints, and whether their absence is known to be right.
 pub(super) struct Given {
     locations: BTreeSet<String>,
     none: bool,
+    stores: Stores,
 }
+
+/// What records refer to, by the name of the output.
+type Contents = HashMap<String, Vec<Value>>;
 
 impl Given {
     /// What the user named, or else the places where pipelines put them.
-    pub(super) fn new(named: &[String], defaults: Vec<String>) -> Self {
+    pub(super) fn new(named: &[String], defaults: Vec<String>, stores: Stores) -> Self {
         let none = named.iter().any(|location| location == "none");
         let named: BTreeSet<String> = named.iter().filter(|l| *l != "none").cloned().collect();
         let locations = if named.is_empty() && !none {
@@ -37,7 +44,11 @@ impl Given {
         } else {
             named
         };
-        Self { locations, none }
+        Self {
+            locations,
+            none,
+            stores,
+        }
     }
 
     fn missing(&self, pipeline: &str, shard: &str) -> Error {
@@ -53,15 +64,19 @@ impl Given {
         )
     }
 
-    /// The parts of all records for the table, of the shards that the table names, and of every
-    /// other shard in the local stores: what it prepared first is in no table yet.
-    async fn contents(&self, named: &[(String, String)]) -> Result<Vec<Value>> {
-        let mut contents = Vec::new();
+    /// The parts of all records, of the shards that the table names, and of every other shard in
+    /// these stores: what it prepared first is in no table yet.
+    async fn contents(&self, named: &[(String, String)]) -> Result<Contents> {
+        let mut contents = Contents::new();
         let mut found: BTreeSet<(String, String)> = BTreeSet::new();
         for location in &self.locations {
-            let store = open_store(location).await?;
+            let store = open_store(location, &self.stores).await?;
             let mut shards: BTreeSet<(String, String)> = named.iter().cloned().collect();
-            shards.extend(local_shards(location)?);
+            for pipeline in store.folders("").await? {
+                for shard in store.folders(&pipeline).await? {
+                    shards.insert((pipeline.clone(), shard));
+                }
+            }
             for (pipeline, shard) in shards {
                 let checkpoints = Checkpoints::new(store.clone(), &pipeline, &shard);
                 let loaded = checkpoints.load().await?;
@@ -69,10 +84,13 @@ impl Given {
                     found.insert((pipeline, shard));
                 }
                 for (record, _) in loaded.records {
-                    let prepared = record.outputs.into_iter().filter_map(|(name, output)| {
-                        (name == "table").then_some(output.prepared).flatten()
-                    });
-                    contents.extend(prepared.map(|p| p.content).filter(|c| !c.is_null()));
+                    for (name, output) in record.outputs {
+                        if let Some(prepared) = output.prepared
+                            && !prepared.content.is_null()
+                        {
+                            contents.entry(name).or_default().push(prepared.content);
+                        }
+                    }
                 }
             }
         }
@@ -127,7 +145,12 @@ pub(super) async fn iceberg(given: &Given, table: &TableDetails) -> Result<HashS
         .map(|shard| (shard.pipeline.clone(), shard.shard.clone()))
         .collect();
     let mut live = HashSet::new();
-    for content in given.contents(&named).await? {
+    for content in given
+        .contents(&named)
+        .await?
+        .remove(TABLE)
+        .unwrap_or_default()
+    {
         // An array is a plain Parquet table's, which shares the store.
         if !content.is_array() {
             live.extend(content_files(&content)?);
@@ -152,33 +175,42 @@ pub(super) async fn parquet(given: &Given, folder: &Path) -> Result<HashSet<Stri
         }
     }
     let mut live = HashSet::new();
-    for content in given.contents(&named).await? {
+    for content in given
+        .contents(&named)
+        .await?
+        .remove(TABLE)
+        .unwrap_or_default()
+    {
         if content.is_array() {
-            live.extend(staged(content)?);
+            live.extend(files(content)?.into_iter().map(|file| file.staged));
         }
     }
     Ok(live)
 }
 
-fn staged(content: Value) -> Result<impl Iterator<Item = String>> {
-    let files: Vec<PublishedFile> = serde_json::from_value(content)
-        .map_err(|e| Error::corrupt("a checkpoint record does not hold files").because(e))?;
-    Ok(files.into_iter().map(|file| file.staged))
-}
-
-/// Pipelines and shards of a local store; nothing for a store elsewhere.
-fn local_shards(location: &str) -> Result<Vec<(String, String)>> {
-    let path = location.strip_prefix("file://").unwrap_or(location);
-    if path.contains("://") {
-        return Ok(Vec::new());
-    }
-    let mut shards = Vec::new();
-    for pipeline in folders(Path::new(path))? {
-        for shard in folders(&Path::new(path).join(&pipeline))? {
-            shards.push((pipeline.clone(), shard));
+/// Uploads of a plain Parquet table in an object store that checkpoints refer to, and names of staged
+/// rejects. Those of other tables in the same store count too, which does no harm.
+pub(super) async fn remote(
+    given: &Given,
+    table: &ObjectOutput,
+) -> Result<(RemoteLive, HashSet<String>)> {
+    let mut contents = given.contents(&table.shards().await?).await?;
+    let mut live = RemoteLive::default();
+    for content in contents.remove(TABLE).unwrap_or_default() {
+        if content.is_array() {
+            for file in files(content)? {
+                live.uploads.extend(file.upload.map(|upload| upload.id));
+                live.paths.insert(file.path);
+            }
         }
     }
-    Ok(shards)
+    let staged = contents.remove(REJECTS).unwrap_or_default();
+    Ok((live, staged.iter().filter_map(rejects::staged_in).collect()))
+}
+
+fn files(content: Value) -> Result<Vec<PublishedFile>> {
+    serde_json::from_value(content)
+        .map_err(|e| Error::corrupt("a checkpoint record does not hold files").because(e))
 }
 
 /// Names of the folders in a folder, hidden ones apart; none when it is not there.
@@ -210,7 +242,7 @@ mod tests {
 
     fn given(named: &[&str], defaults: &[&str]) -> Given {
         let owned = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect::<Vec<_>>();
-        Given::new(&owned(named), owned(defaults))
+        Given::new(&owned(named), owned(defaults), Stores::default())
     }
 
     #[tokio::test]

@@ -6,27 +6,38 @@
 use std::{
     fs::File,
     io::{Read, Seek, SeekFrom, Write},
-    sync::Arc,
+    time::Duration,
 };
 
-use calve_engine::{Error, ErrorKind, Result};
+use calve_engine::{Error, Result, stores::ObjectFolder};
 use flate2::write::MultiGzDecoder;
 use futures::{StreamExt, stream::BoxStream};
-use object_store::{GetOptions, GetRange, ObjectStore};
+use object_store::{Error as StoreError, GetOptions, GetRange};
 use zstd::stream::raw::{InBuffer, Operation, OutBuffer};
 
-use super::{Compression, list::Location};
+use super::{
+    Compression,
+    list::{Location, identity},
+    text::replaced,
+};
 
 /// Compressed bytes that are read at once.
 const PIECE_BYTES: usize = 256 << 10;
 
+/// How often a stream of an object store may break off without a byte in between.
+const STREAM_TRIES: u32 = 5;
+const STREAM_PAUSE: Duration = Duration::from_millis(200);
+
 enum Bytes {
     Local(File),
     Remote {
-        store: Arc<dyn ObjectStore>,
+        folder: ObjectFolder,
         path: object_store::path::Path,
         at: u64,
         stream: Option<BoxStream<'static, object_store::Result<bytes::Bytes>>>,
+        /// The object's identity and size, from the first answer on, or from before.
+        id: Option<String>,
+        size: Option<u64>,
     },
 }
 
@@ -52,31 +63,22 @@ pub(crate) struct Input {
     inflated: bool,
 }
 
-/// An object store's error by what to do about it.
-pub(crate) fn store_error(what: String, error: object_store::Error) -> Error {
-    let kind = match &error {
-        object_store::Error::NotFound { .. }
-        | object_store::Error::PermissionDenied { .. }
-        | object_store::Error::Unauthenticated { .. }
-        | object_store::Error::NotSupported { .. } => ErrorKind::Config,
-        _ => ErrorKind::Unavailable,
-    };
-    Error::new(kind, what).because(error)
-}
-
 impl Input {
-    /// Opens a file at its beginning.
-    pub(crate) fn open(name: &str, location: &Location) -> Result<Self> {
+    /// Opens a file at its beginning. `id`: what it was known by when it was read before.
+    pub(crate) fn open(name: &str, location: &Location, id: Option<&str>) -> Result<Self> {
         let bytes = match location {
             Location::Local(path) => {
                 let file = File::open(path);
                 Bytes::Local(file.map_err(|e| Error::io(format!("cannot open file={name}"), e))?)
             }
-            Location::Remote { store, path } => Bytes::Remote {
-                store: Arc::clone(store),
+            Location::Remote { folder, path } => Bytes::Remote {
+                folder: folder.clone(),
                 path: path.clone(),
                 at: 0,
                 stream: None,
+                // A file that may grow is compared by what was read of it.
+                id: id.filter(|_| folder.is_whole()).map(str::to_owned),
+                size: None,
             },
         };
         Ok(Self {
@@ -111,6 +113,19 @@ impl Input {
             Compression::Auto | Compression::None => Inflate::Plain,
         };
         Ok(())
+    }
+
+    /// Identity and size of the object that is read, as soon as anything of it was; none of a local
+    /// file.
+    pub(crate) fn object(&self) -> Option<(Option<&str>, u64)> {
+        match &self.bytes {
+            Bytes::Remote {
+                id,
+                size: Some(size),
+                ..
+            } => Some((id.as_deref(), *size)),
+            Bytes::Remote { .. } | Bytes::Local(_) => None,
+        }
     }
 
     /// Goes to a byte of the file as it lies on the disk.
@@ -187,57 +202,105 @@ impl Bytes {
                 let read = Read::by_ref(file).take(want as u64).read_to_end(into);
                 read.map_err(|e| Error::io(format!("cannot read file={name}"), e))
             }
-            Self::Remote {
-                store,
-                path,
-                at,
-                stream,
-            } => {
-                let failed = |e| store_error(format!("cannot read file={name}"), e);
-                if stream.is_none() {
-                    let range = Some(GetRange::Offset(*at));
-                    let got = store.get_opts(
-                        path,
-                        GetOptions {
-                            range,
-                            ..GetOptions::default()
-                        },
-                    );
-                    match got.await {
-                        Ok(got) => *stream = Some(got.into_stream()),
-                        // Asking for what lies behind the end is an error of its own in most stores.
-                        Err(error) => {
-                            let head = GetOptions {
-                                head: true,
-                                ..GetOptions::default()
-                            };
-                            let size = store.get_opts(path, head).await.map_err(failed)?.meta.size;
-                            return if size <= *at {
-                                Ok(0)
-                            } else {
-                                Err(failed(error))
-                            };
-                        }
-                    }
-                }
-                let Some(open) = stream else { return Ok(0) };
-                let mut read = 0;
-                while read < want {
-                    match open.next().await {
-                        None => break,
-                        Some(Ok(piece)) => {
-                            into.extend_from_slice(&piece);
-                            read += piece.len();
-                            *at += piece.len() as u64;
-                        }
-                        Some(Err(error)) => {
-                            *stream = None;
-                            return Err(failed(error));
-                        }
-                    }
-                }
-                Ok(read)
+            Self::Remote { .. } => self.fill_remote(name, into, want).await,
+        }
+    }
+
+    /// A stream that breaks off, or that a slow pipeline let run into the store's time limit, is
+    /// opened again where it ended.
+    async fn fill_remote(&mut self, name: &str, into: &mut Vec<u8>, want: usize) -> Result<usize> {
+        let mut read = 0;
+        let mut broken = 0;
+        while read < want {
+            if !self.open_stream(name).await? {
+                break;
             }
+            let Self::Remote {
+                folder, at, stream, ..
+            } = self
+            else {
+                break;
+            };
+            let Some(open) = stream else { break };
+            match open.next().await {
+                None => break,
+                Some(Ok(piece)) => {
+                    into.extend_from_slice(&piece);
+                    read += piece.len();
+                    *at += piece.len() as u64;
+                    broken = 0;
+                }
+                Some(Err(error)) => {
+                    *stream = None;
+                    broken += 1;
+                    let failed = folder.failed(&format!("cannot read file={name}"), "", &error);
+                    if broken > STREAM_TRIES {
+                        return Err(failed);
+                    }
+                    tracing::debug!(file = name, error = %failed, "reading on from where it broke off");
+                    tokio::time::sleep(STREAM_PAUSE * broken).await;
+                }
+            }
+        }
+        Ok(read)
+    }
+
+    /// Opens the stream at the position, where it is not open; false behind the end.
+    async fn open_stream(&mut self, name: &str) -> Result<bool> {
+        let Self::Remote {
+            folder,
+            path,
+            at,
+            stream,
+            id,
+            size,
+        } = self
+        else {
+            return Ok(false);
+        };
+        if stream.is_some() {
+            return Ok(true);
+        }
+        let options = GetOptions {
+            // A whole file is asked for without a range, which not every HTTP server knows.
+            range: (*at > 0).then_some(GetRange::Offset(*at)),
+            if_match: id
+                .as_ref()
+                .filter(|_| folder.is_whole())
+                .map(|id| format!("\"{id}\"")),
+            ..GetOptions::default()
+        };
+        let failed = |e: &StoreError| folder.failed(&format!("cannot read file={name}"), "", e);
+        match folder.store().get_opts(path, options).await {
+            Ok(got) => {
+                *size = Some(got.meta.size);
+                if id.is_none() {
+                    *id = identity(folder, &got.meta);
+                }
+                *stream = Some(got.into_stream());
+                Ok(true)
+            }
+            Err(StoreError::Precondition { .. }) => Err(replaced(name, "replaced")),
+            Err(error @ StoreError::NotSupported { .. }) => Err(failed(&error).hint(
+                "the server cannot send a file from the middle on (no range requests), so reading \
+                 cannot go on where it stopped: copy the file to a disk or an object store, or start \
+                 over with `calve checkpoint reset FILE`",
+            )),
+            // Asking for what lies behind the end is an error of its own in most stores.
+            Err(error) if *at > 0 => {
+                let head = GetOptions {
+                    head: true,
+                    ..GetOptions::default()
+                };
+                let meta = folder.store().get_opts(path, head).await;
+                let meta = meta.map_err(|e| failed(&e))?.meta;
+                if meta.size > *at {
+                    return Err(failed(&error));
+                }
+                *size = Some(meta.size);
+                Ok(false)
+            }
+            Err(error) => Err(failed(&error)),
         }
     }
 }

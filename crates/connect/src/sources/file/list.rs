@@ -8,15 +8,16 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
-    sync::Arc,
 };
 
-use calve_engine::{Error, Result};
+use calve_engine::{
+    Error, Result,
+    stores::{ObjectFolder, shown},
+};
 use futures::TryStreamExt;
-use object_store::{ObjectStore, ObjectStoreExt};
+use object_store::{GetOptions, ObjectMeta};
 use url::Url;
 
-use super::input::store_error;
 use crate::sources::SourceContext;
 
 /// Where a file lies.
@@ -24,7 +25,7 @@ use crate::sources::SourceContext;
 pub(crate) enum Location {
     Local(PathBuf),
     Remote {
-        store: Arc<dyn ObjectStore>,
+        folder: ObjectFolder,
         path: object_store::path::Path,
     },
 }
@@ -35,7 +36,7 @@ pub(crate) struct Found {
     pub(crate) location: Location,
     /// Bytes on the disk.
     pub(crate) size: u64,
-    /// Device and inode.
+    /// Device and inode; the ETag of an object; when a file of an HTTP server was changed.
     pub(crate) id: Option<String>,
 }
 
@@ -46,8 +47,7 @@ pub(crate) enum Pattern {
     Remote {
         /// What names begin with: scheme and host.
         root: String,
-        store: Arc<dyn ObjectStore>,
-        prefix: object_store::path::Path,
+        folder: ObjectFolder,
         glob: Option<glob::Pattern>,
     },
 }
@@ -92,45 +92,40 @@ impl Pattern {
     }
 
     fn remote(written: &str, context: &SourceContext) -> Result<Self> {
-        let bad = || {
-            Error::config(format!(
-                "not a URL of a file: path={}",
-                without_secrets(written)
-            ))
-        };
+        let bad = || Error::config(format!("not a URL of a file: path={}", shown(written)));
         let scheme_end = written.find("://").ok_or_else(bad)? + 3;
         let path_start = written[scheme_end..]
             .find('/')
             .map_or(written.len(), |i| scheme_end + i);
         let (root, path) = written.split_at(path_start);
         // A query belongs to http; elsewhere a question mark is a glob.
-        let is_glob = if root.starts_with("http") {
+        let is_http = root.starts_with("http");
+        let is_glob = if is_http {
+            let path = path.split('?').next().unwrap_or_default();
             path.contains('*')
         } else {
             path.contains(GLOB)
         };
+        if is_http && is_glob {
+            return Err(Error::config(format!(
+                "files of an HTTP server cannot be listed: path={}",
+                shown(written)
+            ))
+            .hint("name each file: `path: [https://…, https://…]`"));
+        }
         let plain = if is_glob {
             let first = path.find(GLOB).unwrap_or(path.len());
             &path[..path[..first].rfind('/').map_or(0, |i| i + 1)]
         } else {
             path
         };
-        let url = Url::parse(&format!("{root}{plain}")).map_err(|e| bad().because(e))?;
-        let (store, prefix) =
-            object_store::parse_url_opts(&url, context.store_options.iter().cloned()).map_err(
-                |e| store_error(format!("cannot use path={}", without_secrets(written)), e),
-            )?;
+        let folder = context.stores.open(&format!("{root}{plain}"))?;
         let glob = is_glob
             .then(|| glob::Pattern::new(path.trim_start_matches('/')))
             .transpose();
         let glob = glob.map_err(|e| bad().because(e))?;
-        let root = without_secrets(root);
-        Ok(Self::Remote {
-            root,
-            store: store.into(),
-            prefix,
-            glob,
-        })
+        let root = shown(root);
+        Ok(Self::Remote { root, folder, glob })
     }
 
     /// Finds the files; several patterns may find one file, which counts once.
@@ -139,36 +134,30 @@ impl Pattern {
             Self::Local { written, base } => find_local(written, base, into),
             Self::Remote {
                 root,
-                store,
-                prefix,
+                folder,
                 glob: None,
-            } => match store.head(prefix).await {
+            } => match look_at(folder).await {
                 Ok(meta) => {
-                    insert_remote(root, store, meta, into);
+                    insert_remote(root, folder, meta, into);
                     Ok(())
                 }
                 Err(object_store::Error::NotFound { .. }) => Ok(()),
-                Err(error) => Err(store_error(
-                    format!("cannot find file={root}/{prefix}"),
-                    error,
-                )),
+                Err(error) => Err(folder.failed("cannot find a file", "", &error)),
             },
             Self::Remote {
                 root,
-                store,
-                prefix,
+                folder,
                 glob: Some(glob),
             } => {
-                let mut listing = store.list(Some(prefix));
+                let mut listing = folder.store().list(Some(folder.root()));
                 let options = glob::MatchOptions {
                     require_literal_separator: true,
                     ..Default::default()
                 };
-                while let Some(meta) = listing.try_next().await.map_err(|e| {
-                    store_error(format!("cannot list files under {root}/{prefix}"), e)
-                })? {
+                let failed = |e| folder.failed("cannot list files", "", &e);
+                while let Some(meta) = listing.try_next().await.map_err(failed)? {
                     if glob.matches_with(meta.location.as_ref(), options) {
-                        insert_remote(root, store, meta, into);
+                        insert_remote(root, folder, meta, into);
                     }
                 }
                 Ok(())
@@ -177,26 +166,42 @@ impl Pattern {
     }
 }
 
-/// A URL without user, password and query.
-fn without_secrets(written: &str) -> String {
-    let text = written.split(['?', '#']).next().unwrap_or_default();
-    match (text.find("://"), text.find('@')) {
-        (Some(scheme), Some(at)) if at > scheme && !text[scheme + 3..at].contains('/') => {
-            format!("{}{}", &text[..scheme + 3], &text[at + 1..])
-        }
-        _ => text.to_owned(),
+/// What a store knows of one object. An HTTP server may allow no HEAD, a signed link for one.
+async fn look_at(folder: &ObjectFolder) -> object_store::Result<ObjectMeta> {
+    let get = |head| {
+        let options = GetOptions {
+            head,
+            ..GetOptions::default()
+        };
+        folder.store().get_opts(folder.root(), options)
+    };
+    match get(true).await {
+        Err(_) if !folder.is_whole() => get(false).await.map(|found| found.meta),
+        found => found.map(|found| found.meta),
+    }
+}
+
+/// What changes when an object is replaced.
+pub(super) fn identity(folder: &ObjectFolder, meta: &ObjectMeta) -> Option<String> {
+    let tag = meta.e_tag.as_deref().map(|tag| tag.trim_matches('"'));
+    let changed_ms = meta.last_modified.timestamp_millis();
+    match tag {
+        Some(tag) if !tag.is_empty() => Some(tag.to_owned()),
+        _ if !folder.is_whole() && changed_ms > 0 => Some(format!("changed-{changed_ms}")),
+        _ => None,
     }
 }
 
 fn insert_remote(
     root: &str,
-    store: &Arc<dyn ObjectStore>,
-    meta: object_store::ObjectMeta,
+    folder: &ObjectFolder,
+    meta: ObjectMeta,
     into: &mut BTreeMap<String, Found>,
 ) {
+    let id = identity(folder, &meta);
     let name = encode(&format!("{root}/{}", meta.location));
     let location = Location::Remote {
-        store: Arc::clone(store),
+        folder: folder.clone(),
         path: meta.location,
     };
     into.insert(
@@ -204,7 +209,7 @@ fn insert_remote(
         Found {
             location,
             size: meta.size,
-            id: None,
+            id,
         },
     );
 }
@@ -324,10 +329,7 @@ mod tests {
         assert_eq!(encode("data/a b.ndjson"), "data/a b.ndjson");
         assert_eq!(encode("100%\n"), "100%25%0A");
         assert_eq!(encode_bytes(b"a\xff/b"), "a%FF/b");
-        assert_eq!(
-            without_secrets("https://me:pw@host/x?sig=1"),
-            "https://host/x"
-        );
-        assert_eq!(without_secrets("s3://bucket/a@b"), "s3://bucket/a@b");
+        assert_eq!(shown("https://me:pw@host/x?sig=1"), "https://host/x");
+        assert_eq!(shown("s3://bucket/a@b"), "s3://bucket/a@b");
     }
 }

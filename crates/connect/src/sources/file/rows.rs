@@ -52,10 +52,14 @@ impl RowsReader {
         tag: &FileTag,
         parquet: bool,
     ) -> Result<Self> {
-        let mut input = Input::open(name, &found.location)?;
+        let mut input = Input::open(name, &found.location, tag.id.as_deref())?;
         let head = input.head(HEAD_BYTES).await?;
         check_head(name, tag, &head)?;
-        if tag.size.is_some_and(|size| size != found.size) {
+        let (id, size) = match input.object() {
+            Some((id, size)) => (id.map(str::to_owned), size),
+            None => (found.id.clone(), found.size),
+        };
+        if tag.size.is_some_and(|known| known != size) {
             return Err(replaced(name, "replaced"));
         }
         let file = match &found.location {
@@ -78,9 +82,9 @@ impl RowsReader {
             (schema, batches, offset)
         };
         let tag = FileTag {
-            id: found.id.clone(),
+            id,
             head: Some(Mark::of(&head)),
-            size: Some(found.size),
+            size: Some(size),
             ..FileTag::default()
         };
         Ok(Self {

@@ -72,12 +72,16 @@ impl TextReader {
         config: &FileConfig,
         csv: Option<CsvConfig>,
     ) -> Result<Self> {
-        let mut input = Input::open(name, &found.location)?;
+        let mut input = Input::open(name, &found.location, tag.id.as_deref())?;
         let head = input.head(HEAD_BYTES).await?;
         check_head(name, tag, &head)?;
+        let (id, size) = match input.object() {
+            Some((id, size)) => (id.map(str::to_owned), size),
+            None => (found.id.clone(), found.size),
+        };
         let compression = config.compression.of(name, &head);
         let compressed = compression != Compression::None;
-        if !compressed && found.size < offset {
+        if !compressed && size < offset {
             return Err(replaced(name, "truncated"));
         }
         input.decompress(compression)?;
@@ -92,7 +96,7 @@ impl TextReader {
             )));
         }
         let tag = FileTag {
-            id: found.id.clone(),
+            id,
             head: Some(Mark::of(&head)),
             header: tag.header.clone(),
             ..FileTag::default()
@@ -110,7 +114,7 @@ impl TextReader {
             buffers: Buffers::default(),
             offset,
             target: chunk_bytes,
-            size: found.size,
+            size,
             eof: false,
             finished: false,
             tag,

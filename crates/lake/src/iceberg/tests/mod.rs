@@ -168,6 +168,7 @@ pub(super) fn prepare(placement: &IcebergPlacement, rows: RecordBatch) -> Prepar
             rows: batch.num_rows() as u64,
             bytes,
             described,
+            upload: None,
         });
     }
     prepared.content = placement.content(Epoch(0), files).expect("content");

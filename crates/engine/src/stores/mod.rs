@@ -1,0 +1,256 @@
+//! Object stores: the one place that opens a URL (`s3://`, `gs://`, `az://`, `http(s)://`,
+//! `memory://`) as one, for the file source, checkpoints, Parquet tables and rejects.
+//!
+//! Settings come as values: those of the environment, read by the binary, and those of the pipeline
+//! file's `stores`. Nothing here reads the environment. Invariant: no error and no Debug output
+//! holds a secret. Start with [`Stores::open`]; [`upload`] writes large objects part by part.
+
+mod folder;
+mod http;
+pub mod options;
+pub mod upload;
+mod uploads;
+
+use std::{fmt, sync::Arc};
+
+use object_store::{
+    ClientConfigKey, ObjectStore, ObjectStoreScheme, RetryConfig, aws::AmazonS3Builder,
+    azure::MicrosoftAzureBuilder, gcp::GoogleCloudStorageBuilder, http::HttpBuilder,
+    memory::InMemory, multipart::MultipartStore, path::Path,
+};
+use url::Url;
+
+pub use folder::{Found, ObjectFolder};
+use options::Kind;
+pub use uploads::OpenUpload;
+
+use crate::error::{Error, Result};
+
+/// A prefix of URLs and the options of the store behind them, by the names of [`options::names`].
+pub type Named = (String, Vec<(String, String)>);
+
+/// What is needed to open URLs.
+#[derive(Clone, Default)]
+pub struct Stores {
+    environment: Arc<Vec<(String, String)>>,
+    named: Arc<Vec<Named>>,
+}
+
+impl fmt::Debug for Stores {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let prefixes = self.named.iter().map(|(prefix, _)| prefix);
+        f.debug_list().entries(prefixes).finish()
+    }
+}
+
+/// Whether a location is a URL of an object store, and not a local path or a `file://` URL.
+pub fn is_remote(location: &str) -> bool {
+    location.contains("://") && !location.starts_with("file://")
+}
+
+/// A URL without user, password and query, for messages.
+pub fn shown(url: &str) -> String {
+    let text = url.split(['?', '#']).next().unwrap_or_default();
+    match (text.find("://"), text.find('@')) {
+        (Some(scheme), Some(at)) if at > scheme && !text[scheme + 3..at].contains('/') => {
+            format!("{}{}", &text[..scheme + 3], &text[at + 1..])
+        }
+        _ => text.to_owned(),
+    }
+}
+
+impl Stores {
+    /// `environment`: variables, of which those that begin with `AWS_`, `GOOGLE_` or `AZURE_` are
+    /// used. `named`: options of the stores whose URLs begin with a prefix; the longest prefix wins.
+    pub fn new(environment: impl IntoIterator<Item = (String, String)>, named: Vec<Named>) -> Self {
+        let ours = |name: &str| {
+            ["AWS_", "GOOGLE_", "AZURE_"]
+                .iter()
+                .any(|p| name.starts_with(p))
+        };
+        let environment = environment.into_iter().filter(|(name, _)| ours(name));
+        Self {
+            environment: Arc::new(environment.collect()),
+            named: Arc::new(named),
+        }
+    }
+
+    /// Opens a URL: its store, and the place in there that it names. Reaches no server yet.
+    ///
+    /// # Errors
+    /// `Config` for what is no URL, or of an unknown scheme, and for options that do not fit.
+    pub fn open(&self, url: &str) -> Result<ObjectFolder> {
+        let location = shown(url);
+        let parsed = Url::parse(url)
+            .map_err(|e| Error::config(format!("not a URL: url={location}")).because(e))?;
+        let (scheme, root) = ObjectStoreScheme::parse(&parsed).map_err(|_| {
+            Error::config(format!("not a URL of an object store: url={location}"))
+                .hint("s3://, gs://, az:// and https:// are known")
+        })?;
+        let root = Path::parse(root)
+            .map_err(|e| Error::config(format!("not a path: url={location}")).because(e))?;
+        let kind = Kind::of(&scheme);
+        let options = self.options(url, kind);
+        let mut secrets = options::secrets(&options);
+        secrets.extend(parsed.password().map(str::to_owned));
+        secrets.extend(parsed.query().map(str::to_owned));
+        let opened = Opened::new(&parsed, &scheme, options).map_err(|error| {
+            let text = redact(&error, &secrets);
+            Error::config(format!("cannot use a store: url={location}")).because(text)
+        })?;
+        Ok(ObjectFolder::new(opened, root, location, secrets))
+    }
+
+    /// The options for a URL. An entry's own credentials replace all of the environment's.
+    fn options(&self, url: &str, kind: Kind) -> Vec<(String, String)> {
+        let begins = |prefix: &str| {
+            url.strip_prefix(prefix).is_some_and(|rest| {
+                prefix.ends_with('/') || rest.is_empty() || rest.starts_with(['/', '?'])
+            })
+        };
+        let entry = self
+            .named
+            .iter()
+            .filter(|(prefix, _)| begins(prefix))
+            .max_by_key(|(prefix, _)| prefix.len());
+        let named = entry.map_or(&[][..], |(_, options)| options);
+        let own_credentials = named
+            .iter()
+            .any(|(name, _)| options::is_credential(kind, name));
+        let environment = self.environment.iter().filter_map(|(name, value)| {
+            let name = name.to_ascii_lowercase();
+            let known = options::of_environment(kind, &name);
+            let hidden = own_credentials && options::is_credential(kind, &name);
+            (known && !hidden).then(|| (name, value.clone()))
+        });
+        environment.chain(named.iter().cloned()).collect()
+    }
+}
+
+/// An error with its causes as text, without secrets and on one line.
+fn redact(error: &dyn std::error::Error, secrets: &[String]) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Many errors of the store repeat their cause.
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    for secret in secrets.iter().filter(|s| s.len() >= 4) {
+        text = text.replace(secret.as_str(), "***");
+    }
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// A store, by all the traits that are needed of it.
+struct Opened {
+    store: Arc<dyn ObjectStore>,
+    multipart: Option<Arc<dyn MultipartStore>>,
+    lister: Option<Arc<uploads::S3Lister>>,
+    /// Objects are replaced as a whole, and have an ETag that changes with their content.
+    whole: bool,
+}
+
+impl Opened {
+    fn new(
+        url: &Url,
+        scheme: &ObjectStoreScheme,
+        options: Vec<(String, String)>,
+    ) -> object_store::Result<Self> {
+        // Together about half a minute without an answer; above it, what fails is tried again by the
+        // engine, or ends the run.
+        let retry = || RetryConfig {
+            max_retries: 8,
+            ..RetryConfig::default()
+        };
+        macro_rules! configured {
+            ($builder:expr) => {
+                options
+                    .into_iter()
+                    .fold($builder, |builder, (name, value)| match name.parse() {
+                        Ok(key) => builder.with_config(key, value),
+                        Err(_) => builder,
+                    })
+            };
+        }
+        Ok(match scheme {
+            ObjectStoreScheme::AmazonS3 => {
+                let builder = configured!(
+                    AmazonS3Builder::new()
+                        .with_url(url.as_str())
+                        .with_retry(retry())
+                );
+                let lister = uploads::S3Lister::new(&builder)?;
+                let store = Arc::new(builder.build()?);
+                Self {
+                    lister: Some(Arc::new(lister.with(Arc::clone(&store)))),
+                    multipart: Some(store.clone()),
+                    store,
+                    whole: true,
+                }
+            }
+            ObjectStoreScheme::GoogleCloudStorage => {
+                let builder = configured!(
+                    GoogleCloudStorageBuilder::new()
+                        .with_url(url.as_str())
+                        .with_retry(retry())
+                );
+                let store = Arc::new(builder.build()?);
+                Self {
+                    multipart: Some(store.clone()),
+                    store,
+                    lister: None,
+                    whole: true,
+                }
+            }
+            ObjectStoreScheme::MicrosoftAzure => {
+                let builder = configured!(
+                    MicrosoftAzureBuilder::new()
+                        .with_url(url.as_str())
+                        .with_retry(retry())
+                );
+                let store = Arc::new(builder.build()?);
+                Self {
+                    multipart: Some(store.clone()),
+                    store,
+                    lister: None,
+                    whole: true,
+                }
+            }
+            ObjectStoreScheme::Http => {
+                let builder = HttpBuilder::new()
+                    .with_retry(retry())
+                    .with_url(&url[..url::Position::BeforePath])
+                    .with_http_connector(http::WithQuery::new(url.query()))
+                    .with_config(ClientConfigKey::AllowHttp, "true");
+                Self {
+                    store: Arc::new(configured!(builder).build()?),
+                    multipart: None,
+                    lister: None,
+                    whole: false,
+                }
+            }
+            ObjectStoreScheme::Memory => {
+                let store = Arc::new(InMemory::new());
+                Self {
+                    multipart: Some(store.clone()),
+                    store,
+                    lister: None,
+                    whole: true,
+                }
+            }
+            other => {
+                return Err(object_store::Error::NotSupported {
+                    source: format!("not an object store: {other:?}").into(),
+                });
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;
