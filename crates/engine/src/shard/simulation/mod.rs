@@ -38,7 +38,7 @@ use crate::{
     error::{ErrorKind, Result},
     event_time::{EventTime, Unit},
     metrics::Metrics,
-    rejects::{RejectsOutput, RejectsWriter},
+    rejects::{RejectsOutput, RejectsPlace, RejectsWriter},
 };
 
 const SEEDS: u64 = 1000;
@@ -51,17 +51,14 @@ const PROCESSES: u32 = 60;
 fn shard(process: &Arc<Process>) -> Shard {
     let plan = &process.world.plan;
     let checkpoints = Checkpoints::new(Arc::new(SimStore(Arc::clone(process))), "sim", "main");
+    let place = RejectsPlace::Local(process.world.root.clone());
     let rejects = SimRejects {
         process: Arc::clone(process),
-        folder: RejectsOutput::new(&process.world.root),
+        folder: RejectsOutput::new(place.clone()),
     };
     let event_time = EventTime::of(&source::schema(), "at", Some(Unit::Millis));
     Shard {
-        rejects: RejectsWriter::new(
-            &process.world.root,
-            checkpoints.pipeline(),
-            checkpoints.shard(),
-        ),
+        rejects: RejectsWriter::new(place, checkpoints.pipeline(), checkpoints.shard()),
         checkpoints,
         source: Box::new(SimSource::new(process)),
         factory: Arc::new(SimFactory),
