@@ -52,13 +52,11 @@ impl std::fmt::Debug for Adding {
 impl HttpService for Adding {
     async fn call(&self, mut request: HttpRequest) -> Result<HttpResponse, HttpError> {
         let uri = format!("{}?{}", request.uri(), self.query);
-        match uri.parse() {
-            Ok(uri) => *request.uri_mut() = uri,
-            Err(_) => {
-                let why = std::io::Error::other("the URL has a query that cannot be sent");
-                return Err(HttpError::new(HttpErrorKind::Unknown, why));
-            }
-        }
+        let Ok(uri) = uri.parse() else {
+            let why = std::io::Error::other("the URL has a query that cannot be sent");
+            return Err(HttpError::new(HttpErrorKind::Unknown, why));
+        };
+        *request.uri_mut() = uri;
         self.client.execute(request).await
     }
 }
