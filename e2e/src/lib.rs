@@ -202,8 +202,18 @@ pub fn command(args: &[&str]) -> Output {
 /// # Panics
 /// When Python or a reader is missing or fails; a test never passes by being skipped.
 pub fn readers(specs: &[serde_json::Value]) -> Vec<serde_json::Value> {
+    python("readers.py", specs)
+}
+
+/// What a script of `py/` prints about tables, one JSON value for each.
+///
+/// # Panics
+/// When Python is missing or the script fails.
+pub fn python(script: &str, specs: &[serde_json::Value]) -> Vec<serde_json::Value> {
     let python = std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("py/readers.py");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("py")
+        .join(script);
     let done = Command::new(python)
         .arg(script)
         .arg(serde_json::to_string(specs).expect("plain data"))

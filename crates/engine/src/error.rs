@@ -22,6 +22,8 @@ pub enum ErrorKind {
     Schema,
     /// A server or a disk does not answer: back off and try again.
     Unavailable,
+    /// A disk or a quota is full: try a few times, then stop. Waiting for long frees no space.
+    Full,
     /// Somebody else was faster: reload and decide again.
     Conflict,
     /// Another process owns the shard: stop, never retry.
@@ -39,6 +41,8 @@ pub enum Policy {
     Reject,
     /// Wait and try again.
     Retry,
+    /// Wait and try again, for seconds and not for minutes.
+    RetryBriefly,
     /// Stop the shard; a restart recovers.
     Stop,
 }
@@ -51,6 +55,7 @@ impl ErrorKind {
             Self::Data => (Policy::Reject, 1, 400),
             Self::Schema => (Policy::Stop, 1, 422),
             Self::Unavailable => (Policy::Retry, 1, 503),
+            Self::Full => (Policy::RetryBriefly, 1, 507),
             Self::Conflict => (Policy::Retry, 1, 409),
             Self::Fenced => (Policy::Stop, 1, 409),
             Self::Corrupt | Self::Internal => (Policy::Stop, 1, 500),
@@ -79,7 +84,7 @@ impl Error {
         }
     }
 
-    constructors!(config Config, data Data, schema Schema, unavailable Unavailable, conflict Conflict,
+    constructors!(config Config, data Data, schema Schema, unavailable Unavailable, full Full, conflict Conflict,
         fenced Fenced, corrupt Corrupt, internal Internal);
 
     /// Says what the user can do; shown apart from the message.
@@ -89,10 +94,16 @@ impl Error {
         self
     }
 
-    /// Keeps the error underneath.
+    /// Keeps the error underneath. What is unavailable because of a full disk is
+    /// [`ErrorKind::Full`], whichever library found out.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        self.source = Some(source.into());
+        let source = source.into();
+        if self.kind == ErrorKind::Unavailable && is_full(&*source) {
+            self.kind = ErrorKind::Full;
+            self.hint.get_or_insert_with(|| FREE_SPACE.to_owned());
+        }
+        self.source = Some(source);
         self
     }
 
@@ -118,8 +129,8 @@ impl Error {
         self.hint.as_deref()
     }
 
-    /// A failed file operation: missing or forbidden is [`ErrorKind::Config`], the rest (a full disk
-    /// among it) is [`ErrorKind::Unavailable`].
+    /// A failed file operation: missing or forbidden is [`ErrorKind::Config`], a full disk
+    /// [`ErrorKind::Full`], the rest [`ErrorKind::Unavailable`].
     pub fn io(what: impl fmt::Display, error: std::io::Error) -> Self {
         let kind = match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied => {
@@ -129,6 +140,32 @@ impl Error {
         };
         Self::new(kind, what.to_string()).because(error)
     }
+}
+
+const FREE_SPACE: &str = "the disk or quota is full: free space, then start again; nothing is lost, and nothing is doubled";
+
+/// Whether an error or one underneath says that there is no space left. Libraries wrap the operating
+/// system's error in ways of their own, so the words of Linux and SQLite count too.
+fn is_full(error: &(dyn StdError + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(io) = error.downcast_ref::<std::io::Error>()
+            && matches!(
+                io.kind(),
+                std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+            )
+        {
+            return true;
+        }
+        next = error.source();
+        if next.is_none() {
+            let text = error.to_string();
+            return ["No space left on device", "database or disk is full"]
+                .iter()
+                .any(|words| text.contains(words));
+        }
+    }
+    false
 }
 
 impl fmt::Display for Error {
@@ -155,5 +192,27 @@ impl fmt::Debug for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         self.source.as_deref().map(|e| e as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_found_however_deep() {
+        let full = || std::io::Error::from(std::io::ErrorKind::StorageFull);
+        let direct = Error::io("cannot write", full());
+        assert_eq!(direct.kind(), ErrorKind::Full);
+        assert!(direct.hint_text().is_some_and(|h| h.contains("free space")));
+        let wrapped = Error::unavailable("cannot commit").because(direct);
+        assert_eq!(wrapped.kind(), ErrorKind::Full);
+        let said =
+            Error::unavailable("cannot commit").because("(code: 13) database or disk is full");
+        assert_eq!(said.kind(), ErrorKind::Full);
+        let other = Error::unavailable("cannot commit").because("connection reset");
+        assert_eq!(other.kind(), ErrorKind::Unavailable);
+        let known = Error::corrupt("a bad file").because(full());
+        assert_eq!(known.kind(), ErrorKind::Corrupt, "other kinds stay");
     }
 }

@@ -20,6 +20,8 @@ use crate::{
 const RETIRE_AFTER: u64 = 16;
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a full disk is tried again: somebody's cleaning may be about to end.
+const BRIEFLY: Duration = Duration::from_secs(2);
 
 pub(super) struct Committer {
     pub(super) checkpoints: Checkpoints,
@@ -172,16 +174,20 @@ pub(super) async fn retrying<T, F: Future<Output = Result<T>>>(
     let begun = ground::now();
     let mut pause = FIRST_PAUSE;
     loop {
-        match attempt().await {
+        let error = match attempt().await {
             Ok(done) => return Ok(done),
-            Err(error)
-                if error.kind().decide().0 == Policy::Retry && ground::since(begun) < limit =>
-            {
-                tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "cannot {what} now, trying again");
-                ground::sleep(pause).await;
-                pause = (pause * 2).min(LONGEST_PAUSE);
-            }
-            Err(error) => return Err(error),
+            Err(error) => error,
+        };
+        let limit = match error.kind().decide().0 {
+            Policy::Retry => limit,
+            Policy::RetryBriefly => limit.min(BRIEFLY),
+            Policy::Reject | Policy::Stop => return Err(error),
+        };
+        if ground::since(begun) >= limit {
+            return Err(error);
         }
+        tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "cannot {what} now, trying again");
+        ground::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }

@@ -23,7 +23,10 @@ use sqlx::{
 use super::config::{CatalogConfig, TableName};
 
 /// How long a statement waits for another process's lock.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
+const BUSY_TIMEOUT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// What to do when it waited in vain.
+const LOCKED: &str = "another process holds the lock of the catalog's file, or was stopped inside a \
+                      transaction: find it (`fuser -v FILE`), and let it go on or end it";
 
 /// A catalog, open.
 #[derive(Clone, Debug)]
@@ -206,7 +209,8 @@ impl Catalog {
     /// nothing was changed.
     ///
     /// # Errors
-    /// `Unavailable`: no answer; whether it happened must be looked up.
+    /// `Unavailable`: no answer; whether it happened must be looked up. With a hint: the file is
+    /// locked, and nothing was changed. `Full`: the same.
     pub(super) async fn swap(&self, table: &TableName, from: &str, to: &str) -> Result<bool> {
         let statement = self.only_tables(
             "UPDATE iceberg_tables SET metadata_location = ?, previous_metadata_location = ? \
@@ -222,9 +226,7 @@ impl Catalog {
             .bind(from)
             .execute(&self.pool)
             .await
-            .map_err(|e| {
-                Error::unavailable(format!("no answer to a commit: table={table}")).because(e)
-            })?;
+            .map_err(|e| sql(&format!("no answer to a commit: table={table}"), e))?;
         Ok(updated.rows_affected() == 1)
     }
 
@@ -307,15 +309,16 @@ async fn keep_journal(connection: &mut SqliteConnection) -> Result<(), sqlx::Err
 }
 
 fn sql(what: &str, error: sqlx::Error) -> Error {
-    let not_a_database = error
+    // SQLite's primary result codes; the extended ones hold more in the upper bits.
+    let code = error
         .as_database_error()
-        .is_some_and(|e| matches!(e.code().as_deref(), Some("26" | "14")));
-    let error_kind = if not_a_database {
-        Error::config(what)
-    } else {
-        Error::unavailable(what)
-    };
-    error_kind.because(error)
+        .and_then(|e| e.code()?.parse::<u32>().ok())
+        .map(|code| code & 0xff);
+    match code {
+        Some(14 | 26) => Error::config(what).because(error),
+        Some(5 | 6) => Error::unavailable(what).because(error).hint(LOCKED),
+        _ => Error::unavailable(what).because(error),
+    }
 }
 
 /// The path of a local location: `file:///a/b`, `file:/a/b` or `/a/b`.

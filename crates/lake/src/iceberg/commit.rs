@@ -236,6 +236,8 @@ impl Output for IcebergOutput {
                 }
                 return Ok(Outcome::Conflict);
             }
+            // The next try looks at the table again in any case.
+            Err(error) if error.hint_text().is_some() => return Err(error),
             Err(error) => {
                 tracing::warn!(%error, table = %self.table, "no answer to a commit; looking");
                 return Ok(Outcome::Unknown);

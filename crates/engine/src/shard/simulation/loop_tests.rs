@@ -223,7 +223,7 @@ fn the_first_error_wins_and_ends_everything() {
     ];
     for broken in calls {
         let only = Arc::new(only(Plan {
-            broken: Some(broken),
+            broken: Some((broken, ErrorKind::Schema)),
             ..Plan::calm(vec![3000])
         }));
         let running = Arc::clone(&only);
@@ -238,6 +238,32 @@ fn the_first_error_wins_and_ends_everything() {
         let error = ended.expect("it ends").expect_err(broken);
         assert_eq!(error.kind(), ErrorKind::Schema, "{broken}: {error}");
         assert!(error.to_string().contains(broken), "{broken}: {error}");
+    }
+}
+
+#[test]
+fn a_server_is_tried_for_long_and_a_full_disk_is_not() {
+    let long = Duration::from_mins(1);
+    for (kind, at_least, at_most) in [
+        (ErrorKind::Unavailable, long, long * 2),
+        (ErrorKind::Full, Duration::from_secs(1), long / 10),
+    ] {
+        for call in ["table.swap", "rejects.commit"] {
+            let mut plan = Plan::calm(vec![300]);
+            plan.options.retry_for = long;
+            plan.broken = Some((call, kind));
+            let only = Arc::new(only(plan));
+            let ended = clock::simulate(7, async move {
+                let ended = run(shard(&only.process), CancellationToken::new()).await;
+                (ended, clock::current().expect("a simulation").now())
+            });
+            let (ended, took) = ended.expect("it ends");
+            assert_eq!(ended.expect_err(call).kind(), kind);
+            assert!(
+                took > at_least && took < at_most,
+                "{call} {kind:?} {took:?}"
+            );
+        }
     }
 }
 

@@ -188,6 +188,7 @@ fn judge(world: &World, ended: &Result<Summary>) -> bool {
             ErrorKind::Unavailable | ErrorKind::Conflict | ErrorKind::Fenced => true,
             ErrorKind::Config
             | ErrorKind::Data
+            | ErrorKind::Full
             | ErrorKind::Schema
             | ErrorKind::Corrupt
             | ErrorKind::Internal => false,

@@ -6,7 +6,10 @@ use bytes::Bytes;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::shard::ShardOptions;
+use crate::{
+    error::{Error, ErrorKind, Result},
+    shard::ShardOptions,
+};
 
 /// Bytes of an event's line; so an offset says which event it is.
 pub(super) const WIDTH: u64 = 20;
@@ -34,8 +37,8 @@ pub(super) struct Plan {
     pub(super) append: Duration,
     /// How long a commit takes beyond that of a call.
     pub(super) commit: Duration,
-    /// The call that never works.
-    pub(super) broken: Option<&'static str>,
+    /// The call that never works, and how it fails.
+    pub(super) broken: Option<(&'static str, ErrorKind)>,
     /// The longest that a call takes.
     pub(super) call: Duration,
     /// Chance of a call to fail and do nothing.
@@ -129,6 +132,17 @@ impl Plan {
             stop,
             patience: random.random_range(1..15),
             ..calm
+        }
+    }
+
+    /// # Errors
+    /// The call never works.
+    pub(super) fn works(&self, call: &str) -> Result<()> {
+        match self.broken {
+            Some((broken, kind)) if broken == call => {
+                Err(Error::new(kind, format!("injected: {call} is broken")))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -103,16 +103,13 @@ impl Process {
     pub(super) async fn quick(&self, what: &str) -> Result<()> {
         let plan = &self.world.plan;
         self.delay(what, plan.call / 4).await;
-        if plan.broken == Some(what) {
-            return Err(Error::schema(format!("injected: {what} is broken")));
-        }
-        Ok(())
+        plan.works(what)
     }
 
     /// Before a call does what it does.
     ///
     /// # Errors
-    /// `Unavailable`: it did nothing. `Schema`: it never works.
+    /// `Unavailable`: it did nothing. What [`Plan::broken`](super::plan::Plan) says: it never works.
     pub(super) async fn before(&self, what: &str) -> Result<()> {
         let (world, plan) = (&self.world, &self.world.plan);
         self.delay(what, plan.call).await;

@@ -16,6 +16,7 @@ use iceberg::{
     transaction::{ApplyTransactionAction, Transaction},
 };
 use iceberg_catalog_sql::{SqlBindStyle, SqlCatalog, SqlCatalogBuilder};
+use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use super::{Lake, commit, committed, prepare, rows, schema};
 use crate::iceberg::{clean, create, files::Content};
@@ -206,4 +207,26 @@ async fn version_three_keeps_row_ids_apart() {
         .expect("a table");
     assert_eq!(table.metadata().next_row_id(), 9);
     assert_eq!(lake.ids().await, (0..9).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_locked_catalog_is_told_with_what_to_do() {
+    let lake = Lake::new(&["region"]);
+    let (placement, output) = lake.open().await;
+    let file = lake.config.catalog.sqlite.as_ref().expect("a file");
+    let options = SqliteConnectOptions::new().filename(file);
+    let mut other = options.connect().await.expect("a connection");
+    sqlx::query("BEGIN IMMEDIATE")
+        .execute(&mut other)
+        .await
+        .expect("the lock");
+
+    let first = commit("main", 1, prepare(&placement, rows(0..5)));
+    let error = output.commit(&first).await.expect_err("locked");
+    assert_eq!(error.kind(), ErrorKind::Unavailable, "{error}");
+    let hint = error.hint_text().unwrap_or_default();
+    assert!(hint.contains("stopped inside a transaction"), "{hint}");
+
+    other.close().await.expect("the lock is let go");
+    committed(&output, &first).await;
 }
