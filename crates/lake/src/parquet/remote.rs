@@ -212,7 +212,7 @@ impl ObjectOutput {
         let mut entries = self.folder.list(COMMITS, None).await?;
         entries.extend(self.folder.list(BEFORE_RESET, None).await?);
         let names = entries.into_iter().map(|entry| entry.name);
-        let read = stream::iter(names.filter(|name| name.ends_with(".json")))
+        let read = stream::iter(names.filter(|name| name.strip_suffix(".json").is_some()))
             .map(|name| async move { self.entry(&name).await })
             .buffer_unordered(AT_ONCE);
         let add = |mut paths: HashSet<String>, entry: Option<CommitEntry>| async {

@@ -78,16 +78,14 @@ impl Sealed for FanoutSealed {
         let mut unsynced = Vec::new();
         for partition in &self.partitions {
             for (sequence, done) in (0..).zip(partition.take_done()) {
-                let upload = match done.upload {
-                    Some(pending) => Some(pending.finish().await?),
-                    None => {
-                        let path = shared.root.join(&done.path);
-                        unsynced.push(Unsynced {
-                            path,
-                            file: done.file,
-                        });
-                        None
-                    }
+                let upload = if let Some(pending) = done.upload {
+                    Some(pending.finish().await?)
+                } else {
+                    unsynced.push(Unsynced {
+                        path: shared.root.join(&done.path),
+                        file: done.file,
+                    });
+                    None
                 };
                 files.push(DescribedFile {
                     path: done.path,

@@ -7,7 +7,7 @@ use std::{
 };
 
 use calve_engine::{
-    Error, Output, Result, durable,
+    Error, Output, OutputState, Result, durable,
     rejects::{RejectsOutput, RejectsPlace},
     stores::is_remote,
 };
@@ -48,30 +48,30 @@ impl Now {
             },
             SinkConfig::Parquet(sink) if is_remote(&sink.path) => {
                 let output = ObjectOutput::of(stores(file).open(&sink.path)?);
-                let state = output.state(&file.name, SHARD).await?;
-                let mut now = Self::default();
-                now.table = OutputFacts {
-                    identity: state.identity,
-                    held: state.held,
-                };
-                now
+                Self::of_state(output.state(&file.name, SHARD).await?)
             }
             SinkConfig::Parquet(sink) => {
                 let root = root(&sink.path);
-                let mut now = Self::default();
                 if root.join("_calve/id").exists() {
-                    let state = ParquetOutput::open(root)?.state(&file.name, SHARD).await?;
-                    now.table = OutputFacts {
-                        identity: state.identity,
-                        held: state.held,
-                    };
+                    Self::of_state(ParquetOutput::open(root)?.state(&file.name, SHARD).await?)
+                } else {
+                    Self::default()
                 }
-                now
             }
         };
         let rejects = RejectsOutput::new(rejects_place(file)?);
         now.rejects.held = rejects.state(&file.name, SHARD).await?.held;
         Ok(now)
+    }
+
+    fn of_state(state: OutputState) -> Self {
+        Self {
+            table: OutputFacts {
+                identity: state.identity,
+                held: state.held,
+            },
+            ..Self::default()
+        }
     }
 
     fn of_iceberg(pipeline: &str, details: TableDetails) -> Self {

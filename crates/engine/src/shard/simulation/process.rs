@@ -113,8 +113,10 @@ impl Process {
     pub(super) async fn before(&self, what: &str) -> Result<()> {
         let (world, plan) = (&self.world, &self.world.plan);
         self.delay(what, plan.call).await;
-        if plan.broken == Some(what) {
-            return Err(Error::schema(format!("injected: {what} is broken")));
+        if let Some((call, kind)) = plan.broken
+            && call == what
+        {
+            return Err(Error::new(kind, format!("injected: {what} is broken")));
         }
         if self.fate.lock().calm {
             return Ok(());
