@@ -1,22 +1,9 @@
 //! CSV: bad rows stand alone, and records are what csv-core takes them for.
 
-use calve_model::{OffsetRange, SourcePartition};
 use proptest::prelude::*;
 
 use super::*;
-
-fn raw(text: &str, from: u64) -> RawBatch {
-    RawBatch {
-        partition: SourcePartition::new("f"),
-        range: OffsetRange {
-            from,
-            to: from + text.len() as u64,
-        },
-        payload: Payload::Bytes(Bytes::copy_from_slice(text.as_bytes())),
-        last: false,
-        tag: None,
-    }
-}
+use crate::sources::testing::raw;
 
 fn decoder(config: &CsvConfig, columns: &[(&str, &str)]) -> CsvDecoder {
     let columns = columns

@@ -1,28 +1,13 @@
 //! Inference: what kinds of values become which types.
 
-use bytes::Bytes;
-use calve_model::{OffsetRange, SourcePartition};
-
 use super::*;
-use crate::formats::{
-    Columns, CsvConfig, JsonConfig, schema_from_json, schema_to_json, schema_to_yaml,
+use crate::{
+    formats::{Columns, CsvConfig, JsonConfig, schema_from_json, schema_to_json, schema_to_yaml},
+    sources::testing::raw,
 };
 
-fn raw(text: &str) -> RawBatch {
-    RawBatch {
-        partition: SourcePartition::new("f"),
-        range: OffsetRange {
-            from: 0,
-            to: text.len() as u64,
-        },
-        payload: Payload::Bytes(Bytes::copy_from_slice(text.as_bytes())),
-        last: false,
-        tag: None,
-    }
-}
-
 fn json(text: &str) -> Result<SchemaRef> {
-    infer(&FormatConfig::Json(JsonConfig::default()), &[raw(text)])
+    infer(&FormatConfig::Json(JsonConfig::default()), &[raw(text, 0)])
 }
 
 fn columns(text: &str) -> Vec<(String, String)> {
@@ -90,7 +75,7 @@ fn only_the_first_bytes_are_a_byte_order_mark() {
     let marked = columns("\u{feff}{\"a\":1}\n\u{feff}{\"b\":1}\n");
     assert_eq!(marked, [("a".to_owned(), "bigint".to_owned())]);
     let csv = FormatConfig::Csv(CsvConfig::default());
-    let schema = infer(&csv, &[raw("\u{feff}a\n1\n")]).expect("infer");
+    let schema = infer(&csv, &[raw("\u{feff}a\n1\n", 0)]).expect("infer");
     assert_eq!(Columns::of(&schema).expect("names").0, marked);
 }
 
@@ -98,7 +83,7 @@ fn only_the_first_bytes_are_a_byte_order_mark() {
 fn csv_by_header_and_values() {
     let config = CsvConfig::default();
     let text = "id,price,ok,at,day,name,none\n1,2.5,true,2026-01-01T00:00:00,2026-01-01,x,\n2,3,false,,,y,\n";
-    let schema = infer(&FormatConfig::Csv(config.clone()), &[raw(text)]).expect("infer");
+    let schema = infer(&FormatConfig::Csv(config.clone()), &[raw(text, 0)]).expect("infer");
     let kinds: Vec<_> = Columns::of(&schema)
         .expect("names")
         .0
@@ -121,7 +106,7 @@ fn csv_by_header_and_values() {
         header: false,
         ..config
     };
-    let schema = infer(&FormatConfig::Csv(no_header), &[raw("1,x\n")]).expect("infer");
+    let schema = infer(&FormatConfig::Csv(no_header), &[raw("1,x\n", 0)]).expect("infer");
     assert_eq!(schema.field(0).name(), "column_1");
 }
 

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        Array, ArrayRef, BooleanArray, BooleanBufferBuilder, RecordBatch, RecordBatchOptions,
-        new_null_array,
+        Array, ArrayRef, AsArray, BooleanArray, BooleanBufferBuilder, RecordBatch,
+        RecordBatchOptions, new_null_array,
     },
     compute::{CastOptions, can_cast_types, cast_with_options, filter_record_batch},
-    datatypes::{Field, Schema, SchemaRef},
+    datatypes::{DataType, Field, Float64Type, Schema, SchemaRef},
 };
 use bytes::Bytes;
 use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
@@ -72,14 +72,26 @@ fn cast(column: &ArrayRef, field: &Field, bad: &mut Option<Reasons>) -> Result<A
         safe: false,
         ..CastOptions::default()
     };
-    if let Ok(cast) = cast_with_options(column, field.data_type(), &strict) {
-        return Ok(cast);
-    }
     let reason = || {
         let name = super::types::name(field.data_type());
         let name = name.unwrap_or_else(|| field.data_type().to_string());
         format!("a value does not fit: column={} type={name}", field.name())
     };
+    if column.data_type().is_floating() && field.data_type().is_integer() {
+        // The cast cuts fractions off, and they do not fit.
+        let failed = |e| Error::schema(reason()).because(e);
+        let lenient = CastOptions::default();
+        let cast = cast_with_options(column, field.data_type(), &lenient).map_err(failed)?;
+        let floats = cast_with_options(column, &DataType::Float64, &lenient).map_err(failed)?;
+        let floats = floats.as_primitive::<Float64Type>();
+        let misfits =
+            |row| floats.is_valid(row) && (cast.is_null(row) || floats.value(row).fract() != 0.0);
+        mark(bad, column.len(), misfits, reason);
+        return Ok(cast);
+    }
+    if let Ok(cast) = cast_with_options(column, field.data_type(), &strict) {
+        return Ok(cast);
+    }
     let failed = if field.data_type().is_nested() {
         // A failure inside would become an inner null: only a strict cast of each row tells.
         let fails =
@@ -220,8 +232,8 @@ impl Decoder for RowsDecoder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use arrow::array::{AsArray, Int64Array, StringArray};
-    use arrow::datatypes::{DataType, Int32Type};
+    use arrow::array::{Float64Array, Int64Array, StringArray};
+    use arrow::datatypes::Int32Type;
     use calve_model::{OffsetRange, SourcePartition};
 
     fn raw(rows: RecordBatch) -> RawBatch {
@@ -290,6 +302,26 @@ mod tests {
             (found.offset, found.raw),
             (104, Bytes::from_static(br#"{"n":5}"#))
         );
+    }
+
+    #[test]
+    fn a_fraction_does_not_fit_an_integer() {
+        let floats = vec![
+            Some(1.0),
+            Some(1.5),
+            None,
+            Some(f64::NAN),
+            Some(1e300),
+            Some(-0.0),
+        ];
+        let floats: ArrayRef = Arc::new(Float64Array::from(floats));
+        let rows = RecordBatch::try_from_iter([("n", floats)]).expect("rows");
+        let schema = Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]));
+        let decoded = RowsDecoder::new(schema).decode(&raw(rows)).expect("decode");
+        let expected: ArrayRef = Arc::new(Int64Array::from(vec![Some(1), None, Some(0)]));
+        assert_eq!(decoded.rows.column(0), &expected);
+        let offsets: Vec<u64> = decoded.rejects.iter().map(|r| r.offset).collect();
+        assert_eq!(offsets, [101, 103, 104]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::{collections::VecDeque, time::Duration};
 use async_trait::async_trait;
 use calve_engine::{RawBatch, Result, Source, SourceEvent};
 use calve_model::Offsets;
+use tokio::time::Instant;
 
 /// Bytes after which nobody looks further.
 const ENOUGH_BYTES: usize = 4 << 20;
@@ -23,25 +24,36 @@ pub struct Peeked {
 ///
 /// # Errors
 /// Those of the source.
-pub async fn peek(mut source: Box<dyn Source>, from: &Offsets) -> Result<(Vec<RawBatch>, Peeked)> {
+pub async fn peek(source: Box<dyn Source>, from: &Offsets) -> Result<(Vec<RawBatch>, Peeked)> {
+    peek_for(source, from, PATIENCE).await
+}
+
+async fn peek_for(
+    mut source: Box<dyn Source>,
+    from: &Offsets,
+    patience: Duration,
+) -> Result<(Vec<RawBatch>, Peeked)> {
     source.open(from).await?;
+    let mut deadline = None;
     let mut seen = VecDeque::new();
     let mut first: Vec<RawBatch> = Vec::new();
     let mut bytes = 0;
     loop {
-        let event = if bytes == 0 {
-            source.next().await?
-        } else {
-            match tokio::time::timeout(PATIENCE, source.next()).await {
+        let event = match deadline {
+            None => source.next().await?,
+            Some(deadline) => match tokio::time::timeout_at(deadline, source.next()).await {
                 Ok(event) => event?,
                 Err(_) => break,
-            }
+            },
         };
         let (mut end, mut idle) = (false, false);
         match &event {
             SourceEvent::Batch(raw) => {
                 bytes += raw.bytes();
                 first.push(raw.clone());
+                if bytes > 0 {
+                    deadline.get_or_insert_with(|| Instant::now() + patience);
+                }
             }
             SourceEvent::End => end = true,
             SourceEvent::Idle => idle = true,
@@ -50,7 +62,8 @@ pub async fn peek(mut source: Box<dyn Source>, from: &Offsets) -> Result<(Vec<Ra
         if !idle {
             seen.push_back(event);
         }
-        if end || bytes >= ENOUGH_BYTES || (idle && bytes > 0) {
+        let late = deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        if end || late || bytes >= ENOUGH_BYTES || (idle && bytes > 0) {
             break;
         }
     }
@@ -84,3 +97,7 @@ impl Source for Peeked {
         self.inner.lag()
     }
 }
+
+#[cfg(test)]
+#[path = "peek_tests.rs"]
+mod tests;

@@ -30,7 +30,7 @@ const READS: usize = 4;
 pub struct StdinConfig {
     /// Bytes of text that make a batch, when there is so much at once.
     pub chunk_bytes: ByteSize,
-    /// A line longer than this stops the pipeline.
+    /// A line longer than this (and than `chunk_bytes`) stops the pipeline.
     pub max_line_bytes: ByteSize,
 }
 
@@ -62,6 +62,8 @@ pub struct StdinSource {
     input: Option<Box<dyn Read + Send>>,
     discovered: bool,
     buffer: Vec<u8>,
+    /// So many bytes of it are known to hold no line end.
+    searched: usize,
     offset: u64,
     ready: VecDeque<RawBatch>,
     tag: FileTag,
@@ -87,6 +89,7 @@ impl StdinSource {
             input: Some(input),
             discovered: false,
             buffer: Vec::new(),
+            searched: 0,
             offset: 0,
             ready: VecDeque::new(),
             tag: FileTag::default(),
@@ -94,10 +97,15 @@ impl StdinSource {
         }
     }
 
-    fn cut(&self) -> usize {
+    /// Where the last whole record ends; zero where none does.
+    fn cut(&mut self) -> usize {
+        let Some(newline) = memchr::memrchr(b'\n', &self.buffer[self.searched..]) else {
+            self.searched = self.buffer.len();
+            return 0;
+        };
         match &self.csv {
             Some(csv) => csv.last_record_end(&self.buffer),
-            None => memchr::memrchr(b'\n', &self.buffer).map_or(0, |i| i + 1),
+            None => self.searched + newline + 1,
         }
     }
 
@@ -105,6 +113,7 @@ impl StdinSource {
         let tail = self.buffer[cut..].to_vec();
         let mut chunk = std::mem::replace(&mut self.buffer, tail);
         chunk.truncate(cut);
+        self.searched = 0;
         self.tag.header_bytes = 0;
         if let Some(csv) = self.csv.as_ref().filter(|c| c.header)
             && self.tag.header.is_none()
@@ -136,14 +145,11 @@ impl StdinSource {
 fn spawn(mut input: Box<dyn Read + Send>, chunk_bytes: usize) -> Result<Reads> {
     let (sender, reads) = mpsc::channel(READS);
     let reader = move || {
+        let mut piece = vec![0; chunk_bytes.min(1 << 20)];
         loop {
-            let mut piece = vec![0; chunk_bytes.min(1 << 20)];
             let read = match input.read(&mut piece) {
                 Ok(0) => return,
-                Ok(read) => {
-                    piece.truncate(read);
-                    Ok(piece)
-                }
+                Ok(read) => Ok(piece[..read].to_vec()),
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
                 Err(error) => Err(error),
             };
@@ -232,8 +238,14 @@ impl Source for StdinSource {
                     "raise `max_line_bytes` of the source, if the input really holds such lines",
                 ));
             } else {
-                target = self.buffer.len() * 2;
+                // Twice as much before looking again, but not beyond the limit.
+                let most = (self.config.max_line_bytes.0 as usize).saturating_add(1);
+                target = (self.buffer.len() * 2).min(most).max(self.buffer.len() + 1);
             }
         }
     }
 }
+
+#[cfg(test)]
+#[path = "stdin_tests.rs"]
+mod tests;

@@ -1,14 +1,29 @@
 //! What the engine does with a source, for tests: read to the end, keep the offsets, start again.
 
 use arrow::{array::RecordBatch, compute::concat_batches, util::pretty::pretty_format_batches};
+use bytes::Bytes;
 use calve_engine::{Decoder, Payload, RawBatch, Result, Source, SourceEvent};
-use calve_model::Offsets;
+use calve_model::{OffsetRange, Offsets, SourcePartition};
 
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     runtime.expect("a runtime").block_on(future)
+}
+
+/// A batch of text that begins at an offset.
+pub(crate) fn raw(text: &str, from: u64) -> RawBatch {
+    RawBatch {
+        partition: SourcePartition::new("f"),
+        range: OffsetRange {
+            from,
+            to: from + text.len() as u64,
+        },
+        payload: Payload::Bytes(Bytes::copy_from_slice(text.as_bytes())),
+        last: false,
+        tag: None,
+    }
 }
 
 /// Accounts for a batch, as the shard does; a gap or an overlap panics.

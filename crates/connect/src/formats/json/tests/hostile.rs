@@ -7,9 +7,7 @@ use arrow::{
     datatypes::{DataType, Field, Float64Type, Int64Type, Schema, SchemaRef, TimeUnit},
 };
 
-use bytes::Bytes;
-use calve_engine::{Decoder, Payload, RawBatch};
-use calve_model::{OffsetRange, SourcePartition};
+use calve_engine::Decoder;
 
 use super::{
     check_batch, decode,
@@ -17,7 +15,7 @@ use super::{
     same, schema,
     values::{LINES, VALUES, wide},
 };
-use crate::formats::json::JsonDecoder;
+use crate::{formats::json::JsonDecoder, sources::testing::raw};
 
 #[test]
 fn every_value_in_every_column_as_arrow_json() {
@@ -158,17 +156,7 @@ fn a_byte_order_mark_is_skipped_where_the_text_begins_and_nowhere_else() {
         let decoded = decoder.decode_lines(text.as_bytes(), offset).expect("rows");
         let offsets: Vec<u64> = decoded.rejects.iter().map(|r| r.offset).collect();
         assert_eq!(offsets, rejected);
-        let raw = RawBatch {
-            partition: SourcePartition::new("f"),
-            range: OffsetRange {
-                from: offset,
-                to: offset + text.len() as u64,
-            },
-            payload: Payload::Bytes(Bytes::from(text)),
-            last: true,
-            tag: None,
-        };
-        let found = decoder.locate(&raw, &decoded, 0);
+        let found = decoder.locate(&raw(text, offset), &decoded, 0);
         let first = if offset == 0 {
             (3, "{\"i\":1}")
         } else {
