@@ -15,6 +15,14 @@ use rand_chacha::ChaCha8Rng;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EVENTS: usize = 10_000;
+/// Keys that are longer than the 16 bytes that are compared at once.
+const LONG_KEYS: [&str; 5] = [
+    "event_timestamp",
+    "customer_number",
+    "sales_region_of_the_customer",
+    "amount_without_tax",
+    "stock_keeping_unit",
+];
 const REGIONS: [&str; 5] = ["us", "eu", "apac", "latam", "africa"];
 
 type Pairs = Vec<(&'static str, String)>;
@@ -193,6 +201,17 @@ fn benches(criterion: &mut Criterion) {
         .collect();
     fields[2] = Field::new("region", dictionary.clone(), true);
     fields[4] = Field::new("sku", dictionary, true);
+    let long_keys = text(sales, (",", ":"), |_, pairs| {
+        for ((key, _), long) in pairs.iter_mut().zip(LONG_KEYS) {
+            *key = long;
+        }
+    });
+    let long = sales_schema();
+    let long = LONG_KEYS.iter().zip(long.fields());
+    let long: Vec<_> = long
+        .map(|(name, field)| (*name, field.data_type().clone()))
+        .collect();
+    compare(criterion, "sales/long_keys", &schema(&long), &long_keys);
     let text = text(sales, (",", ":"), |_, _| {});
     compare(
         criterion,

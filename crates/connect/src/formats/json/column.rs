@@ -12,10 +12,11 @@ use arrow::{
 use calve_engine::{Error, Result};
 
 use super::{
+    dictionary::Dictionary,
     fixed::{Fixed, other_fixed},
     nested::{FixedList, List, Map, Struct},
     scalar::{Boolean, Null},
-    strings::{Dictionary, Hex, Strings},
+    strings::{Hex, Strings},
     text::{Failure, Step, byte, found, word},
 };
 
@@ -151,6 +152,20 @@ impl Nulls {
         }
         Some(NullBuffer::new(bits.finish()))
     }
+}
+
+/// Appends null, where it stands at `at` and the field allows it, or says what is wrong with the
+/// value; answers where it ends.
+pub(super) fn append_null(
+    column: &mut dyn Column,
+    bytes: &[u8],
+    at: usize,
+    nullable: bool,
+    expected: &str,
+) -> Step {
+    let end = null_or_fail(bytes, at, nullable, &expected)?;
+    column.append_null();
+    Ok(end)
 }
 
 /// Walks over `null` where the field allows it, or says what is wrong with the value at `at`.

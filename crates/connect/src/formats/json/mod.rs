@@ -16,10 +16,12 @@
 
 mod column;
 mod decimal;
+mod dictionary;
 mod fixed;
 mod keys;
 mod nested;
 mod object;
+mod packed;
 mod scalar;
 mod strings;
 mod text;

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use arrow::{
     array::{ArrayRef, FixedSizeListArray, LargeListArray, ListArray, MapArray, StructArray},
-    buffer::OffsetBuffer,
+    buffer::{NullBuffer, OffsetBuffer},
     datatypes::{DataType, FieldRef, Fields},
     error::ArrowError,
 };
 use calve_engine::{Error, Result};
 
 use super::{
-    column::{Column, Nulls, Slot, null_or_fail},
+    column::{Column, Nulls, Slot, append_null},
     object::Object,
     text::{Failure, Step, byte, colon, skip_space},
 };
@@ -50,9 +50,8 @@ impl Column for Struct {
         if byte(bytes, at) == b'{' {
             return self.object.read(text, at);
         }
-        let end = null_or_fail(bytes, at, self.nullable, &"an object")?;
-        self.append_null();
-        Ok(end)
+        let nullable = self.nullable;
+        append_null(self, bytes, at, nullable, "an object")
     }
 
     fn append_null(&mut self) {
@@ -95,14 +94,56 @@ fn items(item: &mut Slot, text: &str, at: usize) -> Result<(usize, usize), Failu
     }
 }
 
+/// Where each list or map ends among its items, after a zero; and which of them are null.
+struct Ends {
+    ends: Vec<i32>,
+    nulls: Nulls,
+}
+
+impl Ends {
+    fn new() -> Self {
+        Self {
+            ends: vec![0],
+            nulls: Nulls::default(),
+        }
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len() - 1
+    }
+
+    /// How many items there are.
+    fn items(&self) -> usize {
+        self.ends.last().copied().unwrap_or_default() as usize
+    }
+
+    fn push(&mut self, count: usize) {
+        self.ends.push((self.items() + count) as i32);
+    }
+
+    fn push_null(&mut self) {
+        self.nulls.push(self.len());
+        self.push(0);
+    }
+
+    fn truncate(&mut self, len: usize) {
+        self.ends.truncate(len + 1);
+        self.nulls.truncate(len);
+    }
+
+    /// Offsets and validity; starts over.
+    fn finish(&mut self) -> (Vec<i32>, Option<NullBuffer>) {
+        let nulls = self.nulls.finish(self.len());
+        (std::mem::replace(&mut self.ends, vec![0]), nulls)
+    }
+}
+
 /// Lists of any length.
 pub(super) struct List {
     item: Slot,
     field: FieldRef,
     large: bool,
-    /// Where each list ends in `item`, after a zero.
-    ends: Vec<i32>,
-    nulls: Nulls,
+    ends: Ends,
     nullable: bool,
 }
 
@@ -113,8 +154,7 @@ impl List {
             item,
             field,
             large,
-            ends: vec![0],
-            nulls: Nulls::default(),
+            ends: Ends::new(),
             nullable,
         })
     }
@@ -123,38 +163,34 @@ impl List {
 impl Column for List {
     #[inline]
     fn len(&self) -> usize {
-        self.ends.len() - 1
+        self.ends.len()
     }
 
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
         if byte(bytes, at) != b'[' {
-            let end = null_or_fail(bytes, at, self.nullable, &"a list")?;
-            self.append_null();
-            return Ok(end);
+            let nullable = self.nullable;
+            return append_null(self, bytes, at, nullable, "a list");
         }
         let (count, end) = items(&mut self.item, text, at)?;
-        self.ends.push(last(&self.ends) + count as i32);
+        self.ends.push(count);
         Ok(end)
     }
 
     fn append_null(&mut self) {
-        self.nulls.push(self.ends.len() - 1);
-        self.ends.push(last(&self.ends));
+        self.ends.push_null();
     }
 
     fn truncate(&mut self, len: usize) {
-        self.ends.truncate(len + 1);
-        self.nulls.truncate(len);
-        self.item.any().truncate(last(&self.ends) as usize);
+        self.ends.truncate(len);
+        self.item.any().truncate(self.ends.items());
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let nulls = self.nulls.finish(self.ends.len() - 1);
         let items = self.item.any().finish()?;
         let field = Arc::clone(&self.field);
-        let ends = std::mem::replace(&mut self.ends, vec![0]);
+        let (ends, nulls) = self.ends.finish();
         Ok(if self.large {
             let ends = OffsetBuffer::new(ends.into_iter().map(i64::from).collect());
             Arc::new(LargeListArray::try_new(field, ends, items, nulls)?)
@@ -167,10 +203,6 @@ impl Column for List {
             )?)
         })
     }
-}
-
-fn last(ends: &[i32]) -> i32 {
-    ends.last().copied().unwrap_or_default()
 }
 
 /// Lists of one length.
@@ -209,9 +241,8 @@ impl Column for FixedList {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
         if byte(bytes, at) != b'[' {
-            let end = null_or_fail(bytes, at, self.nullable, &"a list")?;
-            self.append_null();
-            return Ok(end);
+            let nullable = self.nullable;
+            return append_null(self, bytes, at, nullable, "a list");
         }
         let (count, end) = items(&mut self.item, text, at)?;
         if count != self.size {
@@ -255,8 +286,7 @@ pub(super) struct Map {
     values: Slot,
     field: FieldRef,
     entries: Fields,
-    ends: Vec<i32>,
-    nulls: Nulls,
+    ends: Ends,
     nullable: bool,
 }
 
@@ -273,8 +303,7 @@ impl Map {
             values: Slot::new(value)?,
             field: Arc::clone(field),
             entries: entries.clone(),
-            ends: vec![0],
-            nulls: Nulls::default(),
+            ends: Ends::new(),
             nullable,
         })
     }
@@ -306,39 +335,36 @@ impl Map {
 impl Column for Map {
     #[inline]
     fn len(&self) -> usize {
-        self.ends.len() - 1
+        self.ends.len()
     }
 
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
         if byte(bytes, at) != b'{' {
-            let end = null_or_fail(bytes, at, self.nullable, &"an object")?;
-            self.append_null();
-            return Ok(end);
+            let nullable = self.nullable;
+            return append_null(self, bytes, at, nullable, "an object");
         }
         let (count, end) = self.read(text, at)?;
-        self.ends.push(last(&self.ends) + count as i32);
+        self.ends.push(count);
         Ok(end)
     }
 
     fn append_null(&mut self) {
-        self.nulls.push(self.ends.len() - 1);
-        self.ends.push(last(&self.ends));
+        self.ends.push_null();
     }
 
     fn truncate(&mut self, len: usize) {
-        self.ends.truncate(len + 1);
-        self.nulls.truncate(len);
-        self.keys.any().truncate(last(&self.ends) as usize);
-        self.values.any().truncate(last(&self.ends) as usize);
+        self.ends.truncate(len);
+        self.keys.any().truncate(self.ends.items());
+        self.values.any().truncate(self.ends.items());
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let nulls = self.nulls.finish(self.ends.len() - 1);
         let columns = vec![self.keys.any().finish()?, self.values.any().finish()?];
-        let count = last(&self.ends) as usize;
-        let ends = OffsetBuffer::new(std::mem::replace(&mut self.ends, vec![0]).into());
+        let count = self.ends.items();
+        let (ends, nulls) = self.ends.finish();
+        let ends = OffsetBuffer::new(ends.into());
         let entries = StructArray::try_new_with_length(self.entries.clone(), columns, None, count)?;
         Ok(Arc::new(MapArray::try_new(
             Arc::clone(&self.field),

@@ -8,7 +8,7 @@ use arrow::{
 };
 
 use super::{
-    column::{Column, Nulls, null_or_fail},
+    column::{Column, Nulls, append_null, null_or_fail},
     text::{Step, byte, skip_space, word},
 };
 
@@ -42,9 +42,8 @@ impl Column for Boolean {
             b't' => (word(bytes, at, b"true")?, true),
             b'f' => (word(bytes, at, b"false")?, false),
             _ => {
-                let end = null_or_fail(bytes, at, self.nullable, &"a boolean")?;
-                self.append_null();
-                return Ok(end);
+                let nullable = self.nullable;
+                return append_null(self, bytes, at, nullable, "a boolean");
             }
         };
         self.values.append(value);
