@@ -337,7 +337,7 @@ fn what_init_prints_passes_check() {
     let place = Place::new();
     for kind in ["", "iceberg", "parquet", "generator", "csv"] {
         let args = ["init", kind];
-        let done = place.calve(&args[..1 + usize::from(!kind.is_empty())]);
+        let done = place.calve(&args[..=usize::from(!kind.is_empty())]);
         assert!(done.status.success() && done.stderr.is_empty(), "{kind}");
         let text = String::from_utf8(done.stdout).expect("UTF-8");
         place.write("pipeline.yaml", &text);

@@ -91,22 +91,18 @@ fn the_readme_s_commands_run() {
     for block in blocks(&readme, "sh") {
         for line in block.lines().filter(|line| !line.trim().is_empty()) {
             let command = line.split('#').next().expect("a first part").trim();
-            let done = match command {
-                // This test runs within it: only that make knows it.
-                "make test" => Command::new("make")
-                    .args(["-n", "test"])
-                    .current_dir(root())
-                    .output(),
-                _ => {
-                    // From the build that is tested, and shortened.
-                    let command = command.replace("cargo run --release -- ", "calve ");
-                    let command = command.replace("calve demo", "calve demo --seconds 1");
-                    Command::new("sh")
-                        .args(["-euc", command.as_str()])
-                        .env("PATH", &path)
-                        .current_dir(place.path())
-                        .output()
-                }
+            // This test runs within it: only that make knows it.
+            let done = if command == "make test" {
+                let mut make = Command::new("make");
+                make.args(["-n", "test"]).current_dir(root()).output()
+            } else {
+                // From the build that is tested, and shortened.
+                let command = command.replace("cargo run --release -- ", "calve ");
+                let command = command.replace("calve demo", "calve demo --seconds 1");
+                let mut shell = Command::new("sh");
+                shell.args(["-euc", command.as_str()]);
+                let shell = shell.env("PATH", &path).current_dir(place.path());
+                shell.output()
             };
             well(&done.expect("start it"), line);
             ran += 1;

@@ -133,7 +133,7 @@ fn from_latest_takes_only_what_comes_then() {
     ]);
     assert!(done.status.success(), "{}", said(&done));
     pipeline.run_until(&["latest"], &[4, 5, 6, 7, 8], || {
-        pipeline.add("b.ndjson", &line(8))
+        pipeline.add("b.ndjson", &line(8));
     });
 }
 

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::from;
 use crate::{
-    config::{self, PipelineFile, Secret},
+    config::{self, PipelineFile},
     console::{self, Console},
     figures, out, pipeline,
     serve::{Bound, Serve},
@@ -74,7 +74,7 @@ pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> R
     on_signal(stop.clone())?;
     let bound = match &file.serve {
         Some(serve) => {
-            let token = serve.token.as_ref().map(Secret::expose);
+            let token = serve.token.as_ref().map(config::Secret::expose);
             Some(Bound::to(serve.listen, token).await?)
         }
         None => None,

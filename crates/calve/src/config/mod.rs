@@ -16,8 +16,10 @@ use std::path::Path;
 use calve_engine::{Error, Result};
 use serde_yaml_ng::Value;
 
-pub(crate) use self::file::{PipelineFile, SinkConfig, beside};
-pub(crate) use self::secret::Secret;
+pub(crate) use self::{
+    file::{PipelineFile, SinkConfig, beside},
+    secret::Secret,
+};
 
 /// Reads and validates a pipeline file. Variables come from the environment.
 ///
