@@ -1,5 +1,7 @@
 //! What the end-to-end tests share: the real binary, pipeline files, and independent readers.
 
+pub mod s3;
+
 use std::{
     fs,
     path::{Path, PathBuf},

@@ -353,9 +353,12 @@ async fn clean_remote(
     let (mut names, mut bytes) = (cleaned.files, cleaned.bytes);
     if let Some(file) = file {
         let place = RejectsPlace::open(&file.rejects_location(), &stores)?;
-        let (known, shard) = (|name: &str| staged.contains(name), (&*file.name, SHARD));
         let output = RejectsOutput::new(place);
-        for one in output.clean(shard, before_ms, &known, args.dry_run).await? {
+        let shard = (file.name.as_str(), SHARD);
+        for one in output
+            .clean(shard, before_ms, &staged, args.dry_run)
+            .await?
+        {
             bytes += one.bytes;
             names.push(one.name);
         }

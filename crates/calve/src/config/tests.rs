@@ -85,6 +85,76 @@ fn checkpoints_lie_outside_of_tables() {
 }
 
 #[test]
+fn tables_in_object_stores_have_a_place_beside_them() {
+    let at = |sink: &str| {
+        parse(
+            &format!("name: a\nsource: generator\nsink: {sink}"),
+            &|_| None,
+        )
+    };
+    let file = at("{ parquet: { path: \"s3://data/lake/out/\" } }").expect("a URL");
+    assert_eq!(
+        file.checkpoint_location(),
+        "s3://data/lake/.calve-checkpoints"
+    );
+    assert_eq!(file.rejects_location(), "s3://data/lake/.calve-rejects");
+    for (sink, why) in [
+        ("{ parquet: { path: \"s3://data\" } }", "whole bucket"),
+        ("{ parquet: { path: \"s3://data/\" } }", "whole bucket"),
+        (
+            "{ parquet: { path: \"https://host/out\" } }",
+            "cannot be written to",
+        ),
+        (
+            "{ parquet: { path: \"ftp://host/out\" } }",
+            "not a URL that is known",
+        ),
+        (
+            "{ parquet: { path: \"s3://data/out\" } }\nrejects: { path: \"s3://data/out/rejects\" }",
+            "inside the table",
+        ),
+    ] {
+        let error = at(sink).expect_err(why);
+        assert!(error.message().contains(why), "{error:?}");
+    }
+}
+
+#[test]
+fn options_of_stores_are_checked_and_never_shown() {
+    let with = |stores: &str| {
+        let text = format!(
+            "name: a\nsource: generator\nsink: {{ parquet: {{ path: out }} }}\nstores: {stores}"
+        );
+        parse(&text, &|_| None)
+    };
+    let file = with(
+        "{ \"s3://data\": { access_key_id: SEEN1, secret_access_key: SEEN2, allow_http: true, timeout: 30s } }",
+    )
+    .expect("stores");
+    let shown = format!("{file:?} {}", serde_json::to_string(&file).expect("JSON"));
+    assert!(!shown.contains("SEEN"), "{shown}");
+    let named = file.stores.named();
+    assert_eq!(named[0].0, "s3://data");
+    assert!(
+        named[0]
+            .1
+            .contains(&("allow_http".to_owned(), "true".to_owned()))
+    );
+    let error = with("{ \"s3://data\": { secret_acces_key: SEEN } }").expect_err("misspelt");
+    assert!(
+        hint(&error).starts_with("did you mean `secret_access_key`"),
+        "{error:?}"
+    );
+    assert!(!format!("{error:?}").contains("SEEN"));
+    let error = with("{ data: { region: x } }").expect_err("no URL");
+    assert!(
+        error.message().contains("not the beginning of a URL"),
+        "{error:?}"
+    );
+    with("{ \"s3://data\": { region: [x] } }").expect_err("a list is no value");
+}
+
+#[test]
 fn unknown_keys_name_the_path_and_the_nearest() {
     for (more, path, nearest) in [
         ("comit: { every: 5s }", "path=comit", "`commit`"),

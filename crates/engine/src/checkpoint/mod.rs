@@ -39,7 +39,7 @@ pub struct Checkpoints {
 /// What the store holds of a shard.
 #[derive(Debug, Default)]
 pub struct Loaded {
-    /// All records with their digests, lowest epoch first.
+    /// All records above the floor with their digests, lowest epoch first.
     pub records: Vec<(Record, String)>,
     /// See [`Checkpoints::retire`].
     pub floor: Epoch,

@@ -9,7 +9,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 
-use calve_model::SourcePartition;
+use calve_model::{Epoch, SourcePartition};
 use serde::{Deserialize, Serialize};
 
 pub use output::RejectsOutput;
@@ -89,4 +89,9 @@ const STAGED_ENDING: &str = ".tmp";
 /// The staged name in the part of a record that is the rejects'; none when it holds something else.
 pub fn staged_in(content: &serde_json::Value) -> Option<String> {
     Some(content.get("staged")?.as_str()?.to_owned())
+}
+
+/// The name under which a record's rejects are published, in the folder of its shard.
+pub fn published_name(epoch: Epoch, digest: &str) -> String {
+    format!("{:020}-{digest}.ndjson", epoch.0)
 }

@@ -1,11 +1,14 @@
 //! Publishes an epoch's rejects, and says which epochs were published.
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::{HashMap, HashSet},
+    path::{Path, PathBuf},
+};
 
 use async_trait::async_trait;
 use calve_model::Epoch;
 
-use super::{Content, RejectsPlace, STAGED_ENDING, writer::cannot_write};
+use super::{Content, RejectsPlace, STAGED_ENDING, published_name, writer::cannot_write};
 use crate::{
     durable,
     error::{Error, Result},
@@ -47,8 +50,9 @@ impl RejectsOutput {
     }
 
     /// Removes staged objects of a shard in an object store that are older than `before_ms`
-    /// (milliseconds since 1970) and not in `live` (names as records hold them). Answers their names
-    /// and their size. A local folder's staged files are left alone.
+    /// (milliseconds since 1970), unless `live` has them with a published name that is not there yet
+    /// (staged and published names, of all records). Answers what it removed. A local folder's staged
+    /// files are left alone.
     ///
     /// # Errors
     /// `Config` or `Unavailable` when the store cannot be reached.
@@ -56,17 +60,20 @@ impl RejectsOutput {
         &self,
         (pipeline, shard): (&str, &str),
         before_ms: i64,
-        live: &dyn Fn(&str) -> bool,
+        live: &HashMap<String, String>,
         dry_run: bool,
     ) -> Result<Vec<Found>> {
         let RejectsPlace::Remote(folder) = &self.place else {
             return Ok(Vec::new());
         };
-        let mut found = folder.list(&format!("{pipeline}/{shard}"), None).await?;
+        let within = format!("{pipeline}/{shard}");
+        let mut found = folder.list(&within, None).await?;
+        let published: HashSet<String> = found.iter().map(|one| one.name.clone()).collect();
         found.retain(|one| {
             let last = one.name.rsplit('/').next().unwrap_or_default();
             let staged = last.starts_with('.') && last.ends_with(STAGED_ENDING);
-            staged && one.modified_ms <= before_ms && !live(&one.name)
+            let waits = |to: &String| !published.contains(&format!("{within}/{to}"));
+            staged && one.modified_ms <= before_ms && !live.get(&one.name).is_some_and(waits)
         });
         for one in &found {
             if !dry_run {
@@ -156,7 +163,7 @@ impl Output for RejectsOutput {
             serde_json::from_value(commit.prepared.content.clone()).map_err(|e| {
                 Error::corrupt("the rejects' part of a record is unreadable").because(e)
             })?;
-        let name = format!("{:020}-{}.ndjson", commit.epoch.0, commit.digest);
+        let name = published_name(commit.epoch, &commit.digest);
         match &self.place {
             RejectsPlace::Local(dir) => {
                 let dir: PathBuf = dir.join(&*commit.pipeline).join(&*commit.shard);

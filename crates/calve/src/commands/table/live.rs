@@ -12,7 +12,7 @@ use calve_engine::{
     Error, Result,
     checkpoint::{Checkpoints, open_store},
     rejects,
-    shard::{REJECTS, TABLE},
+    shard::TABLE,
     stores::Stores,
 };
 use calve_lake::{
@@ -31,8 +31,14 @@ pub(super) struct Given {
     stores: Stores,
 }
 
-/// What records refer to, by the name of the output.
-type Contents = HashMap<String, Vec<Value>>;
+/// What records refer to.
+#[derive(Default)]
+struct Contents {
+    /// The parts of the records that are the table's.
+    table: Vec<Value>,
+    /// Rejects: staged name, and the name that they get when they are published.
+    rejects: HashMap<String, String>,
+}
 
 impl Given {
     /// What the user named, or else the places where pipelines put them.
@@ -67,7 +73,7 @@ impl Given {
     /// The parts of all records, of the shards that the table names, and of every other shard in
     /// these stores: what it prepared first is in no table yet.
     async fn contents(&self, named: &[(String, String)]) -> Result<Contents> {
-        let mut contents = Contents::new();
+        let mut contents = Contents::default();
         let mut found: BTreeSet<(String, String)> = BTreeSet::new();
         for location in &self.locations {
             let store = open_store(location, &self.stores).await?;
@@ -83,12 +89,16 @@ impl Given {
                 if !loaded.records.is_empty() {
                     found.insert((pipeline, shard));
                 }
-                for (record, _) in loaded.records {
+                for (record, digest) in loaded.records {
                     for (name, output) in record.outputs {
-                        if let Some(prepared) = output.prepared
-                            && !prepared.content.is_null()
-                        {
-                            contents.entry(name).or_default().push(prepared.content);
+                        let Some(content) = output.prepared.map(|p| p.content) else {
+                            continue;
+                        };
+                        if name == TABLE && !content.is_null() {
+                            contents.table.push(content);
+                        } else if let Some(staged) = rejects::staged_in(&content) {
+                            let published = rejects::published_name(record.epoch, &digest);
+                            contents.rejects.insert(staged, published);
                         }
                     }
                 }
@@ -145,12 +155,7 @@ pub(super) async fn iceberg(given: &Given, table: &TableDetails) -> Result<HashS
         .map(|shard| (shard.pipeline.clone(), shard.shard.clone()))
         .collect();
     let mut live = HashSet::new();
-    for content in given
-        .contents(&named)
-        .await?
-        .remove(TABLE)
-        .unwrap_or_default()
-    {
+    for content in given.contents(&named).await?.table {
         // An array is a plain Parquet table's, which shares the store.
         if !content.is_array() {
             live.extend(content_files(&content)?);
@@ -175,12 +180,7 @@ pub(super) async fn parquet(given: &Given, folder: &Path) -> Result<HashSet<Stri
         }
     }
     let mut live = HashSet::new();
-    for content in given
-        .contents(&named)
-        .await?
-        .remove(TABLE)
-        .unwrap_or_default()
-    {
+    for content in given.contents(&named).await?.table {
         if content.is_array() {
             live.extend(files(content)?.into_iter().map(|file| file.staged));
         }
@@ -188,15 +188,15 @@ pub(super) async fn parquet(given: &Given, folder: &Path) -> Result<HashSet<Stri
     Ok(live)
 }
 
-/// Uploads of a plain Parquet table in an object store that checkpoints refer to, and names of staged
-/// rejects. Those of other tables in the same store count too, which does no harm.
+/// Uploads of a plain Parquet table in an object store that checkpoints refer to, and staged and
+/// published names of rejects. Those of other tables in the same store count too, which does no harm.
 pub(super) async fn remote(
     given: &Given,
     table: &ObjectOutput,
-) -> Result<(RemoteLive, HashSet<String>)> {
-    let mut contents = given.contents(&table.shards().await?).await?;
+) -> Result<(RemoteLive, HashMap<String, String>)> {
+    let contents = given.contents(&table.shards().await?).await?;
     let mut live = RemoteLive::default();
-    for content in contents.remove(TABLE).unwrap_or_default() {
+    for content in contents.table {
         if content.is_array() {
             for file in files(content)? {
                 live.uploads.extend(file.upload.map(|upload| upload.id));
@@ -204,8 +204,7 @@ pub(super) async fn remote(
             }
         }
     }
-    let staged = contents.remove(REJECTS).unwrap_or_default();
-    Ok((live, staged.iter().filter_map(rejects::staged_in).collect()))
+    Ok((live, contents.rejects))
 }
 
 fn files(content: Value) -> Result<Vec<PublishedFile>> {
