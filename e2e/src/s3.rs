@@ -22,8 +22,8 @@ pub struct S3 {
     guard: Child,
     /// The server's own process id.
     pub pid: i32,
-    s3: u16,
-    filer: u16,
+    endpoint_port: u16,
+    filer_port: u16,
 }
 
 impl Drop for S3 {
@@ -107,8 +107,8 @@ impl S3 {
             let mut server = Self {
                 guard,
                 pid: 0,
-                s3,
-                filer,
+                endpoint_port: s3,
+                filer_port: filer,
             };
             let until = Instant::now() + Duration::from_secs(20);
             while Instant::now() < until {
@@ -128,12 +128,12 @@ impl S3 {
         format!(
             "stores:\n  \"s3://data\": {{ endpoint: \"http://127.0.0.1:{}\", access_key_id: {KEY}, \
              secret_access_key: \"${{S3_SECRET}}\", allow_http: true }}\n",
-            self.s3
+            self.endpoint_port
         )
     }
 
     fn ask(&self, what: &Value) -> Result<Value, String> {
-        let (s3, filer) = (self.s3, self.filer);
+        let (s3, filer) = (self.endpoint_port, self.filer_port);
         let server = json!({ "key": KEY, "secret": SECRET, "s3": s3, "filer": filer });
         let done = Command::new(python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/s3.py"))
@@ -199,7 +199,7 @@ impl OnS3 {
         self.dir.join("orders.yaml")
     }
 
-    fn command(&self) -> Command {
+    fn command() -> Command {
         let mut command = Command::new(crate::calve());
         command.env("S3_SECRET", SECRET).stdin(Stdio::null());
         command
@@ -214,7 +214,7 @@ impl OnS3 {
             .create(true)
             .append(true)
             .open(self.dir.join("log"));
-        let mut command = self.command();
+        let mut command = Self::command();
         command
             .arg("run")
             .arg(self.file())
@@ -240,7 +240,7 @@ impl OnS3 {
     /// When the process cannot be started.
     pub fn clean(&self) -> Output {
         let table = format!("s3://data/{}/out", self.name);
-        let mut command = self.command();
+        let mut command = Self::command();
         command.args(["table", "clean", "--older-than", "0s", "--file"]);
         command
             .arg(self.file())

@@ -32,7 +32,7 @@ pub(super) struct Given {
 }
 
 /// What records refer to.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Contents {
     /// The parts of the records that are the table's.
     table: Vec<Value>,

@@ -6,6 +6,7 @@ use arrow::{
     array::{ArrayRef, Int64Array, RecordBatch},
     ipc::writer::{FileWriter, StreamWriter},
 };
+use calve_engine::stores::ObjectFolder;
 use parquet::{arrow::ArrowWriter, file::properties::WriterProperties};
 
 use super::*;
@@ -343,13 +344,9 @@ fn long_lines_and_cut_off_compression_are_errors() {
 #[test]
 fn an_object_store_reads_like_a_disk() {
     let dir = tempfile::tempdir().expect("a folder");
-    let store: Arc<dyn object_store::ObjectStore> = Arc::new(object_store::memory::InMemory::new());
+    let store = ObjectFolder::in_memory();
     let content = lines(200);
-    let put = |name: &str, bytes: Vec<u8>| {
-        let path = object_store::path::Path::from(name);
-        block_on(store.put_opts(&path, bytes.into(), object_store::PutOptions::default()))
-            .expect("put");
-    };
+    let put = |name: &str, bytes: Vec<u8>| block_on(store.put(name, bytes)).expect("put");
     put("in/a.ndjson", content.clone().into_bytes());
     put("in/b.ndjson.gz", gzip(&content));
     put("in/deep/c.ndjson", content.clone().into_bytes());
@@ -359,8 +356,7 @@ fn an_object_store_reads_like_a_disk() {
         });
         source.patterns = vec![Pattern::Remote {
             root: "s3://bucket".into(),
-            store: Arc::clone(&store),
-            prefix: "in".into(),
+            folder: store.sub("in").expect("a place"),
             glob: Some(glob::Pattern::new("in/*").expect("glob")),
         }];
         source
