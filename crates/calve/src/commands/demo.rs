@@ -61,16 +61,42 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
     ));
     out::line(format!("  snapshots   {}", status.snapshots));
     out::line(format!("  rate        {} events/s", human::count(rate)));
-    let catalog = format!("--catalog {dir}/lake/catalog.db");
+    // As this program was called: it need not be on the path.
+    let called = std::env::args().next().filter(|name| !name.is_empty());
+    let calve = word(&called.unwrap_or_else(|| "calve".to_owned()));
+    let catalog = format!("--catalog {}", word(&format!("{dir}/lake/catalog.db")));
+    let file = word(&path.display().to_string());
     out::line("\nTry next:");
     out::line(format!(
-        "  calve query {catalog} 'SELECT region, bucket, count(*) AS n, avg(amount) FROM shop.orders GROUP BY 1, 2 ORDER BY 1, 2'"
+        "  {calve} query {catalog} 'SELECT region, bucket, count(*) AS n, avg(amount) FROM shop.orders GROUP BY 1, 2 ORDER BY 1, 2'"
     ));
-    out::line(format!("  calve table show {catalog} shop.orders"));
-    out::line(format!("  calve checkpoint ls {}", path.display()));
+    out::line(format!("  {calve} table show {catalog} shop.orders"));
+    out::line(format!("  {calve} checkpoint ls {file}"));
     out::line(format!(
-        "  calve run {}    # goes on where this stopped",
-        path.display()
+        "  {calve} run {file}    # goes on where this stopped"
     ));
     Ok(())
+}
+
+/// A word as a shell wants it, so that what is printed can be pasted.
+fn word(text: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./:@%+=~,".contains(c);
+    if !text.is_empty() && text.chars().all(plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', r"'\''"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_can_be_pasted() {
+        assert_eq!(word("target/release/calve"), "target/release/calve");
+        assert_eq!(word("my lake"), "'my lake'");
+        assert_eq!(word("it's"), r"'it'\''s'");
+        assert_eq!(word(""), "''");
+    }
 }
