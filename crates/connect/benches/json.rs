@@ -1,13 +1,18 @@
 //! JSON to Arrow on one thread: calve's decoder and arrow-json on the same events, side by side.
 //!
 //! `sizes` and `sales` are the events of the micro benchmark and of the main job; their variants
-//! hold what makes a decoder that predicts leave its path.
+//! hold what makes a decoder that predicts leave its path. `-- --in-turn` prints the least times of
+//! many rounds instead of criterion's statistics, which need a quiet machine.
 
-use std::{hint::black_box, sync::Arc, time::Duration};
+use std::{
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use calve_connect::formats::json::JsonDecoder;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use criterion::{Criterion, Throughput, criterion_group};
 use rand::{Rng, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
@@ -15,6 +20,8 @@ use rand_chacha::ChaCha8Rng;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const EVENTS: usize = 10_000;
+/// Rounds of `--in-turn`.
+const ROUNDS: usize = 1000;
 /// Keys that are longer than the 16 bytes that are compared at once.
 const LONG_KEYS: [&str; 5] = [
     "event_timestamp",
@@ -130,96 +137,133 @@ fn nested_extras(random: &mut ChaCha8Rng, pairs: &mut Pairs) {
     pairs.insert(1, ("context", extra));
 }
 
-fn compare(criterion: &mut Criterion, name: &str, schema: &SchemaRef, text: &[u8]) {
-    let mut group = criterion.benchmark_group(name);
-    group.throughput(Throughput::Elements(EVENTS as u64));
-    group
-        .sample_size(50)
-        .warm_up_time(Duration::from_millis(300));
-    group.measurement_time(Duration::from_secs(1));
-    let mut ours = JsonDecoder::new(schema.clone()).expect("supported types");
-    group.bench_function("calve", |bencher| {
-        bencher.iter(|| {
-            let decoded = ours.decode_lines(black_box(text), 0).expect("rows");
-            assert_eq!(decoded.rows.num_rows(), EVENTS);
-            decoded
-        });
-    });
-    let plain: Vec<Field> = schema
-        .fields()
-        .iter()
-        .map(|field| match field.data_type() {
-            DataType::Dictionary(..) => Field::new(field.name(), DataType::Utf8, true),
-            _ => field.as_ref().clone(),
-        })
-        .collect();
-    let mut theirs = arrow_json::ReaderBuilder::new(Arc::new(Schema::new(plain)))
-        .with_batch_size(EVENTS + 1)
-        .build_decoder()
-        .expect("supported types");
-    group.bench_function("arrow-json", |bencher| {
-        bencher.iter(|| {
-            theirs.decode(black_box(text)).expect("json");
-            let rows = theirs.flush().expect("rows").expect("some");
-            assert_eq!(rows.num_rows(), EVENTS);
-            rows
-        });
-    });
-    group.finish();
-}
+/// A case: its name, its schema, its text.
+type Case = (String, SchemaRef, Vec<u8>);
 
-fn benches(criterion: &mut Criterion) {
+fn cases() -> Vec<Case> {
     type Event = fn(&mut ChaCha8Rng) -> Pairs;
     let kinds: [(&str, Event, SchemaRef); 2] = [
         ("sizes", sizes, sizes_schema()),
         ("sales", sales, sales_schema()),
     ];
+    let tight = (",", ":");
+    // What Python's json.dumps writes.
+    let loose = (", ", ": ");
+    let mut cases: Vec<Case> = Vec::new();
     for (kind, event, schema) in kinds {
-        let tight = (",", ":");
-        // What Python's json.dumps writes.
-        let loose = (", ", ": ");
         let spacing = if kind == "sizes" { loose } else { tight };
-        let mut run = |variant: &str, text: &[u8]| {
-            compare(criterion, &format!("{kind}/{variant}"), &schema, text);
+        let mut add = |variant: &str, text| {
+            cases.push((format!("{kind}/{variant}"), schema.clone(), text));
         };
-        run("plain", &text(event, spacing, |_, _| {}));
-        run("nulls", &text(event, spacing, nulls));
-        run("half_reordered", &text(event, spacing, half_reordered));
-        run(
+        add("plain", text(event, spacing, |_, _| {}));
+        add("nulls", text(event, spacing, nulls));
+        add("half_reordered", text(event, spacing, half_reordered));
+        add(
             "random_order",
-            &text(event, spacing, |random, pairs| pairs.shuffle(random)),
+            text(event, spacing, |random, pairs| pairs.shuffle(random)),
         );
-        run("escapes", &text(event, spacing, escapes));
-        run("whitespace", &text(event, (" ,\t", " :  "), |_, _| {}));
-        run("nested_extras", &text(event, spacing, nested_extras));
+        add("escapes", text(event, spacing, escapes));
+        add("whitespace", text(event, (" ,\t", " :  "), |_, _| {}));
+        add("nested_extras", text(event, spacing, nested_extras));
     }
-    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
-    let mut fields: Vec<Field> = sales_schema()
-        .fields()
-        .iter()
-        .map(|f| f.as_ref().clone())
-        .collect();
-    fields[2] = Field::new("region", dictionary.clone(), true);
-    fields[4] = Field::new("sku", dictionary, true);
-    let long_keys = text(sales, (",", ":"), |_, pairs| {
+    let long_keys = text(sales, tight, |_, pairs| {
         for ((key, _), long) in pairs.iter_mut().zip(LONG_KEYS) {
             *key = long;
         }
     });
-    let long = sales_schema();
-    let long = LONG_KEYS.iter().zip(long.fields());
+    let plain = sales_schema();
+    let long = LONG_KEYS.iter().zip(plain.fields());
     let long: Vec<_> = long
         .map(|(name, field)| (*name, field.data_type().clone()))
         .collect();
-    compare(criterion, "sales/long_keys", &schema(&long), &long_keys);
-    let text = text(sales, (",", ":"), |_, _| {});
-    compare(
-        criterion,
-        "sales/dictionaries",
-        &Arc::new(Schema::new(fields)),
-        &text,
-    );
+    cases.push(("sales/long_keys".into(), schema(&long), long_keys));
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let mut fields: Vec<Field> = plain.fields().iter().map(|f| f.as_ref().clone()).collect();
+    fields[2] = Field::new("region", dictionary.clone(), true);
+    fields[4] = Field::new("sku", dictionary, true);
+    let with_dictionaries = Arc::new(Schema::new(fields));
+    let events = text(sales, tight, |_, _| {});
+    cases.push(("sales/dictionaries".into(), with_dictionaries, events));
+    cases
+}
+
+/// Decodes the text with calve; the rows are dropped.
+fn ours(schema: &SchemaRef) -> impl FnMut(&[u8]) {
+    let mut decoder = JsonDecoder::new(schema.clone()).expect("supported types");
+    move |text| {
+        let decoded = decoder.decode_lines(black_box(text), 0).expect("rows");
+        assert_eq!(decoded.rows.num_rows(), EVENTS);
+        black_box(decoded);
+    }
+}
+
+/// Decodes the text with arrow-json, which takes no dictionaries: plain strings for them.
+fn theirs(schema: &SchemaRef) -> impl FnMut(&[u8]) {
+    let plain = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Dictionary(..) => Field::new(field.name(), DataType::Utf8, true),
+        _ => field.as_ref().clone(),
+    });
+    let plain = Arc::new(Schema::new(plain.collect::<Vec<_>>()));
+    let mut decoder = arrow_json::ReaderBuilder::new(plain)
+        .with_batch_size(EVENTS + 1)
+        .build_decoder()
+        .expect("supported types");
+    move |text| {
+        decoder.decode(black_box(text)).expect("json");
+        let rows = decoder.flush().expect("rows").expect("some");
+        assert_eq!(rows.num_rows(), EVENTS);
+        black_box(rows);
+    }
+}
+
+fn benches(criterion: &mut Criterion) {
+    for (name, schema, text) in cases() {
+        let mut group = criterion.benchmark_group(name);
+        group.throughput(Throughput::Elements(EVENTS as u64));
+        group
+            .sample_size(50)
+            .warm_up_time(Duration::from_millis(300));
+        group.measurement_time(Duration::from_secs(1));
+        let mut decode = ours(&schema);
+        group.bench_function("calve", |bencher| bencher.iter(|| decode(&text)));
+        let mut decode = theirs(&schema);
+        group.bench_function("arrow-json", |bencher| bencher.iter(|| decode(&text)));
+        group.finish();
+    }
+}
+
+/// Both in turn, each round of each timed alone: the least of them is what the code costs, however
+/// busy the machine is.
+#[expect(clippy::print_stdout, reason = "a table is what it is for")]
+fn in_turn() {
+    println!("| events | calve ms | arrow-json ms | ratio |\n|---|---|---|---|");
+    for (name, schema, text) in cases() {
+        let (mut ours, mut theirs) = (ours(&schema), theirs(&schema));
+        let mut least = [f64::INFINITY; 2];
+        for _ in 0..ROUNDS {
+            least[0] = least[0].min(milliseconds(|| ours(&text)));
+            least[1] = least[1].min(milliseconds(|| theirs(&text)));
+        }
+        let [calve, arrow] = least;
+        println!(
+            "| {name} | {calve:.3} | {arrow:.3} | {:.1} |",
+            arrow / calve
+        );
+    }
+}
+
+fn milliseconds(work: impl FnOnce()) -> f64 {
+    let start = Instant::now();
+    work();
+    start.elapsed().as_secs_f64() * 1e3
 }
 
 criterion_group!(json, benches);
-criterion_main!(json);
+
+fn main() {
+    if std::env::args().any(|arg| arg == "--in-turn") {
+        return in_turn();
+    }
+    json();
+    Criterion::default().configure_from_args().final_summary();
+}
