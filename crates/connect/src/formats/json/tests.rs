@@ -198,6 +198,43 @@ fn more_keys_than_are_learned() {
     check_batch(&schema, &lines, &mut decoder);
 }
 
+// More orders than the tree of edges holds, with fields that are missing, come twice, do not fit: an
+// end that was learned must never be taken for that of a complete object when it is not.
+#[test]
+fn every_order_of_fields_with_gaps_and_repeats() {
+    let schema: SchemaRef = Arc::new(Schema::new(vec![
+        Field::new("a", DataType::Int64, false),
+        Field::new("b", DataType::Utf8, true),
+        Field::new("c", DataType::Float64, true),
+        Field::new("d", DataType::Boolean, true),
+        Field::new("e", DataType::Utf8, true),
+    ]));
+    let values = ["1", "\"x\"", "2.5", "true", "\"\\n\""];
+    let mut lines = Vec::new();
+    for n in 0..3000_usize {
+        let (mut left, mut rest) = ((0..5).collect::<Vec<_>>(), n * 7919);
+        let mut pairs = Vec::new();
+        while !left.is_empty() {
+            let field = left.remove(rest % left.len());
+            rest /= left.len() + 1;
+            let key = ["a", "b", "c", "d", "e"][field];
+            match (n * 31 + field * 17) % 23 {
+                0 => {}
+                1 => pairs.push(format!("\"{key}\":[]")),
+                2 => pairs.push(format!("\"{key}\":{{}},\"{key}\":{}", values[field])),
+                3 => pairs.push(format!("\"{key}\":{},\"{key}\":null", values[field])),
+                4 => pairs.push(format!("\"unknown {}\":[{{}}]", n % 40)),
+                _ => pairs.push(format!("\"{key}\":{}", values[field])),
+            }
+        }
+        lines.push(format!("{{{}}}", pairs.join(",")).into_bytes());
+    }
+    let mut decoder = JsonDecoder::new(schema.clone()).expect("supported");
+    for _ in 0..2 {
+        check_batch(&schema, &lines, &mut decoder);
+    }
+}
+
 #[test]
 fn dictionaries_hold_each_string_once() {
     let of = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
