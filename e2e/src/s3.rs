@@ -22,8 +22,8 @@ pub struct S3 {
     guard: Child,
     /// The server's own process id.
     pub pid: i32,
-    endpoint_port: u16,
-    filer_port: u16,
+    port: u16,
+    filer: u16,
 }
 
 impl Drop for S3 {
@@ -107,8 +107,8 @@ impl S3 {
             let mut server = Self {
                 guard,
                 pid: 0,
-                endpoint_port: s3,
-                filer_port: filer,
+                port: s3,
+                filer,
             };
             let until = Instant::now() + Duration::from_secs(20);
             while Instant::now() < until {
@@ -128,12 +128,12 @@ impl S3 {
         format!(
             "stores:\n  \"s3://data\": {{ endpoint: \"http://127.0.0.1:{}\", access_key_id: {KEY}, \
              secret_access_key: \"${{S3_SECRET}}\", allow_http: true }}\n",
-            self.endpoint_port
+            self.port
         )
     }
 
     fn ask(&self, what: &Value) -> Result<Value, String> {
-        let (s3, filer) = (self.endpoint_port, self.filer_port);
+        let (s3, filer) = (self.port, self.filer);
         let server = json!({ "key": KEY, "secret": SECRET, "s3": s3, "filer": filer });
         let done = Command::new(python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/s3.py"))
@@ -199,12 +199,6 @@ impl OnS3 {
         self.dir.join("orders.yaml")
     }
 
-    fn command() -> Command {
-        let mut command = Command::new(crate::calve());
-        command.env("S3_SECRET", SECRET).stdin(Stdio::null());
-        command
-    }
-
     /// `calve run`, with `CALVE_FAULT` set to `fault` unless empty.
     ///
     /// # Panics
@@ -214,7 +208,7 @@ impl OnS3 {
             .create(true)
             .append(true)
             .open(self.dir.join("log"));
-        let mut command = Self::command();
+        let mut command = command();
         command
             .arg("run")
             .arg(self.file())
@@ -240,7 +234,7 @@ impl OnS3 {
     /// When the process cannot be started.
     pub fn clean(&self) -> Output {
         let table = format!("s3://data/{}/out", self.name);
-        let mut command = Self::command();
+        let mut command = command();
         command.args(["table", "clean", "--older-than", "0s", "--file"]);
         command
             .arg(self.file())
@@ -258,6 +252,13 @@ impl OnS3 {
         assert!(!log.contains("SEEN"), "a secret is in the log: {log}");
         log
     }
+}
+
+/// The binary, with the secret in its environment.
+fn command() -> Command {
+    let mut command = Command::new(crate::calve());
+    command.env("S3_SECRET", SECRET).stdin(Stdio::null());
+    command
 }
 
 /// What the readers find below `s3://data/<name>`, for each name.

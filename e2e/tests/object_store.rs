@@ -425,10 +425,9 @@ fn files_of_an_http_server_are_read() {
     let Shared { server, dir, .. } = &*SHARED;
     let web = dir.path().join("web");
     fs::create_dir_all(&web).expect("a folder");
-    let events: String = (0..100_000)
-        .map(|n| format!("{{\"id\": {n}, \"region\": \"eu\", \"amount\": 1.5}}\n"))
-        .collect();
-    fs::write(web.join("events.ndjson"), events).expect("write");
+    let line = |n| format!("{{\"id\": {n}, \"region\": \"eu\", \"amount\": 1.5}}");
+    let events: Vec<String> = (0..100_000).map(line).collect();
+    fs::write(web.join("events.ndjson"), events.join("\n") + "\n").expect("write");
     for ranges in [true, false] {
         let http = Http::start(&web, ranges);
         let name = if ranges { "ranges" } else { "plain" };

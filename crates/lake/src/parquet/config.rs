@@ -3,11 +3,11 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Writes partitioned Parquet files into a folder.
+/// Writes partitioned Parquet files into a folder or an object store.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ParquetConfig {
-    /// Folder of the table; created when missing.
+    /// Folder of the table, created when missing; or the URL of a place below a bucket.
     pub path: String,
     /// Where rows go: a preset (`date`, `date_hour`, `date_hour_type`) or a template such as
     /// `region={region}/events-{ts:%Y-%m-%d-%H}-{seq}.parquet`. `{column}` is a column's value,

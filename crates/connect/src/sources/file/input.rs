@@ -30,15 +30,20 @@ const STREAM_PAUSE: Duration = Duration::from_millis(200);
 
 enum Bytes {
     Local(File),
-    Remote {
-        folder: ObjectFolder,
-        path: object_store::path::Path,
-        at: u64,
-        stream: Option<BoxStream<'static, object_store::Result<bytes::Bytes>>>,
-        /// The object's identity and size, from the first answer on, or from before.
-        id: Option<String>,
-        size: Option<u64>,
-    },
+    Remote(Box<Remote>),
+}
+
+/// An object, or a file of an HTTP server.
+struct Remote {
+    folder: ObjectFolder,
+    path: object_store::path::Path,
+    at: u64,
+    stream: Option<BoxStream<'static, object_store::Result<bytes::Bytes>>>,
+    /// Its identity and size, from the first answer on; the identity also from before.
+    id: Option<String>,
+    size: Option<u64>,
+    /// Its ETag, as the store wrote it.
+    etag: Option<String>,
 }
 
 enum Inflate {
@@ -71,7 +76,7 @@ impl Input {
                 let file = File::open(path);
                 Bytes::Local(file.map_err(|e| Error::io(format!("cannot open file={name}"), e))?)
             }
-            Location::Remote { folder, path } => Bytes::Remote {
+            Location::Remote { folder, path } => Bytes::Remote(Box::new(Remote {
                 folder: folder.clone(),
                 path: path.clone(),
                 at: 0,
@@ -79,7 +84,8 @@ impl Input {
                 // A file that may grow is compared by what was read of it.
                 id: id.filter(|_| folder.is_whole()).map(str::to_owned),
                 size: None,
-            },
+                etag: None,
+            })),
         };
         Ok(Self {
             name: name.to_owned(),
@@ -119,12 +125,8 @@ impl Input {
     /// file.
     pub(crate) fn object(&self) -> Option<(Option<&str>, u64)> {
         match &self.bytes {
-            Bytes::Remote {
-                id,
-                size: Some(size),
-                ..
-            } => Some((id.as_deref(), *size)),
-            Bytes::Remote { .. } | Bytes::Local(_) => None,
+            Bytes::Remote(remote) => Some((remote.id.as_deref(), remote.size?)),
+            Bytes::Local(_) => None,
         }
     }
 
@@ -135,9 +137,9 @@ impl Input {
                 let done = file.seek(SeekFrom::Start(to));
                 done.map_err(|e| Error::io(format!("cannot seek file={}", self.name), e))?;
             }
-            Bytes::Remote { at, stream, .. } => {
-                *stream = None;
-                *at = to;
+            Bytes::Remote(remote) => {
+                remote.stream = None;
+                remote.at = to;
             }
         }
         Ok(())
@@ -202,38 +204,37 @@ impl Bytes {
                 let read = Read::by_ref(file).take(want as u64).read_to_end(into);
                 read.map_err(|e| Error::io(format!("cannot read file={name}"), e))
             }
-            Self::Remote { .. } => self.fill_remote(name, into, want).await,
+            Self::Remote(remote) => remote.fill(name, into, want).await,
         }
     }
+}
 
+impl Remote {
     /// A stream that breaks off, or that a slow pipeline let run into the store's time limit, is
     /// opened again where it ended.
-    async fn fill_remote(&mut self, name: &str, into: &mut Vec<u8>, want: usize) -> Result<usize> {
+    async fn fill(&mut self, name: &str, into: &mut Vec<u8>, want: usize) -> Result<usize> {
         let mut read = 0;
         let mut broken = 0;
         while read < want {
             if !self.open_stream(name).await? {
                 break;
             }
-            let Self::Remote {
-                folder, at, stream, ..
-            } = self
-            else {
+            let Some(open) = &mut self.stream else {
                 break;
             };
-            let Some(open) = stream else { break };
             match open.next().await {
                 None => break,
                 Some(Ok(piece)) => {
                     into.extend_from_slice(&piece);
                     read += piece.len();
-                    *at += piece.len() as u64;
+                    self.at += piece.len() as u64;
                     broken = 0;
                 }
                 Some(Err(error)) => {
-                    *stream = None;
+                    self.stream = None;
                     broken += 1;
-                    let failed = folder.failed(&format!("cannot read file={name}"), "", &error);
+                    let what = format!("cannot read file={name}");
+                    let failed = self.folder.failed(&what, "", &error);
                     if broken > STREAM_TRIES {
                         return Err(failed);
                     }
@@ -247,36 +248,34 @@ impl Bytes {
 
     /// Opens the stream at the position, where it is not open; false behind the end.
     async fn open_stream(&mut self, name: &str) -> Result<bool> {
-        let Self::Remote {
+        let Self {
             folder,
             path,
             at,
             stream,
             id,
             size,
-        } = self
-        else {
-            return Ok(false);
-        };
+            etag,
+        } = self;
         if stream.is_some() {
             return Ok(true);
         }
         let options = GetOptions {
             // A whole file is asked for without a range, which not every HTTP server knows.
             range: (*at > 0).then_some(GetRange::Offset(*at)),
-            if_match: id
-                .as_ref()
-                .filter(|_| folder.is_whole())
-                .map(|id| format!("\"{id}\"")),
+            if_match: etag.clone().filter(|_| folder.is_whole()),
             ..GetOptions::default()
         };
         let failed = |e: &StoreError| folder.failed(&format!("cannot read file={name}"), "", e);
         match folder.store().get_opts(path, options).await {
             Ok(got) => {
-                *size = Some(got.meta.size);
-                if id.is_none() {
-                    *id = identity(folder, &got.meta);
+                let now = identity(folder, &got.meta);
+                if folder.is_whole() && id.is_some() && now.is_some() && *id != now {
+                    return Err(replaced(name, "replaced"));
                 }
+                *id = id.take().or(now);
+                *size = Some(got.meta.size);
+                etag.clone_from(&got.meta.e_tag);
                 *stream = Some(got.into_stream());
                 Ok(true)
             }
