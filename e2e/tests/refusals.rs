@@ -180,23 +180,29 @@ const PARQUET_STEPS: &[&str] = &[
     "parquet.commit.after_entry",
 ];
 
+/// Waits until a process was stopped by a signal.
+fn is_stopped(child: &std::process::Child) -> bool {
+    (0..1500).any(|_| {
+        calve_e2e::pause(10);
+        let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
+        stat.rsplit(") ")
+            .next()
+            .is_some_and(|rest| rest.starts_with('T'))
+    })
+}
+
 fn asleep_in_any_step(sink: Sink, own: &[&str]) {
     let mut specs = Vec::new();
     let root = tempfile::tempdir().expect("a folder");
     let points: Vec<&str> = STEPS.iter().chain(own).copied().collect();
     for point in &points {
-        let scenario = Scenario::new(root.path().join(point), sink, 40_000, 100_000);
-        let pass = if point.starts_with("start") { 1 } else { 3 };
+        let scenario = Scenario::new(root.path().join(point), sink, 40_000, 20_000);
+        let pass = if point.starts_with("start") { 1 } else { 2 };
         let mut old = scenario.start(&format!("{point}=stop@{pass}"));
         let pid = Pid::from_child(&old);
-        let stopped = (0..500).any(|_| {
-            calve_e2e::pause(10);
-            let stat = fs::read_to_string(format!("/proc/{}/stat", old.id())).unwrap_or_default();
-            stat.rsplit(") ")
-                .next()
-                .is_some_and(|rest| rest.starts_with('T'))
-        });
-        assert!(stopped, "{point}: not reached: {}", scenario.log());
+        assert!(is_stopped(&old), "{point}: not reached: {}", scenario.log());
+        // The old one is far from its end, however slow the machine; the new one need not be.
+        scenario.write(40_000, 0, "SELECT * FROM events");
         assert!(scenario.run("").success(), "{point}: {}", scenario.log());
         kill_process(pid, Signal::CONT).expect("wake it");
         let status = old.wait().expect("wait");
@@ -219,6 +225,29 @@ fn an_iceberg_process_that_was_asleep_in_any_step_stops_and_harms_nothing() {
 #[test]
 fn a_parquet_process_that_was_asleep_in_any_step_stops_and_harms_nothing() {
     asleep_in_any_step(Sink::Parquet, PARQUET_STEPS);
+}
+
+/// The slower has looked at the first events for their schema when the faster reads all of them.
+#[test]
+fn two_first_starts_with_an_inferred_schema_double_nothing() {
+    let root = tempfile::tempdir().expect("a folder");
+    let scenario = Scenario::new(root.path().join("p"), Sink::Iceberg, 40_000, 0);
+    edit(
+        &scenario,
+        "format: { json: { columns: { id: bigint, region: varchar, amount: double } } }",
+        "format: json",
+    );
+    let mut slow = scenario.start("start.before_claim=stop");
+    let pid = Pid::from_child(&slow);
+    assert!(is_stopped(&slow), "{}", scenario.log());
+    assert!(scenario.run("").success(), "{}", scenario.log());
+    kill_process(pid, Signal::CONT).expect("wake it");
+    let status = slow.wait().expect("wait");
+    assert_eq!(status.code(), Some(0), "{}", scenario.log());
+    let found = &readers(&[scenario.spec()])[0];
+    let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
+    assert_eq!(all.map(|(a, b)| a + b), Some(40_000), "{found}");
+    assert_eq!(found["rows"], found["ids"], "{found}");
 }
 
 #[test]

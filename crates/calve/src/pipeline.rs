@@ -9,14 +9,14 @@ use calve_connect::{
 };
 use calve_engine::{
     BatcherFactory, Decoder, Error, Output, Result, Source, Transform,
-    checkpoint::{Checkpoints, Loaded, Meta, open_store},
+    checkpoint::{Checkpoints, Loaded, Meta},
     event_time::EventTime,
     metrics::Metrics,
     rejects::{RejectsOutput, RejectsPlace, RejectsWriter},
     shard::{REJECTS, Shard, ShardOptions, TABLE},
     stores::{Stores, is_remote},
 };
-use calve_lake::{parquet::ParquetTable, write::WriteOptions};
+use calve_lake::{checkpoints::open_store, parquet::ParquetTable, write::WriteOptions};
 use calve_model::Offsets;
 use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
 
@@ -71,7 +71,9 @@ impl Front {
                 formats::schema_to_yaml(&schema, 2)
             ));
             inferred = Some(formats::schema_to_json(&schema)?);
-            source = Box::new(peeked);
+            let (config, format) = (file.source.clone(), file.format.clone());
+            let anew = move || config.build(&format, &context);
+            source = Box::new(peeked.or_anew(anew));
             schema
         };
         let planned = plan(file, &events)?;

@@ -98,7 +98,10 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
         line("monitors", &names.join(", "));
     }
     line("sink", &sink(&file, table));
-    line("checkpoints", &file.checkpoint_location());
+    line(
+        "checkpoints",
+        &calve_lake::checkpoints::shown(&file.checkpoint_location()),
+    );
     if let Some(rejects) = file.rejects_path() {
         line("rejects", rejects);
     }

@@ -100,7 +100,7 @@ impl Target {
         let file = config::load(path)?;
         let stores = stores(&file);
         let store =
-            calve_engine::checkpoint::open_store(&file.checkpoint_location(), &stores).await?;
+            calve_lake::checkpoints::open_store(&file.checkpoint_location(), &stores).await?;
         let checkpoints = Checkpoints::new(Arc::clone(&store), &file.name, SHARD);
         Ok(Self {
             file,

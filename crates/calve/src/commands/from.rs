@@ -5,9 +5,10 @@ use std::collections::BTreeMap;
 
 use calve_engine::{
     Error, Result, Source, SourceEvent,
-    checkpoint::{Checkpoints, RecordOutput, open_store},
+    checkpoint::{Checkpoints, RecordOutput},
     shard::{REJECTS, TABLE},
 };
+use calve_lake::checkpoints::open_store;
 use calve_model::{Epoch, Offsets, Position, SourcePartition, Watermarks};
 
 use super::checkpoint::{outputs::Now, starting_point};

@@ -261,13 +261,17 @@ impl Default for ServeConfig {
     }
 }
 
-/// Where checkpoints are kept.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+/// Where checkpoints are kept. At most one of these.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct CheckpointConfig {
     /// A folder or a URL. Outside of the table. Default: `.calve-checkpoints` in the warehouse of
     /// an Iceberg table, or beside the folder of a Parquet table.
-    pub(crate) path: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) path: Option<String>,
+    /// URL of a SQL database: `sqlite:PATH` or `postgres://USER:PASSWORD@HOST/DATABASE`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) sql: Option<Secret>,
 }
 
 impl PipelineFile {
@@ -285,14 +289,18 @@ impl PipelineFile {
         }
     }
 
-    /// Where checkpoints are: a local path or a URL.
+    /// Where checkpoints are: a local path or a URL; that of a database may hold a password, so it is
+    /// shown by [`calve_lake::checkpoints::shown`] only.
     ///
     /// By default `<warehouse>/.calve-checkpoints`, where no namespace can be (their names have no
     /// leading dot), or `.calve-checkpoints` in the folder that holds a Parquet table's folder. So
     /// they are never inside a table's location, and move with the tables that they belong to.
     pub(crate) fn checkpoint_location(&self) -> String {
         if let Some(checkpoint) = &self.checkpoint {
-            return checkpoint.path.clone();
+            let sql = checkpoint.sql.as_ref().map(|url| url.expose().to_owned());
+            if let Some(location) = sql.or_else(|| checkpoint.path.clone()) {
+                return location;
+            }
         }
         self.beside_the_table(CHECKPOINTS)
     }

@@ -231,6 +231,15 @@ fn wrong_values_and_missing_keys_name_the_path() {
         ("serve: { listen: \"0.0.0.0:80\" }", "serve.listen"),
         ("transform: { sql: \" \" }", "transform.sql"),
         ("checkpoint: { path: \"\" }", "checkpoint.path"),
+        (
+            "checkpoint: { path: a, sql: \"sqlite:b\" }",
+            "both path and sql",
+        ),
+        ("checkpoint: { sql: \"mysql://h/d\" }", "checkpoint.sql"),
+        (
+            "checkpoint: { sql: \"sqlite::memory:\" }",
+            "not a URL of a SQL",
+        ),
     ] {
         let error = with(more).expect_err(more);
         assert!(error.message().contains(says), "{more}: {error:?}");

@@ -71,6 +71,20 @@ impl PipelineFile {
             outside("rejects.path", rejects)?;
         }
         let checkpoints = self.checkpoint_location();
+        if let Some(checkpoint) = &self.checkpoint
+            && let Some(sql) = &checkpoint.sql
+        {
+            if checkpoint.path.is_some() {
+                return Err(Error::config("checkpoint has both path and sql").hint("keep one"));
+            }
+            if !calve_lake::checkpoints::is_sql(sql.expose()) {
+                return Err(
+                    Error::config("checkpoint.sql is not a URL of a SQL database")
+                        .hint("write `sqlite:PATH` or `postgres://USER:${PASSWORD}@HOST/DATABASE`"),
+                );
+            }
+            return calve_lake::checkpoints::SqlRecords::check(sql.expose());
+        }
         if checkpoints.trim().is_empty() {
             return Err(Error::config("checkpoint.path is empty"));
         }

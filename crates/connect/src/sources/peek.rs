@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, time::Duration};
 
 use async_trait::async_trait;
-use calve_engine::{RawBatch, Result, Source, SourceEvent};
+use calve_engine::{Error, RawBatch, Result, Source, SourceEvent};
 use calve_model::Offsets;
 use tokio::time::Instant;
 
@@ -16,11 +16,30 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Peeked {
     seen: VecDeque<SourceEvent>,
     inner: Box<dyn Source>,
+    /// Where it was opened.
+    from: Offsets,
+    again: Option<Again>,
+}
+
+/// Makes the source anew.
+type Again = Box<dyn FnOnce() -> Result<Box<dyn Source>> + Send>;
+
+impl Peeked {
+    /// How to make the source anew, should it have to begin elsewhere than where it was looked at:
+    /// another process may have read on meanwhile, and this one taken it over.
+    #[must_use]
+    pub fn or_anew(
+        mut self,
+        again: impl FnOnce() -> Result<Box<dyn Source>> + Send + 'static,
+    ) -> Self {
+        self.again = Some(Box::new(again));
+        self
+    }
 }
 
 /// Opens a source at `from` and reads its first events: up to 4 MiB, or what comes within a second
-/// of the first. The source that is returned begins with them; its `open` must be given the same
-/// `from`, and does nothing.
+/// of the first. The source that is returned begins with them; its `open` does nothing when given the
+/// same `from`, else it needs [`Peeked::or_anew`].
 ///
 /// # Errors
 /// Those of the source.
@@ -72,13 +91,26 @@ async fn peek_for(
         Peeked {
             seen,
             inner: source,
+            from: from.clone(),
+            again: None,
         },
     ))
 }
 
 #[async_trait]
 impl Source for Peeked {
-    async fn open(&mut self, _: &Offsets) -> Result<()> {
+    async fn open(&mut self, from: &Offsets) -> Result<()> {
+        if *from == self.from {
+            return Ok(());
+        }
+        let again = self.again.take().ok_or_else(|| {
+            Error::fenced("another process read on while this one looked at the first events")
+                .hint("start it again")
+        })?;
+        let mut source = again()?;
+        source.open(from).await?;
+        self.seen.clear();
+        self.inner = source;
         Ok(())
     }
 

@@ -4,6 +4,7 @@
 //! floor, or below a record that exists, is never used. So of two processes that believe they own
 //! the shard, at most one creates the next epoch. Protocol: design.md section 3.
 
+pub mod conformance;
 mod object;
 mod record;
 mod store;

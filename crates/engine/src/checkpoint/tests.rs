@@ -1,20 +1,7 @@
-//! One suite for every store, and the fence between two owners.
+//! The suite for stores over a folder and an object store in memory, and records.
 
-use std::collections::BTreeMap;
-
-use super::*;
-use crate::{error::ErrorKind, stores::ObjectFolder};
-
-fn base() -> RecordBase {
-    RecordBase {
-        fingerprints: BTreeMap::new(),
-        identities: BTreeMap::from([("table".to_owned(), None)]),
-        offsets: Offsets::default(),
-        watermarks: Watermarks::new(0),
-        previous: BTreeMap::new(),
-        floor: Epoch::NONE,
-    }
-}
+use super::{conformance::base, *};
+use crate::stores::ObjectFolder;
 
 async fn stores() -> Vec<(Arc<dyn RecordStore>, Option<tempfile::TempDir>)> {
     let dir = tempfile::tempdir().expect("a folder");
@@ -30,73 +17,14 @@ async fn stores() -> Vec<(Arc<dyn RecordStore>, Option<tempfile::TempDir>)> {
 }
 
 #[tokio::test]
-async fn a_store_keeps_its_promises() {
+async fn stores_keep_their_promises() {
     for (store, _dir) in stores().await {
-        assert_eq!(store.get("a/b").await.expect("get"), None);
-        assert!(store.list("a").await.expect("list").is_empty());
-        assert_eq!(
-            store.create("a/b", b"1".to_vec()).await.expect("create"),
-            Created::Yes
-        );
-        assert_eq!(
-            store.create("a/b", b"2".to_vec()).await.expect("create"),
-            Created::Exists
-        );
-        assert_eq!(
-            store.get("a/b").await.expect("get").as_deref(),
-            Some(b"1".as_slice())
-        );
-        store.put("a/b", b"3".to_vec()).await.expect("put");
-        assert_eq!(
-            store.get("a/b").await.expect("get").as_deref(),
-            Some(b"3".as_slice())
-        );
-        assert_eq!(store.list("a").await.expect("list"), ["b"]);
-        assert_eq!(store.folders("").await.expect("folders"), ["a"]);
-        store.delete("a/b").await.expect("delete");
-        store.delete("a/b").await.expect("delete again");
-        assert_eq!(store.get("a/b").await.expect("get"), None);
+        conformance::store(Arc::clone(&store)).await;
+        conformance::owners(store).await;
     }
-}
-
-#[tokio::test]
-async fn of_two_owners_the_older_is_fenced() {
-    for (store, _dir) in stores().await {
-        let old = Checkpoints::new(Arc::clone(&store), "orders", "main");
-        let (claim, _) = old.claim(None, base()).await.expect("the first claim");
-        let first = claim.following();
-        old.create(&first).await.expect("the owner prepares");
-
-        let new = Checkpoints::new(Arc::clone(&store), "orders", "main");
-        let loaded = new.load().await.expect("load");
-        assert_eq!(loaded.newest().expect("a record").epoch, Epoch(2));
-        let (taken, _) = new
-            .claim(loaded.newest(), base())
-            .await
-            .expect("the takeover");
-        assert_eq!(taken.epoch, Epoch(3));
-
-        let error = old
-            .create(&first.following())
-            .await
-            .expect_err("the old owner is fenced");
-        assert_eq!(error.kind(), ErrorKind::Fenced);
-
-        // Asleep for long: its epoch was taken, committed and deleted meanwhile.
-        let later = taken.following();
-        new.create(&later).await.expect("the new owner goes on");
-        new.retire(later.epoch).await.expect("retire");
-        let error = old
-            .create(&first.following())
-            .await
-            .expect_err("still fenced");
-        assert_eq!(error.kind(), ErrorKind::Fenced);
-
-        // It could take the name, since that was free; nobody minds the record.
-        let loaded = new.load().await.expect("load");
-        let epochs: Vec<Epoch> = loaded.records.iter().map(|(r, _)| r.epoch).collect();
-        assert_eq!((epochs, loaded.floor), (vec![later.epoch], taken.epoch));
-    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let local = || Arc::new(LocalRecords::new(dir.path()));
+    conformance::survives(local(), local).await;
 }
 
 #[tokio::test]

@@ -10,12 +10,13 @@ use std::{
 
 use calve_engine::{
     Error, Result,
-    checkpoint::{Checkpoints, open_store},
+    checkpoint::Checkpoints,
     rejects,
     shard::TABLE,
     stores::Stores,
 };
 use calve_lake::{
+    checkpoints::{open_store, shown},
     iceberg::{CatalogConfig, TableDetails, content_files},
     parquet::{ObjectOutput, PublishedFile, RemoteLive},
 };
@@ -58,7 +59,7 @@ impl Given {
     }
 
     fn missing(&self, pipeline: &str, shard: &str) -> Error {
-        let looked: Vec<&str> = self.locations.iter().map(String::as_str).collect();
+        let looked: Vec<String> = self.locations.iter().map(|l| shown(l)).collect();
         Error::config(format!(
             "the table holds epochs of a pipeline whose checkpoints are not found, and they may refer to \
              files that would be removed: pipeline={pipeline} shard={shard} looked_in={}",

@@ -113,11 +113,7 @@ impl Process {
     pub(super) async fn before(&self, what: &str) -> Result<()> {
         let (world, plan) = (&self.world, &self.world.plan);
         self.delay(what, plan.call).await;
-        if let Some((call, kind)) = plan.broken
-            && call == what
-        {
-            return Err(Error::new(kind, format!("injected: {what} is broken")));
-        }
+        plan.works(what)?;
         if self.fate.lock().calm {
             return Ok(());
         }
