@@ -32,7 +32,8 @@ async fn sqlite_keeps_the_promises_of_a_store() {
 #[tokio::test]
 async fn postgresql_keeps_the_promises_of_a_store() {
     let server = super::postgres_server::Server::start();
-    let open = || SqlRecords::new(&server.url("right password")).expect("a URL");
+    let url = server.url("right password");
+    let open = || SqlRecords::new(&url).expect("a URL");
     assert!(open().list("a").await.expect("list").is_empty());
     conformance::store(open()).await;
     conformance::owners(open()).await;
