@@ -104,19 +104,13 @@ impl Catalog {
                     e,
                 )
             })?;
-        if create {
-            for statement in LAYOUT {
-                sqlx::query(statement)
-                    .execute(&pool)
-                    .await
-                    .map_err(|e| sql("cannot lay out the catalog", e))?;
-            }
-        }
-        let columns: Vec<String> =
-            sqlx::query_scalar("SELECT name FROM pragma_table_info('iceberg_tables')")
-                .fetch_all(&pool)
+        let mut columns = columns_of(&pool).await?;
+        if create && columns.is_empty() {
+            lay_out(&pool)
                 .await
-                .map_err(|e| sql("cannot read the catalog", e))?;
+                .map_err(|e| sql("cannot lay out the catalog", e))?;
+            columns = columns_of(&pool).await?;
+        }
         if columns.is_empty() {
             return Err(Error::config(format!(
                 "the file is not an Iceberg catalog: file={}",
@@ -175,6 +169,7 @@ impl Catalog {
     /// Registers a table. False: the name is taken.
     pub(super) async fn register(&self, table: &TableName, location: &str) -> Result<bool> {
         let failed = |e| sql(&format!("cannot register table={table}"), e);
+        let mut both = self.pool.begin_with(WRITING).await.map_err(failed)?;
         sqlx::query(
             "INSERT INTO iceberg_namespace_properties \
              (catalog_name, namespace, property_key, property_value) \
@@ -182,7 +177,7 @@ impl Catalog {
         )
         .bind(&self.name)
         .bind(&table.namespace)
-        .execute(&self.pool)
+        .execute(&mut *both)
         .await
         .map_err(failed)?;
         let (column, value) = if self.typed {
@@ -199,9 +194,10 @@ impl Catalog {
         .bind(&table.namespace)
         .bind(&table.name)
         .bind(location)
-        .execute(&self.pool)
+        .execute(&mut *both)
         .await
         .map_err(failed)?;
+        both.commit().await.map_err(failed)?;
         Ok(inserted.rows_affected() == 1)
     }
 
@@ -293,6 +289,26 @@ const LAYOUT: [&str; 2] = [
         property_value VARCHAR(1000) NOT NULL,
         PRIMARY KEY (catalog_name, namespace, property_key))",
 ];
+
+/// Takes the write lock at once: a transaction that reads first cannot wait for it later.
+const WRITING: &str = "BEGIN IMMEDIATE";
+
+/// Columns of the table of tables; empty: the file is new, or no catalog.
+async fn columns_of(pool: &SqlitePool) -> Result<Vec<String>> {
+    sqlx::query_scalar("SELECT name FROM pragma_table_info('iceberg_tables')")
+        .fetch_all(pool)
+        .await
+        .map_err(|e| sql("cannot read the catalog", e))
+}
+
+/// Both tables in one transaction: each is several fsyncs.
+async fn lay_out(pool: &SqlitePool) -> Result<(), sqlx::Error> {
+    let mut both = pool.begin_with(WRITING).await?;
+    for statement in LAYOUT {
+        sqlx::query(statement).execute(&mut *both).await?;
+    }
+    both.commit().await
+}
 
 /// A rollback journal that is truncated and fsynced makes a transaction durable without an fsync of
 /// the folder. It holds for this connection only; a file that somebody put into WAL mode stays so.
