@@ -235,7 +235,14 @@ impl OnS3 {
     pub fn clean(&self) -> Output {
         let table = format!("s3://data/{}/out", self.name);
         let mut command = command();
-        command.args(["table", "clean", "--older-than", "0s", "--file"]);
+        command.args([
+            "table",
+            "clean",
+            "--stopped",
+            "--older-than",
+            "0s",
+            "--file",
+        ]);
         command
             .arg(self.file())
             .arg(table)

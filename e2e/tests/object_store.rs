@@ -184,6 +184,7 @@ fn prepared_uploads_that_somebody_aborted_are_refused() {
         .args([
             "table",
             "clean",
+            "--stopped",
             "--older-than",
             "0s",
             "--checkpoint",

@@ -8,13 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use calve_engine::{
-    Error, Result,
-    checkpoint::Checkpoints,
-    rejects,
-    shard::TABLE,
-    stores::Stores,
-};
+use calve_engine::{Error, Result, checkpoint::Checkpoints, rejects, shard::TABLE, stores::Stores};
 use calve_lake::{
     checkpoints::{open_store, shown},
     iceberg::{CatalogConfig, TableDetails, content_files},

@@ -376,4 +376,14 @@ fn an_object_store_reads_like_a_disk() {
             "at {i}"
         );
     }
+    // The same head, size and end; only the store knows that it is another object.
+    put("in/a.ndjson", content.into_bytes());
+    for i in [1, all.len()] {
+        let error = read(&mut open(), &offsets_after(&all[..i])).expect_err("replaced");
+        let message = error.message();
+        assert!(
+            message.contains("was replaced") && message.contains("a.ndjson"),
+            "{error}"
+        );
+    }
 }
