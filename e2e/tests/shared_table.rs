@@ -6,6 +6,11 @@ use calve_e2e::{Scenario, Sink, readers};
 fn a_second_writer_costs_retries_and_no_data() {
     let root = tempfile::tempdir().expect("a folder");
     let scenario = Scenario::new(root.path().join("p"), Sink::Iceberg, 450_000, 30_000);
+    // An overwrite reads the table before it commits; at 25 commits a second it would always lose.
+    let text = std::fs::read_to_string(scenario.file()).expect("read");
+    let slower = text.replace("every: 40ms", "every: 700ms");
+    assert_ne!(text, slower);
+    std::fs::write(scenario.file(), slower).expect("write");
     let mut calve = scenario.start("");
     let other = scenario.second_writer();
     let status = calve.wait().expect("wait");

@@ -142,7 +142,7 @@ async fn run_until(
     let claim = started.claim;
 
     let permits = in_flight(options.in_flight_bytes);
-    let slots = pool.current_num_threads() * 8;
+    let slots = pool.current_num_threads() * 4;
     let (items, incoming) = mpsc::channel(slots);
     let (cuts, cut_queue) = mpsc::channel(1);
     let (prepared, prepared_queue) = mpsc::channel(PREPARED_EPOCHS);

@@ -27,6 +27,8 @@ use super::{budget::Piece, encoding::FileLayout};
 
 /// Bytes are given to the system in blocks of this size.
 const BLOCK: usize = 1 << 20;
+/// What the last write before that may hold.
+const SLACK: usize = 64 << 10;
 
 /// Where the bytes of a data file go.
 enum Sink {
@@ -83,6 +85,10 @@ impl Write for Sink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
             Self::Local { block, .. } => {
+                if block.capacity() == 0 {
+                    // In one go: a block that grows is copied, and touches twice the memory.
+                    block.reserve_exact(BLOCK + SLACK);
+                }
                 block.extend_from_slice(bytes);
                 if block.len() >= BLOCK {
                     self.give()?;

@@ -37,9 +37,9 @@ use super::{
 const ENCODE_ROWS: usize = 1 << 16;
 /// … where few table partitions are written, rather when this many wait in all of them together:
 /// rows that wait are memory, and are out of the processor's caches when their turn comes …
-const WAITING_ROWS: usize = 1 << 18;
+const WAITING_ROWS: usize = 1 << 17;
 /// … but not fewer in one.
-const FEWEST_ROWS: usize = 1 << 13;
+const FEWEST_ROWS: usize = 1 << 12;
 /// … or so many bytes.
 const ENCODE_BYTES: usize = 4 << 20;
 /// Rows between two looks at the size of row group and file.
