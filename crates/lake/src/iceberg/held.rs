@@ -3,7 +3,9 @@
 //!
 //! The property survives expiry; a rollback moves the current snapshot, but not the property. So the
 //! property names the snapshot that it came with, and that one must be an ancestor of the current
-//! one, unless expiry has cut the history there.
+//! one, unless expiry has cut the history there. Some engines leave the parent of the oldest snapshot
+//! that stays, others take it away; so the property names the sequence number too, and a history that
+//! begins behind it was cut.
 
 use calve_engine::error::{Error, Result};
 use calve_model::Epoch;
@@ -42,7 +44,7 @@ pub(super) fn parse_property(name: &str) -> Option<(String, String)> {
     Some((decode(pipeline)?, decode(shard)?))
 }
 
-/// The value of the property: `<epoch>:<digest>:<digest of the offsets>[:<snapshot>]`.
+/// The value of the property: `<epoch>:<digest>:<digest of the offsets>[:<snapshot>[:<sequence>]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Held {
     pub(super) epoch: Epoch,
@@ -52,15 +54,25 @@ pub(super) struct Held {
     pub(super) offsets: String,
     /// The shard's last snapshot.
     pub(super) snapshot: Option<i64>,
+    /// Its sequence number; none in what older versions wrote.
+    pub(super) sequence: Option<i64>,
 }
 
 impl Held {
     pub(super) fn to_value(&self) -> String {
-        let snapshot = self.snapshot.map(|id| format!(":{id}")).unwrap_or_default();
-        format!(
-            "{}:{}:{}{snapshot}",
-            self.epoch.0, self.digest, self.offsets
-        )
+        let Self {
+            epoch,
+            digest,
+            offsets,
+            ..
+        } = self;
+        match (self.snapshot, self.sequence) {
+            (None, _) => format!("{}:{digest}:{offsets}", epoch.0),
+            (Some(id), None) => format!("{}:{digest}:{offsets}:{id}", epoch.0),
+            (Some(id), Some(sequence)) => {
+                format!("{}:{digest}:{offsets}:{id}:{sequence}", epoch.0)
+            }
+        }
     }
 
     pub(super) fn parse(value: &str) -> Option<Self> {
@@ -70,6 +82,7 @@ impl Held {
             digest: parts.next()?.to_owned(),
             offsets: parts.next()?.to_owned(),
             snapshot: parts.next().map(str::parse).transpose().ok()?,
+            sequence: parts.next().map(str::parse).transpose().ok()?,
         };
         parts.next().is_none().then_some(held)
     }
@@ -110,9 +123,12 @@ impl Held {
             if older.is_none() && of_shard(snapshot, pipeline, shard) {
                 older = summary(snapshot, EPOCH);
             }
-            cut = snapshot
-                .parent_snapshot_id()
-                .is_some_and(|parent| metadata.snapshot_by_id(parent).is_none());
+            cut = match self.sequence {
+                Some(ours) => snapshot.sequence_number() > ours,
+                None => snapshot
+                    .parent_snapshot_id()
+                    .is_some_and(|parent| metadata.snapshot_by_id(parent).is_none()),
+            };
         }
         if cut && older.is_none() {
             return Ok(());
@@ -171,16 +187,25 @@ mod tests {
 
     #[test]
     fn values_come_back() {
-        for snapshot in [None, Some(7)] {
+        for (snapshot, sequence) in [(None, None), (Some(7), None), (Some(7), Some(9))] {
             let held = Held {
                 epoch: Epoch(3),
                 digest: "ab".into(),
                 offsets: "cd".into(),
                 snapshot,
+                sequence,
             };
             assert_eq!(Held::parse(&held.to_value()), Some(held));
         }
-        for wrong in ["", "3", "3:a", "x:a:b", "3:a:b:c", "3:a:b:1:2"] {
+        for wrong in [
+            "",
+            "3",
+            "3:a",
+            "x:a:b",
+            "3:a:b:c",
+            "3:a:b:1:x",
+            "3:a:b:1:2:3",
+        ] {
             assert_eq!(Held::parse(wrong), None, "{wrong}");
         }
     }

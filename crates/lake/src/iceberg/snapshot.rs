@@ -147,14 +147,18 @@ pub(super) async fn build(
             .map_err(internal)?;
         snapshot = Some((id, Arc::new(all)));
     }
+    // A commit without files makes no snapshot: the last one stays the shard's.
+    let (last, sequence) = match (&snapshot, base.held) {
+        (Some((id, _)), _) => (Some(*id), Some(metadata.next_sequence_number())),
+        (None, Some(held)) => (held.snapshot, held.sequence),
+        (None, None) => (None, None),
+    };
     let held = Held {
         epoch: commit.epoch,
         digest: commit.digest.clone(),
         offsets: commit.offsets_to.clone(),
-        snapshot: snapshot
-            .as_ref()
-            .map(|(id, _)| *id)
-            .or(base.held.and_then(|h| h.snapshot)),
+        snapshot: last,
+        sequence,
     };
     let property = (
         held::property(&commit.pipeline, &commit.shard),
