@@ -102,22 +102,7 @@ impl Scenario {
     /// # Panics
     /// When the process cannot be started.
     pub fn start(&self, fault: &str) -> Child {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.join("log"))
-            .expect("a log");
-        let mut command = Command::new(calve());
-        command
-            .arg("run")
-            .arg(self.file())
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
-        if !fault.is_empty() {
-            command.env("CALVE_FAULT", fault);
-        }
-        command.spawn().expect("start calve")
+        start(Command::new(calve()), &self.dir, &self.file(), fault)
     }
 
     /// Runs to the end.
@@ -184,6 +169,24 @@ impl Scenario {
         };
         serde_json::json!({ "kind": kind, "dir": self.dir })
     }
+}
+
+/// `command run file`, with `CALVE_FAULT` set to `fault` unless empty; its stderr goes to `dir/log`.
+fn start(mut command: Command, dir: &Path, file: &Path, fault: &str) -> Child {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(dir.join("log"));
+    command
+        .arg("run")
+        .arg(file)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log.expect("a log"));
+    if !fault.is_empty() {
+        command.env("CALVE_FAULT", fault);
+    }
+    command.spawn().expect("start calve")
 }
 
 /// Any calve command, to its end.

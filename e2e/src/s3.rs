@@ -204,20 +204,7 @@ impl OnS3 {
     /// # Panics
     /// When the process cannot be started.
     pub fn start(&self, fault: &str) -> Child {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.dir.join("log"));
-        let mut command = command();
-        command
-            .arg("run")
-            .arg(self.file())
-            .stdout(Stdio::null())
-            .stderr(log.expect("a log"));
-        if !fault.is_empty() {
-            command.env("CALVE_FAULT", fault);
-        }
-        command.spawn().expect("start calve")
+        crate::start(command(), &self.dir, &self.file(), fault)
     }
 
     /// Runs to the end.

@@ -59,13 +59,7 @@ impl ObjectFolder {
 
     /// A place in a store in memory, for tests.
     pub fn in_memory() -> Self {
-        let store = Arc::new(object_store::memory::InMemory::new());
-        let opened = Opened {
-            multipart: Some(store.clone()),
-            store,
-            lister: None,
-            whole: true,
-        };
+        let opened = Opened::of(object_store::memory::InMemory::new());
         Self::new(opened, Path::default(), "memory:///".to_owned(), Vec::new())
     }
 

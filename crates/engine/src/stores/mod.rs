@@ -156,6 +156,17 @@ struct Opened {
 }
 
 impl Opened {
+    /// A store of whole objects with multipart uploads, of which those that are open cannot be listed.
+    fn of(store: impl ObjectStore + MultipartStore) -> Self {
+        let store = Arc::new(store);
+        Self {
+            multipart: Some(store.clone()),
+            store,
+            lister: None,
+            whole: true,
+        }
+    }
+
     fn new(
         url: &Url,
         scheme: &ObjectStoreScheme,
@@ -199,13 +210,7 @@ impl Opened {
                         .with_url(url.as_str())
                         .with_retry(retry())
                 );
-                let store = Arc::new(builder.build()?);
-                Self {
-                    multipart: Some(store.clone()),
-                    store,
-                    lister: None,
-                    whole: true,
-                }
+                Self::of(builder.build()?)
             }
             ObjectStoreScheme::MicrosoftAzure => {
                 let builder = configured!(
@@ -213,13 +218,7 @@ impl Opened {
                         .with_url(url.as_str())
                         .with_retry(retry())
                 );
-                let store = Arc::new(builder.build()?);
-                Self {
-                    multipart: Some(store.clone()),
-                    store,
-                    lister: None,
-                    whole: true,
-                }
+                Self::of(builder.build()?)
             }
             ObjectStoreScheme::Http => {
                 let builder = HttpBuilder::new()
@@ -234,15 +233,7 @@ impl Opened {
                     whole: false,
                 }
             }
-            ObjectStoreScheme::Memory => {
-                let store = Arc::new(InMemory::new());
-                Self {
-                    multipart: Some(store.clone()),
-                    store,
-                    lister: None,
-                    whole: true,
-                }
-            }
+            ObjectStoreScheme::Memory => Self::of(InMemory::new()),
             other => {
                 return Err(object_store::Error::NotSupported {
                     source: format!("not an object store: {other:?}").into(),

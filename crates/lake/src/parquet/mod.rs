@@ -100,4 +100,6 @@ fn local_root(path: &str) -> Result<PathBuf> {
 }
 
 #[cfg(test)]
+mod testing;
+#[cfg(test)]
 mod tests;

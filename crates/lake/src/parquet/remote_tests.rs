@@ -10,11 +10,13 @@ use calve_engine::{
     error::ErrorKind,
     seams::{Prepared, TableWriter},
 };
-use calve_model::Offsets;
 
 use super::*;
 use crate::{
-    parquet::{ParquetConfig, ParquetTable},
+    parquet::{
+        ParquetConfig, ParquetTable,
+        testing::{self, commit, published},
+    },
     write::WriteOptions,
 };
 
@@ -53,29 +55,7 @@ async fn prepare(table: &mut Table, epoch: u64) -> Prepared {
     let regions: StringArray = [Some("eu"), Some("../.."), None].into_iter().collect();
     let columns: Vec<ArrayRef> = vec![Arc::new(regions), Arc::new(Int64Array::from(vec![1, 2, 3]))];
     let batch = RecordBatch::try_new(schema(), columns).expect("a batch");
-    let split = table.0.splitter().split(batch).expect("a split");
-    table.0.append(split).await.expect("append");
-    table.0.seal(Epoch(epoch)).finish().await.expect("finish")
-}
-
-fn commit(epoch: u64, previous: u64, prepared: &Prepared) -> Commit {
-    Commit {
-        pipeline: "orders".into(),
-        shard: "main".into(),
-        epoch: Epoch(epoch),
-        digest: format!("digest{epoch}"),
-        record: String::new(),
-        previous: Epoch(previous),
-        offsets_from: String::new(),
-        offsets_to: String::new(),
-        offsets: Offsets::default(),
-        watermark: None,
-        prepared: prepared.clone(),
-    }
-}
-
-fn files(prepared: &Prepared) -> Vec<PublishedFile> {
-    serde_json::from_value(prepared.content.clone()).expect("files")
+    testing::prepare(&mut table.0, batch, epoch).await
 }
 
 async fn data(folder: &ObjectFolder) -> Vec<String> {
@@ -91,18 +71,18 @@ async fn an_epoch_is_published_once_whatever_happened_before() {
     let prepared = prepare(&mut table, 2).await;
     assert!(data(&folder).await.is_empty(), "nothing is visible yet");
     // An earlier try completed one upload, and died.
-    let first = &files(&prepared)[0];
+    let first = &published(&prepared)[0];
     let upload = first.upload.as_ref().expect("an upload");
     let done = Uploads::complete(&folder, &first.path, upload).await;
     assert_eq!(done.expect("complete"), Completed::Yes);
     let one = commit(2, 0, &prepared);
     let outcome = table.1.commit(&one).await.expect("commit");
     assert!(matches!(outcome, Outcome::Committed { .. }));
-    let published = data(&folder).await;
-    assert_eq!(published.len(), 3, "{published:?}");
-    let folders = published.iter().map(|name| name.split('/').count());
-    assert!(folders.max() == Some(2), "{published:?}");
-    for file in files(&prepared) {
+    let names = data(&folder).await;
+    assert_eq!(names.len(), 3, "{names:?}");
+    let folders = names.iter().map(|name| name.split('/').count());
+    assert!(folders.max() == Some(2), "{names:?}");
+    for file in published(&prepared) {
         let there = folder.head(&file.path).await.expect("look").expect("there");
         assert_eq!(there.size, file.bytes);
     }
@@ -137,7 +117,7 @@ async fn what_is_gone_or_changed_is_refused() {
     let folder = ObjectFolder::in_memory().sub("t").expect("a place");
     let mut table = open(&folder).await;
     let prepared = prepare(&mut table, 2).await;
-    let file = files(&prepared).remove(0);
+    let file = published(&prepared).remove(0);
     let upload = file.upload.expect("an upload");
     let multipart = folder.multipart().expect("uploads");
     let path = folder.path(&file.path).expect("a path");

@@ -8,12 +8,15 @@ use arrow::{
 };
 use calve_engine::{
     error::ErrorKind,
-    seams::{Commit, Outcome, Output, Prepared, TableWriter},
+    seams::{Outcome, Output, TableWriter},
 };
-use calve_model::{Epoch, Offsets};
+use calve_model::Epoch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::*;
+use super::{
+    testing::{commit, prepare, published},
+    *,
+};
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -64,32 +67,6 @@ fn open(path: &Path, layout: &str) -> Table {
     .expect("open")
 }
 
-async fn prepare(table: &mut Table, batch: RecordBatch, epoch: u64) -> Prepared {
-    let split = table.0.splitter().split(batch).expect("a split");
-    table.0.append(split).await.expect("append");
-    table.0.seal(Epoch(epoch)).finish().await.expect("finish")
-}
-
-fn commit(epoch: u64, previous: u64, prepared: &Prepared) -> Commit {
-    Commit {
-        pipeline: "orders".into(),
-        shard: "main".into(),
-        epoch: Epoch(epoch),
-        digest: format!("digest{epoch}"),
-        record: String::new(),
-        previous: Epoch(previous),
-        offsets_from: String::new(),
-        offsets_to: String::new(),
-        offsets: Offsets::default(),
-        watermark: None,
-        prepared: prepared.clone(),
-    }
-}
-
-fn published(prepared: &Prepared) -> Vec<PublishedFile> {
-    serde_json::from_value(prepared.content.clone()).expect("files")
-}
-
 fn numbers(path: &Path) -> (Vec<i64>, Vec<String>) {
     let reader = ParquetRecordBatchReaderBuilder::try_new(File::open(path).expect("a file"));
     let reader = reader.expect("parquet").build().expect("a reader");
@@ -121,7 +98,7 @@ async fn rows_go_where_the_template_says() {
         (Some(-1), None),
         (Some(5), Some("../..")),
     ]);
-    let prepared = prepare(&mut table, batch, 1).await;
+    let prepared = prepare(&mut table.0, batch, 1).await;
     let outcome = table
         .1
         .commit(&commit(1, 0, &prepared))
@@ -172,7 +149,7 @@ async fn presets_make_hive_folders() {
             (Some(20_000 * day + 5 * HOUR), Some("a")),
             (Some(0), Some("b")),
         ]);
-        let prepared = prepare(&mut table, batch, 3).await;
+        let prepared = prepare(&mut table.0, batch, 3).await;
         let folder = |path: &str| path.rsplit_once('/').map_or("", |p| p.0).to_owned();
         published(&prepared)
             .iter()
@@ -203,7 +180,7 @@ async fn table_partitions_of_one_path_get_different_names() {
         (Some(24 * HOUR), None),
         (Some(48 * HOUR), None),
     ]);
-    let prepared = prepare(&mut table, batch, 1).await;
+    let prepared = prepare(&mut table.0, batch, 1).await;
     let names: HashSet<String> = published(&prepared).into_iter().map(|f| f.path).collect();
     assert_eq!(names.len(), 3, "{names:?}");
 }
@@ -232,7 +209,7 @@ async fn hostile_values_stay_in_the_folder() {
             .iter()
             .map(|value| (Some(0), Some(*value)))
             .collect();
-        let prepared = prepare(&mut table, rows(&batch), 1).await;
+        let prepared = prepare(&mut table.0, rows(&batch), 1).await;
         table
             .1
             .commit(&commit(1, 0, &prepared))
@@ -284,7 +261,7 @@ async fn an_interrupted_commit_is_completed() {
         for unstaged in 0..=published_before {
             let dir = tempfile::tempdir().expect("a folder");
             let mut table = open(dir.path(), "region={region}");
-            let prepared = prepare(&mut table, batch.clone(), 1).await;
+            let prepared = prepare(&mut table.0, batch.clone(), 1).await;
             let files = published(&prepared);
             for (at, file) in files.iter().enumerate().take(published_before) {
                 let (from, to) = (dir.path().join(&file.staged), dir.path().join(&file.path));
@@ -315,8 +292,8 @@ async fn epochs_come_in_order_and_only_from_their_owner() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut table = open(dir.path(), "region={region}");
     let batch = rows(&[(Some(0), Some("a"))]);
-    let one = prepare(&mut table, batch.clone(), 1).await;
-    let three = prepare(&mut table, batch.clone(), 3).await;
+    let one = prepare(&mut table.0, batch.clone(), 1).await;
+    let three = prepare(&mut table.0, batch.clone(), 3).await;
     let state = |table: &Table| {
         let output = table.1.clone();
         async move { output.state("orders", "main").await.expect("state") }
@@ -368,7 +345,7 @@ async fn files_that_are_gone_or_taken_are_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut table = open(dir.path(), "region={region}");
     let batch = rows(&[(Some(0), Some("a"))]);
-    let prepared = prepare(&mut table, batch, 1).await;
+    let prepared = prepare(&mut table.0, batch, 1).await;
     let file = &published(&prepared)[0];
     let (staged, path) = (dir.path().join(&file.staged), dir.path().join(&file.path));
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("folders");
@@ -407,7 +384,7 @@ async fn clean_removes_what_nothing_refers_to() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut table = open(dir.path(), "region={region}");
     let batch = rows(&[(Some(0), Some("a")), (Some(0), Some("b"))]);
-    let prepared = prepare(&mut table, batch, 1).await;
+    let prepared = prepare(&mut table.0, batch, 1).await;
     let files = published(&prepared);
     let live = HashSet::from([files[0].staged.clone()]);
     let path = dir.path().display().to_string();
