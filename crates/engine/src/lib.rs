@@ -19,6 +19,6 @@ pub mod stores;
 pub use batch::{Decoded, EventTimeBounds, Payload, RawBatch, Reject};
 pub use error::{Error, ErrorKind, Policy, Result};
 pub use seams::{
-    BatcherFactory, Commit, Decoder, Outcome, Output, OutputState, Prepared, Sealed, Source,
-    SourceEvent, Split, Splitter, TableWriter, Transform,
+    Aggregate, BatcherFactory, Commit, Decoder, Outcome, Output, OutputState, Prepared, Sealed,
+    Source, SourceEvent, Split, Splitter, TableWriter, Transform,
 };

@@ -1,5 +1,5 @@
-//! The I/O seams: source, decoder, transform, table, output. Closed sets are enums elsewhere; only
-//! what has several implementations behind it is a trait here.
+//! The I/O seams: source, decoder, transform, aggregate, table, output. Closed sets are enums
+//! elsewhere; only what has several implementations behind it is a trait here.
 
 use std::{any::Any, sync::Arc};
 
@@ -83,6 +83,55 @@ pub trait Transform: Send {
     /// `Data` when a value of the batch does not convert: the caller halves the batch until the row
     /// that is to blame is found, and rejects it.
     fn apply(&mut self, rows: RecordBatch) -> Result<RecordBatch>;
+}
+
+/// Aggregates rows by window, in two phases: each batch becomes partial states, of which there are
+/// far fewer than rows; states are merged, and finished when a window's trigger fires. One instance
+/// serves all batchers and the shard loop at once; nothing is remembered between calls.
+///
+/// States are rows of [`Aggregate::state_schema`]. The engine may store them, and may set their
+/// window columns to another window's (sessions that merge) before they are merged or finished.
+/// Results depend on the states and their order alone; an empty input makes no rows.
+pub trait Aggregate: Send + Sync {
+    /// Rows of a pane, as the table gets them.
+    fn schema(&self) -> SchemaRef;
+
+    /// Partial states: the group columns, then the accumulators' columns.
+    fn state_schema(&self) -> SchemaRef;
+
+    /// Where a window's start (inclusive) and end (exclusive) are in a state; both are
+    /// `Timestamp(Microsecond, None)`.
+    fn window_columns(&self) -> (usize, usize);
+
+    /// The states of some rows, one row for each window and group. `rows` have the transform's
+    /// columns and, behind them, `window_start` and `window_end`.
+    ///
+    /// # Errors
+    /// `Data` when a value of the batch does not convert (see [`Transform::apply`]).
+    fn partial(&self, rows: &RecordBatch) -> Result<RecordBatch>;
+
+    /// The same states in fewer rows: one for each window and group, in the order in which they
+    /// come first.
+    ///
+    /// # Errors
+    /// `Data` when an accumulator overflows; else `Internal`.
+    fn merge(&self, states: &[RecordBatch]) -> Result<RecordBatch>;
+
+    /// The rows of the panes of all windows in `states`: by window start, then window end, then in
+    /// the order in which the groups come first.
+    ///
+    /// # Errors
+    /// As [`Aggregate::merge`].
+    fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch>;
+
+    /// Where columns of the input, named by a session's key, are in a state.
+    ///
+    /// # Errors
+    /// `Config` when a state is not grouped by one of them.
+    fn key_columns(&self, key: &[String]) -> Result<Vec<usize>>;
+
+    /// What a checkpoint's fingerprint of the aggregate is made of: the SQL and the schema of states.
+    fn fingerprint(&self) -> String;
 }
 
 /// Rows of one batch, split by table partition by a [`Splitter`]; opaque to the engine.
