@@ -1,0 +1,183 @@
+//! What of [`Panes`] goes into a checkpoint, and back. Short names, and nothing that is as in a new
+//! window: a checkpoint may hold a hundred thousand windows. For self-describing formats (JSON).
+
+use serde::{Deserialize, Serialize};
+
+use super::machine::Progress;
+use super::pane::PaneInfo;
+use super::panes::{Panes, Phase, Standing, State, rearm};
+use super::strategy::Strategy;
+use super::window::Window;
+use crate::watermark::Micros;
+
+/// [`Panes`] as values, to be stored. Restored under the strategy that it was saved under.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(bound(deserialize = "K: Deserialize<'de>"))]
+pub struct Saved<K> {
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    watermark: Option<Micros>,
+    /// In the order of end, start, key.
+    #[serde(
+        rename = "w",
+        default = "Vec::new",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    windows: Vec<SavedWindow<K>>,
+    #[serde(
+        rename = "t",
+        default = "Vec::new",
+        skip_serializing_if = "Vec::is_empty"
+    )]
+    touched: Vec<(Micros, Micros, K)>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SavedWindow<K> {
+    #[serde(rename = "k")]
+    key: K,
+    #[serde(rename = "s")]
+    start: Micros,
+    #[serde(rename = "e")]
+    end: Micros,
+    /// All elements.
+    #[serde(rename = "n")]
+    total: u64,
+    /// Of these, those that have fired.
+    #[serde(rename = "d", default, skip_serializing_if = "is_zero")]
+    fired: u64,
+    #[serde(rename = "i", default, skip_serializing_if = "is_zero")]
+    index: u64,
+    #[serde(rename = "o", default, skip_serializing_if = "is_zero")]
+    on_time_index: u64,
+    /// The on-time pane is due. (The other phases follow from the watermark.)
+    #[serde(rename = "u", default, skip_serializing_if = "is_zero")]
+    due: u64,
+    #[serde(rename = "f", default, skip_serializing_if = "is_zero")]
+    finished: u64,
+    #[serde(rename = "c", default, skip_serializing_if = "Vec::is_empty")]
+    slots: Vec<i64>,
+    #[serde(rename = "x", default, skip_serializing_if = "Vec::is_empty")]
+    standing: Vec<(Micros, Micros, PaneInfo)>,
+}
+
+#[allow(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde's skip_serializing_if passes a reference"
+)]
+fn is_zero(value: &u64) -> bool {
+    *value == 0
+}
+
+impl<K> Saved<K> {
+    /// How many windows were open.
+    pub fn open(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// The watermark then.
+    pub fn watermark(&self) -> Option<Micros> {
+        self.watermark
+    }
+}
+
+impl<K: Ord + Clone> Panes<K> {
+    /// All that is needed to go on elsewhere as if nothing had happened.
+    pub fn save(&self) -> Saved<K> {
+        let windows = self
+            .passed
+            .iter()
+            .chain(&self.waiting)
+            .map(|((window, key), state)| SavedWindow {
+                key: key.clone(),
+                start: window.start,
+                end: window.end,
+                total: state.total,
+                fired: state.total - state.fresh,
+                index: state.index,
+                on_time_index: state.on_time_index,
+                due: u64::from(state.phase == Phase::Due),
+                finished: state.progress.finished,
+                slots: if self.machine.is_start(&state.progress.slots) {
+                    Vec::new()
+                } else {
+                    state.progress.slots.to_vec()
+                },
+                standing: state
+                    .standing
+                    .iter()
+                    .map(|old| (old.window.start, old.window.end, old.pane))
+                    .collect(),
+            })
+            .collect();
+        let touched = self.touched.iter();
+        Saved {
+            watermark: self.watermark,
+            windows,
+            touched: touched
+                .map(|(window, key)| (window.start, window.end, key.clone()))
+                .collect(),
+        }
+    }
+
+    /// What was saved, again. `strategy` must be the one it was saved under; under another trigger
+    /// a window's trigger begins anew.
+    pub fn restore(strategy: Strategy, saved: Saved<K>) -> Self {
+        let mut panes = Self::new(strategy);
+        panes.watermark = saved.watermark;
+        panes.touched = saved
+            .touched
+            .into_iter()
+            .map(|(start, end, key)| (Window::new(start, end), key))
+            .collect();
+        for one in saved.windows {
+            let place = (Window::new(one.start, one.end), one.key);
+            let passed = panes.is_passed(place.0);
+            let mut progress = panes.machine.start();
+            if one.slots.is_empty() {
+                progress.finished = one.finished;
+            } else if one.slots.len() == progress.slots.len() {
+                progress = Progress {
+                    finished: one.finished,
+                    slots: one.slots.into(),
+                };
+            }
+            rearm(
+                &mut panes.timers,
+                &place,
+                None,
+                panes.machine.wake(&progress),
+            );
+            if panes.strategy.windowing.merges() {
+                let (window, key) = &place;
+                let session = (key.clone(), window.start);
+                panes.sessions.insert(session, window.end);
+            }
+            let state = State {
+                total: one.total,
+                fresh: one.total.saturating_sub(one.fired),
+                index: one.index,
+                on_time_index: one.on_time_index,
+                phase: match (passed, one.due) {
+                    (false, _) => Phase::Before,
+                    (true, 0) => Phase::After,
+                    (true, _) => Phase::Due,
+                },
+                progress,
+                standing: one
+                    .standing
+                    .into_iter()
+                    .map(|(start, end, pane)| Standing {
+                        window: Window::new(start, end),
+                        pane,
+                    })
+                    .collect(),
+            };
+            if passed {
+                panes.passed.insert(place, state);
+            } else {
+                panes.waiting.insert(place, state);
+            }
+        }
+        panes
+    }
+}
