@@ -58,8 +58,11 @@ pub(super) type Place<K> = (Window, K);
 ///
 /// A batch goes in as: [`Panes::seen`] for each key and window in it, contents stored where it
 /// says, then [`Panes::settle`]; then the watermark, then the clock ([`Panes::tick`]). Effects are
-/// appended to `effects`, in the order in which they must be carried out. `now` is processing time
-/// in microseconds; it is used for periods alone, and may jump.
+/// appended to `effects`, in the order in which they must be carried out.
+///
+/// `now` is processing time in microseconds. `seen` starts periods by it, and only `tick` ends them:
+/// a batch at the very instant in which a period ends is still in the pane, whatever the order
+/// within the batch. The others take `now` so that all facts look alike. It may jump.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Panes<K> {
     pub(super) strategy: Strategy,
@@ -161,19 +164,19 @@ impl<K: Ord + Clone> Panes<K> {
 
     /// The elements of a batch are all in: fires the windows that they made ready, in the order of
     /// end, start, key.
-    pub fn settle(&mut self, now: Micros, effects: &mut Vec<Effect<K>>) {
+    pub fn settle(&mut self, _now: Micros, effects: &mut Vec<Effect<K>>) {
         let mut touched = std::mem::take(&mut self.touched);
         touched.sort_unstable();
         touched.dedup();
         for place in touched {
-            self.consider(&place, now, effects);
+            self.consider(&place, None, effects);
         }
     }
 
     /// The watermark is `to`: fires the windows whose end it reached, and closes those for which
     /// lateness is over, in the order of end, start, key. A watermark that is not above the last is
     /// ignored.
-    pub fn watermark(&mut self, now: Micros, to: Micros, effects: &mut Vec<Effect<K>>) {
+    pub fn watermark(&mut self, _now: Micros, to: Micros, effects: &mut Vec<Effect<K>>) {
         if self.watermark.is_some_and(|before| to <= before) {
             return;
         }
@@ -198,7 +201,6 @@ impl<K: Ord + Clone> Panes<K> {
             let fresh = state.fresh > 0;
             state.phase = if fresh { Phase::Due } else { Phase::After };
             let before = self.machine.wake(&state.progress);
-            self.machine.pass_time(&mut state.progress, now);
             if self.machine.ready(&state.progress, true) {
                 self.machine.fire(&mut state.progress, true);
                 if !fresh && self.strategy.empty_on_time {
@@ -227,7 +229,7 @@ impl<K: Ord + Clone> Panes<K> {
         }
         due.sort_unstable();
         for place in due {
-            self.consider(&place, now, effects);
+            self.consider(&place, Some(now), effects);
         }
     }
 
@@ -298,8 +300,8 @@ impl<K: Ord + Clone> Panes<K> {
             .is_some_and(|mark| expired(window, self.strategy.allowed_lateness, mark))
     }
 
-    /// Fires a window if it is open and its trigger is ready.
-    fn consider(&mut self, place: &Place<K>, now: Micros, effects: &mut Vec<Effect<K>>) {
+    /// Fires a window if it is open and its trigger is ready. `tick`: processing time is that now.
+    fn consider(&mut self, place: &Place<K>, tick: Option<Micros>, effects: &mut Vec<Effect<K>>) {
         let is_passed = self.is_passed(place.0);
         let windows = if is_passed {
             &mut self.passed
@@ -310,7 +312,9 @@ impl<K: Ord + Clone> Panes<K> {
             return; // absorbed by another, or closed, since
         };
         let before = self.machine.wake(&state.progress);
-        self.machine.pass_time(&mut state.progress, now);
+        if let Some(now) = tick {
+            self.machine.pass_time(&mut state.progress, now);
+        }
         if self.machine.ready(&state.progress, is_passed) {
             self.machine.fire(&mut state.progress, is_passed);
             if state.fresh > 0 {
