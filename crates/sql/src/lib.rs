@@ -7,12 +7,15 @@
 
 mod caret;
 mod check;
+mod columns;
+mod cut;
 mod fold;
 mod leaf;
 pub mod lookup;
 pub mod monitor;
 pub mod query;
 mod session;
+mod steps;
 pub mod transform;
 
 pub use lookup::{Lookup, LookupConfig, LookupFormat};

@@ -8,36 +8,27 @@
 //! values, and timestamps count microseconds (the only unit that Iceberg v2 has; finer digits are
 //! cut off).
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array},
-    compute::{concat_batches, filter_record_batch},
+    array::{ArrayRef, RecordBatch, UInt64Array},
+    compute::concat_batches,
     datatypes::{Schema, SchemaRef},
 };
 use calve_engine::{Error, Result, Transform};
 use datafusion::{
-    common::{Column, DataFusionError},
-    logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder, cast},
-    physical_expr::PhysicalExpr,
-    physical_plan::{
-        ExecutionPlan, execution_plan::reset_plan_states, filter::FilterExec,
-        projection::ProjectionExec,
-    },
+    common::DataFusionError,
+    physical_plan::{ExecutionPlan, execution_plan::reset_plan_states},
 };
-
-use choice::Choice;
 
 use crate::{
-    caret, check, fold,
-    leaf::{self, BatchExec},
+    caret, check, columns, fold, leaf,
     lookup::Lookup,
     session::{self, Tables},
+    steps::{self, Step, batch},
 };
 
-mod choice;
 mod order;
-mod plain;
 
 /// Name of the table that stands for the events.
 pub const EVENTS: &str = "events";
@@ -88,12 +79,16 @@ pub(crate) fn plan(
     let tables = tables(input, lookups)?;
     let logical = session::logical(sql, &tables)?;
     check::stateless(sql, &logical)?;
-    unique_names(sql, &logical)?;
+    columns::unique_names(sql, &logical)?;
     let logical = fold::subqueries(sql, logical)?;
-    let logical = plain_columns(sql, logical, &tables)?;
+    let logical = columns::plain_columns(sql, logical, &tables)?;
     let physical = session::physical(sql, &logical, &tables)?;
     let schema = Arc::new(Schema::new(physical.schema().fields().clone()));
-    let fast = if allow_fast { steps(&physical) } else { None };
+    let fast = if allow_fast {
+        steps::steps(&physical)
+    } else {
+        None
+    };
     let (run, numbered) = if let Some(steps) = fast {
         (Run::Steps(steps), false)
     } else {
@@ -116,51 +111,6 @@ pub(crate) fn plan(
         run,
         numbered,
     })))
-}
-
-fn unique_names(sql: &str, plan: &LogicalPlan) -> Result<()> {
-    let mut names = HashSet::new();
-    for field in plan.schema().fields() {
-        if !names.insert(field.name()) {
-            return Err(caret::duplicate(sql, field.name()));
-        }
-        if field.data_type().is_null() {
-            return Err(caret::refuse(
-                sql,
-                &format!(
-                    "a column of the result has no type: column={}",
-                    field.name()
-                ),
-                &[field.name(), "NULL"],
-            )
-            .hint("say which type it has, as in `CAST(NULL AS VARCHAR)`"));
-        }
-    }
-    Ok(())
-}
-
-/// Casts columns of types that are for calve's inside only, and drops the tables' names.
-fn plain_columns(sql: &str, plan: LogicalPlan, tables: &Tables) -> Result<LogicalPlan> {
-    let schema = Arc::clone(plan.schema());
-    let build = || {
-        let mut changed = false;
-        let mut columns = Vec::with_capacity(schema.fields().len());
-        for (qualifier, field) in schema.iter() {
-            let column = Expr::Column(Column::new(qualifier.cloned(), field.name()));
-            let target = plain::plain(field.data_type());
-            if target == column.get_type(&schema)? {
-                columns.push(column);
-            } else {
-                changed = true;
-                columns.push(cast(column, target).alias(field.name()));
-            }
-        }
-        if !changed {
-            return Ok(plan);
-        }
-        LogicalPlanBuilder::from(plan).project(columns)?.build()
-    };
-    build().map_err(|error: DataFusionError| caret::planning(sql, &tables.names(), &error))
 }
 
 /// A planned transform; a cheap handle, for use from any thread.
@@ -241,121 +191,6 @@ impl Inner {
         batch(&self.schema, columns, rows).map_err(|error| {
             Error::internal("the SQL's result has not the planned schema").because(error)
         })
-    }
-}
-
-fn batch(
-    schema: &SchemaRef,
-    columns: Vec<ArrayRef>,
-    rows: usize,
-) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
-}
-
-/// A step of a plan that only projects and filters.
-#[derive(Debug)]
-enum Step {
-    Columns(Vec<usize>),
-    Filter {
-        predicate: Arc<dyn PhysicalExpr>,
-        projection: Option<Vec<usize>>,
-    },
-    Project {
-        exprs: Vec<Value>,
-        schema: SchemaRef,
-    },
-}
-
-/// A column of a projection.
-#[derive(Debug)]
-enum Value {
-    Expr(Arc<dyn PhysicalExpr>),
-    Choice(Choice),
-}
-
-impl Value {
-    fn new(expr: &Arc<dyn PhysicalExpr>) -> Self {
-        Choice::of(expr).map_or_else(|| Self::Expr(Arc::clone(expr)), Self::Choice)
-    }
-
-    fn evaluate(&self, rows: &RecordBatch) -> Result<ArrayRef, DataFusionError> {
-        match self {
-            Self::Expr(expr) => expr.evaluate(rows)?.into_array(rows.num_rows()),
-            Self::Choice(choice) => choice.evaluate(rows),
-        }
-    }
-}
-
-/// The steps of a plan, first to last; none when it does more than project and filter.
-fn steps(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Step>> {
-    let any = plan.as_any();
-    if let Some(leaf) = any.downcast_ref::<BatchExec>() {
-        return Some(match leaf.projection() {
-            Some(columns) => vec![Step::Columns(columns.to_vec())],
-            None => Vec::new(),
-        });
-    }
-    let (input, step) = if let Some(project) = any.downcast_ref::<ProjectionExec>() {
-        let exprs = project.expr().iter().map(|e| Value::new(&e.expr)).collect();
-        let schema = project.schema();
-        (project.input(), Step::Project { exprs, schema })
-    } else {
-        let filter = any.downcast_ref::<FilterExec>()?;
-        if filter.fetch().is_some() {
-            return None;
-        }
-        let predicate = Arc::clone(filter.predicate());
-        let projection = filter.projection().as_ref().map(|p| p.to_vec());
-        (
-            filter.input(),
-            Step::Filter {
-                predicate,
-                projection,
-            },
-        )
-    };
-    let mut steps = steps(input)?;
-    steps.push(step);
-    Some(steps)
-}
-
-impl Step {
-    fn run(&self, rows: RecordBatch) -> Result<RecordBatch> {
-        let failed = |error: DataFusionError| caret::running(&error, None);
-        match self {
-            Self::Columns(columns) => rows.project(columns).map_err(|e| failed(e.into())),
-            Self::Filter {
-                predicate,
-                projection,
-            } => {
-                let keep = predicate
-                    .evaluate(&rows)
-                    .and_then(|value| value.into_array(rows.num_rows()))
-                    .map_err(|error| caret::running(&error, Some("the condition")))?;
-                let keep = keep
-                    .as_boolean_opt()
-                    .ok_or_else(|| Error::internal("a condition is not boolean"))?;
-                let rows = match projection {
-                    Some(columns) => rows.project(columns).map_err(|e| failed(e.into()))?,
-                    None => rows,
-                };
-                if keep.null_count() == 0 && !keep.has_false() {
-                    return Ok(rows);
-                }
-                filter_record_batch(&rows, keep).map_err(|e| failed(e.into()))
-            }
-            Self::Project { exprs, schema } => {
-                let mut columns = Vec::with_capacity(exprs.len());
-                for (expr, field) in exprs.iter().zip(schema.fields()) {
-                    let column = expr
-                        .evaluate(&rows)
-                        .map_err(|error| caret::running(&error, Some(field.name())))?;
-                    columns.push(column);
-                }
-                batch(schema, columns, rows.num_rows()).map_err(|e| failed(e.into()))
-            }
-        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use arrow::{
     array::{
-        DictionaryArray, Float64Array, Int32Array, Int64Array, ListArray, StringArray, StructArray,
+        Array, AsArray, DictionaryArray, Float64Array, Int32Array, Int64Array, ListArray,
+        StringArray, StructArray,
         types::{Int32Type, TimestampMicrosecondType},
     },
     compute::take_record_batch,
@@ -12,6 +13,7 @@ use calve_engine::ErrorKind;
 use proptest::prelude::*;
 
 use super::*;
+use crate::steps::Value;
 
 const SALES: &str =
     "SELECT to_timestamp_seconds(ts) AS ts, user_id, region, round(amount, 2) AS amount, sku,

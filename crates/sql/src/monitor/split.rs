@@ -7,17 +7,13 @@ use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use calve_engine::{Error, Result};
 use datafusion::{
     common::DataFusionError,
-    logical_expr::LogicalPlan,
-    physical_plan::{
-        ExecutionPlan,
-        aggregates::{AggregateExec, AggregateMode},
-        execution_plan::reset_plan_states,
-    },
+    physical_plan::{ExecutionPlan, aggregates::AggregateMode},
 };
 
 use crate::{
     caret, check,
-    leaf::{self, BatchExec},
+    cut::{self, Cut},
+    leaf::BatchExec,
     session::{self, Tables},
     transform::EVENTS,
 };
@@ -52,7 +48,7 @@ impl Monitor {
                 "write `SELECT … FROM events GROUP BY …`; make two monitors of two queries",
             ));
         }
-        let input = aggregated(&logical).ok_or_else(|| {
+        let input = cut::aggregated(&logical).ok_or_else(|| {
             Error::config("a monitor must aggregate: it would have to keep all events").hint(
                 "use count(*), sum, min, max, avg, approx_distinct and so on, with or without GROUP BY",
             )
@@ -95,7 +91,7 @@ impl Monitor {
     ) -> Result<Vec<RecordBatch>, DataFusionError> {
         self.phases
             .as_ref()
-            .map_or(Ok(Vec::new()), |phases| run(&phases.partial, rows))
+            .map_or(Ok(Vec::new()), |phases| cut::run(&phases.partial, rows))
     }
 
     /// The same states in fewer rows: one for each group.
@@ -105,117 +101,23 @@ impl Monitor {
     ) -> Result<Vec<RecordBatch>, DataFusionError> {
         self.phases
             .as_ref()
-            .map_or(Ok(Vec::new()), |phases| run(&phases.reduce, states))
+            .map_or(Ok(Vec::new()), |phases| cut::run(&phases.reduce, states))
     }
 }
 
-fn run(
-    plan: &Arc<dyn ExecutionPlan>,
-    batches: &[RecordBatch],
-) -> Result<Vec<RecordBatch>, DataFusionError> {
-    let plan = reset_plan_states(Arc::clone(plan))?;
-    session::collect(&leaf::over(&plan, batches)?)
-}
-
-/// What the lowest aggregation on the way to `events` aggregates.
-fn aggregated(plan: &LogicalPlan) -> Option<&LogicalPlan> {
-    let inputs = plan.inputs();
-    let below = inputs
-        .iter()
-        .copied()
-        .find(|input| check::scans(input) > 0)?;
-    aggregated(below).or_else(|| {
-        matches!(plan, LogicalPlan::Aggregate(_) | LogicalPlan::Distinct(_)).then_some(below)
-    })
-}
-
-type Cut = (Option<Phases>, Arc<dyn ExecutionPlan>);
-
-fn split(whole: &Arc<dyn ExecutionPlan>) -> Result<Cut, DataFusionError> {
-    let Some(lowest) = lowest(whole) else {
+fn split(whole: &Arc<dyn ExecutionPlan>) -> Result<Split, DataFusionError> {
+    let Some(cut) = Cut::lowest(whole)? else {
         return Ok((None, Arc::clone(whole)));
     };
-    let aggregate = as_aggregate(&lowest).ok_or_else(|| internal("no aggregation to cut at"))?;
-    // A final phase of its own stands above the partial one that knows the events' columns.
-    let first = match aggregate.mode() {
-        AggregateMode::Single | AggregateMode::SinglePartitioned => aggregate,
-        AggregateMode::Final
-        | AggregateMode::FinalPartitioned
-        | AggregateMode::Partial
-        | AggregateMode::PartialReduce => {
-            partial_below(aggregate.input()).ok_or_else(|| internal("no partial aggregation"))?
-        }
-    };
-    let phase = |mode, input, group_by| {
-        AggregateExec::try_new(
-            mode,
-            group_by,
-            first.aggr_expr().to_vec(),
-            first.filter_expr().to_vec(),
-            input,
-            first.input_schema(),
-        )
-    };
-    let groups = first.group_expr().clone();
-    let partial = phase(
-        AggregateMode::Partial,
-        Arc::clone(first.input()),
-        groups.clone(),
-    )?;
+    let partial = cut.phase(AggregateMode::Partial, Arc::clone(cut.first().input()))?;
     let states = Arc::new(BatchExec::new(&partial.schema(), None)?);
-    let reduce = phase(
-        AggregateMode::PartialReduce,
-        Arc::clone(&states) as _,
-        groups.as_final(),
-    )?;
-    let last = phase(AggregateMode::Final, states, groups.as_final())?;
-    let rest = replace(whole, &lowest, Arc::new(last))?;
+    let reduce = cut.phase(AggregateMode::PartialReduce, Arc::clone(&states) as _)?;
+    let last = cut.phase(AggregateMode::Final, states)?;
     let phases = Phases {
         partial: Arc::new(partial),
         reduce: Arc::new(reduce),
     };
-    Ok((Some(phases), rest))
+    Ok((Some(phases), cut.rest(whole, &(Arc::new(last) as _))?))
 }
 
-fn internal(what: &str) -> DataFusionError {
-    DataFusionError::Internal(what.to_owned())
-}
-
-fn as_aggregate(plan: &Arc<dyn ExecutionPlan>) -> Option<&AggregateExec> {
-    plan.as_any().downcast_ref()
-}
-
-/// The lowest complete aggregation: in one phase, or the last of its phases.
-fn lowest(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
-    let below = plan.children().into_iter().find_map(lowest);
-    below.or_else(|| {
-        let mode = as_aggregate(plan)?.mode();
-        let complete = !matches!(mode, AggregateMode::Partial | AggregateMode::PartialReduce);
-        complete.then(|| Arc::clone(plan))
-    })
-}
-
-fn partial_below(plan: &Arc<dyn ExecutionPlan>) -> Option<&AggregateExec> {
-    as_aggregate(plan)
-        .filter(|aggregate| *aggregate.mode() == AggregateMode::Partial)
-        .or_else(|| plan.children().into_iter().find_map(partial_below))
-}
-
-fn replace(
-    plan: &Arc<dyn ExecutionPlan>,
-    old: &Arc<dyn ExecutionPlan>,
-    new: Arc<dyn ExecutionPlan>,
-) -> Result<Arc<dyn ExecutionPlan>, DataFusionError> {
-    if Arc::ptr_eq(plan, old) {
-        return Ok(new);
-    }
-    let children = plan.children();
-    if children.is_empty() {
-        return Ok(Arc::clone(plan));
-    }
-    let children = children
-        .into_iter()
-        .map(|child| replace(child, old, Arc::clone(&new)))
-        .collect::<Result<_, _>>()?;
-    Arc::clone(plan).with_new_children(children)
-}
+type Split = (Option<Phases>, Arc<dyn ExecutionPlan>);
