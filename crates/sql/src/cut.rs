@@ -50,6 +50,11 @@ impl Cut {
         as_aggregate(&self.first).expect("it was found as an aggregation")
     }
 
+    /// The aggregation with its result.
+    pub(crate) fn complete(&self) -> &Arc<dyn ExecutionPlan> {
+        &self.complete
+    }
+
     /// One phase of the aggregation, over `input`.
     pub(crate) fn phase(
         &self,
@@ -128,7 +133,7 @@ fn partial_below(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>
 }
 
 /// The plan with `new` in the place of the node `old`.
-fn replace(
+pub(crate) fn replace(
     plan: &Arc<dyn ExecutionPlan>,
     old: &Arc<dyn ExecutionPlan>,
     new: &Arc<dyn ExecutionPlan>,

@@ -208,3 +208,11 @@ pub(crate) fn over(
         .collect::<Result<_>>()?;
     Arc::clone(plan).with_new_children(children)
 }
+
+/// The leaf itself, if the plan reads it.
+pub(crate) fn leaf_of(plan: &Arc<dyn ExecutionPlan>) -> Option<Arc<dyn ExecutionPlan>> {
+    if plan.as_any().is::<BatchExec>() {
+        return Some(Arc::clone(plan));
+    }
+    plan.children().into_iter().find_map(leaf_of)
+}

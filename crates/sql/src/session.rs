@@ -70,6 +70,24 @@ pub(crate) fn state() -> &'static SessionState {
     })
 }
 
+/// The session without the rules that make another aggregation of an aggregation: one that is cut in
+/// two keeps its groups and functions as they are written.
+fn literal() -> &'static SessionState {
+    static STATE: OnceLock<SessionState> = OnceLock::new();
+    const REWRITES: [&str; 2] = [
+        "single_distinct_aggregation_to_group_by",
+        "eliminate_group_by_constant",
+    ];
+    STATE.get_or_init(|| {
+        let rules = state().optimizers().iter();
+        let rules = rules.filter(|rule| !REWRITES.contains(&rule.name()));
+        let rules = rules.cloned().collect();
+        SessionStateBuilder::new_from_existing(state().clone())
+            .with_optimizer_rules(rules)
+            .build()
+    })
+}
+
 /// What plans of the session run in.
 pub(crate) fn task() -> Arc<TaskContext> {
     static TASK: OnceLock<Arc<TaskContext>> = OnceLock::new();
@@ -242,6 +260,31 @@ pub(crate) fn physical(
     tables: &Tables,
 ) -> Result<Arc<dyn ExecutionPlan>> {
     block_on(state().create_physical_plan(plan))
+        .map_err(|error| caret::planning(sql, &tables.names(), &error))
+}
+
+/// As [`physical`], of an aggregation that is to be cut in two.
+///
+/// # Errors
+/// `Config`, as [`logical`].
+pub(crate) fn aggregation(
+    sql: &str,
+    plan: &LogicalPlan,
+    tables: &Tables,
+) -> Result<Arc<dyn ExecutionPlan>> {
+    block_on(literal().create_physical_plan(plan))
+        .map_err(|error| caret::planning(sql, &tables.names(), &error))
+}
+
+/// The plan with the types of all expressions settled, as a physical plan has them.
+///
+/// # Errors
+/// `Config`, as [`logical`].
+pub(crate) fn typed(sql: &str, plan: LogicalPlan, tables: &Tables) -> Result<LogicalPlan> {
+    let state = state();
+    state
+        .analyzer()
+        .execute_and_check(plan, state.config_options(), |_, _| {})
         .map_err(|error| caret::planning(sql, &tables.names(), &error))
 }
 
