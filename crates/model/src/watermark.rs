@@ -2,7 +2,8 @@
 //!
 //! Bounded out-of-orderness: a source partition's watermark is the highest event time seen in it
 //! less `max_delay`; a shard's is the minimum over its source partitions that are neither idle nor
-//! ended (Akidau et al., VLDB 2015, section 2.3).
+//! ended (Akidau et al., VLDB 2015, section 2.3). A source that knows better gives its own mark,
+//! which counts for that source partition instead.
 
 use std::collections::BTreeMap;
 
@@ -31,6 +32,23 @@ struct One {
     highest: Option<Micros>,
     idle: bool,
     done: bool,
+    /// What the source itself said; counts instead of the highest event time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    given: Option<Micros>,
+}
+
+impl One {
+    fn mark(&self, max_delay: Micros) -> Option<Micros> {
+        let seen = || {
+            self.highest
+                .map(|highest| highest.saturating_sub(max_delay))
+        };
+        self.given.or_else(seen)
+    }
+
+    fn holds(&self) -> bool {
+        !self.idle && !self.done
+    }
 }
 
 impl Watermarks {
@@ -55,6 +73,16 @@ impl Watermarks {
         one.idle = false;
     }
 
+    /// A source says that no event below `at` will come from a source partition any more (a ledger
+    /// that has closed, a heartbeat). From then on its word counts for that source partition, and
+    /// `max_delay` does not: events may carry higher times without moving the watermark. A mark
+    /// below an earlier one is ignored; any mark ends idleness.
+    pub fn given(&mut self, partition: &SourcePartition, at: Micros) {
+        let one = self.of.entry(partition.clone()).or_default();
+        one.given = one.given.max(Some(at));
+        one.idle = false;
+    }
+
     /// A source partition was polled and found empty for the idle timeout: it stops holding others.
     pub fn idle(&mut self, partition: &SourcePartition) {
         self.of.entry(partition.clone()).or_default().idle = true;
@@ -68,29 +96,31 @@ impl Watermarks {
     /// The shard's watermark in microseconds; none while nothing can be said. When every source
     /// partition has ended it is [`END_OF_TIME`]; when all are idle or ended, it stays where it was.
     pub fn current(&mut self) -> Option<Micros> {
-        let mut lowest: Option<Micros> = None;
-        let mut unread = false;
-        let mut active = 0;
-        for one in self.of.values().filter(|one| !one.idle && !one.done) {
-            active += 1;
-            match one.highest {
-                None => unread = true,
-                Some(highest) => {
-                    let mark = highest.saturating_sub(self.max_delay);
-                    lowest = Some(lowest.map_or(mark, |l| l.min(mark)));
-                }
-            }
-        }
-        let now = if active == 0 {
+        let mut active = self.of.values().filter(|one| one.holds()).peekable();
+        let now = if active.peek().is_none() {
             let all_done = !self.of.is_empty() && self.of.values().all(|one| one.done);
             all_done.then_some(END_OF_TIME)
-        } else if unread {
-            None
         } else {
-            lowest
+            // One of which nothing is known (none is below all marks) holds all others.
+            active.map(|one| one.mark(self.max_delay)).min().flatten()
         };
         self.reached = self.reached.max(now);
         self.reached
+    }
+
+    /// What one source partition says by itself; none while it says nothing.
+    pub fn mark_of(&self, partition: &SourcePartition) -> Option<Micros> {
+        self.of.get(partition)?.mark(self.max_delay)
+    }
+
+    /// The source partition that holds the watermark back, with its mark: of those that are neither
+    /// idle nor ended the one with the lowest, the first by name if several have it.
+    pub fn held_by(&self) -> Option<(&SourcePartition, Option<Micros>)> {
+        self.of
+            .iter()
+            .filter(|(_, one)| one.holds())
+            .map(|(partition, one)| (partition, one.mark(self.max_delay)))
+            .min_by_key(|(_, mark)| *mark)
     }
 }
 
@@ -133,6 +163,55 @@ mod tests {
         assert_eq!(marks.current(), Some(3));
     }
 
+    #[test]
+    fn a_given_mark_counts_instead_of_what_was_seen() {
+        let mut marks = Watermarks::new(10);
+        marks.observe(&partition(0), 100);
+        marks.given(&partition(1), 50);
+        assert_eq!(marks.current(), Some(50));
+        assert_eq!(marks.held_by(), Some((&partition(1), Some(50))));
+        marks.observe(&partition(1), 500);
+        assert_eq!(marks.current(), Some(50), "its word counts, not its events");
+        marks.given(&partition(1), 40);
+        assert_eq!(marks.mark_of(&partition(1)), Some(50), "never backwards");
+        marks.given(&partition(1), 99);
+        assert_eq!(marks.current(), Some(90));
+        assert_eq!(marks.held_by(), Some((&partition(0), Some(90))));
+        marks.given(&partition(0), END_OF_TIME);
+        marks.given(&partition(1), END_OF_TIME);
+        assert_eq!(marks.current(), Some(END_OF_TIME));
+    }
+
+    #[test]
+    fn each_partition_is_idle_by_itself() {
+        let mut marks = Watermarks::new(0);
+        marks.observe(&partition(0), 10);
+        marks.discover(&partition(1));
+        marks.given(&partition(2), 5);
+        assert_eq!(marks.held_by(), Some((&partition(1), None)));
+        marks.idle(&partition(1));
+        assert_eq!(marks.current(), Some(5));
+        marks.idle(&partition(2));
+        assert_eq!(marks.current(), Some(10));
+        marks.idle(&partition(0));
+        assert_eq!(marks.current(), Some(10), "all are idle: it stays");
+        assert_eq!(marks.held_by(), None);
+        marks.given(&partition(2), 20);
+        assert_eq!(marks.current(), Some(20), "a mark wakes it up");
+    }
+
+    #[test]
+    fn what_was_written_before_marks_were_given_is_read() {
+        let old = r#"{"max_delay":10,"of":{"p0":{"highest":100,"idle":false,"done":false}},"reached":90}"#;
+        let mut marks: Watermarks = serde_json::from_str(old).unwrap();
+        assert_eq!(marks.current(), Some(90));
+        assert_eq!(serde_json::to_string(&marks).unwrap(), old);
+        marks.given(&partition(0), 95);
+        let new = serde_json::to_string(&marks).unwrap();
+        let mut again: Watermarks = serde_json::from_str(&new).unwrap();
+        assert_eq!(again.current(), Some(95));
+    }
+
     proptest! {
         #[test]
         fn never_goes_back(steps in proptest::collection::vec((0u8..4, 0i64..1000, 0u8..10), 0..200)) {
@@ -142,6 +221,7 @@ mod tests {
                 match what {
                     0 => marks.idle(&partition(p)),
                     1 => marks.discover(&partition(p)),
+                    2 => marks.given(&partition(p), at),
                     _ => marks.observe(&partition(p), at),
                 }
                 let now = marks.current();
