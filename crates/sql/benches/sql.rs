@@ -1,13 +1,16 @@
-//! What SQL costs per batch: the sales transform by batch size, a join with a lookup table, and
-//! monitors over the transformed rows.
+//! What SQL costs per batch: the sales transform by batch size, a join with a lookup table, monitors
+//! over the transformed rows, and the phases of an aggregate of windows.
 
 use std::{hint::black_box, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray},
-    datatypes::{DataType, Field, Schema, SchemaRef},
+    array::{
+        ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    },
+    datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
 };
-use calve_sql::{Lookup, Monitors, SqlTransform};
+use calve_engine::Aggregate;
+use calve_sql::{Lookup, Monitors, SqlTransform, WindowedAggregate, aggregate::WINDOW};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
 const SALES: &str =
@@ -135,9 +138,99 @@ fn monitors(criterion: &mut Criterion) {
     });
 }
 
+/// The rows with their window: windows of an hour, of which a batch holds `windows`, in order.
+fn in_windows(rows: &RecordBatch, windows: usize) -> RecordBatch {
+    const HOUR: i64 = 3_600_000_000;
+    let mut fields = rows.schema().fields().to_vec();
+    let mut columns = rows.columns().to_vec();
+    for (name, shift) in WINDOW.into_iter().zip([0, HOUR]) {
+        let kind = DataType::Timestamp(TimeUnit::Microsecond, None);
+        fields.push(Arc::new(Field::new(name, kind, false)));
+        let starts = (0..rows.num_rows()).map(|row| {
+            let window = row * windows / rows.num_rows();
+            window as i64 * HOUR + shift
+        });
+        columns.push(Arc::new(TimestampMicrosecondArray::from_iter_values(
+            starts,
+        )));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("the columns fit")
+}
+
+fn aggregates(criterion: &mut Criterion) {
+    let plan = |key: &str, figures: &str| {
+        let sql = format!(
+            "SELECT window_start, window_end, {key}, {figures} FROM events GROUP BY window_start, window_end, {key}"
+        );
+        WindowedAggregate::plan(&sql, schema()).expect("the SQL is right")
+    };
+    let figures = "count(*) AS n, sum(amount) AS s, avg(amount) AS a";
+    let regions = plan("region", figures);
+    let users = plan("user_id", figures);
+    let approximate = plan(
+        "region",
+        "approx_distinct(user_id) AS d, approx_percentile_cont(0.9) WITHIN GROUP (ORDER BY amount) AS p",
+    );
+    let mut group = criterion.benchmark_group("aggregate");
+    for (name, plan, rows, windows) in [
+        ("partial by region", &regions, 1, 1),
+        ("partial by region", &regions, 10_000, 1),
+        ("partial by region, 2 windows", &regions, 10_000, 2),
+        ("partial by user", &users, 10_000, 1),
+        ("partial, approximate", &approximate, 10_000, 1),
+    ] {
+        let batch = in_windows(&sales(rows), windows);
+        group.throughput(Throughput::Elements(rows as u64));
+        group.bench_function(BenchmarkId::new(name, rows), |bencher| {
+            bencher.iter(|| black_box(plan.partial(&batch).expect("the rows fit")));
+        });
+    }
+    // 100,000 states of one row each, of 10,000 windows.
+    let one = regions
+        .partial(&in_windows(&sales(100_000), 10_000))
+        .expect("the rows fit");
+    let states: Vec<_> = (0..100_000)
+        .map(|row| one.slice(row % one.num_rows(), 1))
+        .collect();
+    group.throughput(Throughput::Elements(states.len() as u64));
+    group.bench_function("merge 100,000 states of a row", |bencher| {
+        bencher.iter(|| black_box(regions.merge(&states).expect("the states fit")));
+    });
+    let large = vec![one.clone(); 2];
+    let rows = large.iter().map(RecordBatch::num_rows).sum::<usize>();
+    group.throughput(Throughput::Elements(rows as u64));
+    group.bench_function("merge two large states", |bencher| {
+        bencher.iter(|| black_box(regions.merge(&large).expect("the states fit")));
+    });
+    group.throughput(Throughput::Elements(10_000));
+    group.bench_function("finish 10,000 windows", |bencher| {
+        bencher.iter(|| {
+            black_box(
+                regions
+                    .finish(std::slice::from_ref(&one))
+                    .expect("they fit"),
+            )
+        });
+    });
+    let small = regions
+        .partial(&in_windows(&sales(1_000), 1))
+        .expect("the rows fit");
+    group.throughput(Throughput::Elements(1));
+    group.bench_function("finish a window of 5 groups", |bencher| {
+        bencher.iter(|| {
+            black_box(
+                regions
+                    .finish(std::slice::from_ref(&small))
+                    .expect("they fit"),
+            )
+        });
+    });
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(30);
-    targets = transforms, monitors
+    targets = transforms, monitors, aggregates
 }
 criterion_main!(benches);
