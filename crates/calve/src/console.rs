@@ -187,6 +187,9 @@ fn live_line(status: &Status, now_ms: i64, events: f64, bytes: f64) -> String {
     if status.rejected > 0 {
         parts.push(format!("{} rejected", human::count(status.rejected as f64)));
     }
+    if status.late > 0 {
+        parts.push(format!("{} late", human::count(status.late as f64)));
+    }
     parts.push(format!("{} files", human::exact(status.files_committed)));
     parts.push(if status.last_commit_ms > 0 {
         let age = Duration::from_millis(now_ms.saturating_sub(status.last_commit_ms).max(0) as u64);
@@ -219,6 +222,7 @@ pub(crate) fn summary(status: &Status, elapsed: Duration, rejects: &str) -> Stri
         0 => "0".to_owned(),
         some => format!("{}  (see {rejects})", human::exact(some)),
     };
+    let late = (status.late > 0).then(|| ("late", human::exact(status.late)));
     let lines = [
         (
             "events read",
@@ -230,6 +234,8 @@ pub(crate) fn summary(status: &Status, elapsed: Duration, rejects: &str) -> Stri
         ),
         ("written", human::exact(status.rows_committed)),
         ("rejected", rejected),
+    ];
+    let more = [
         (
             "files",
             format!(
@@ -250,7 +256,11 @@ pub(crate) fn summary(status: &Status, elapsed: Duration, rejects: &str) -> Stri
         ),
     ];
     lines
+        .into_iter()
+        .chain(late)
+        .chain(more)
         .map(|(name, value)| format!("{name:<12} {value}"))
+        .collect::<Vec<_>>()
         .join("\n")
 }
 

@@ -9,6 +9,7 @@ mod human;
 mod out;
 mod pipeline;
 mod serve;
+mod windows;
 
 use std::{io::IsTerminal, process::ExitCode};
 

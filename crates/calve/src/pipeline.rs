@@ -13,7 +13,8 @@ use calve_engine::{
     event_time::EventTime,
     metrics::Metrics,
     rejects::{RejectsOutput, RejectsPlace, RejectsWriter},
-    shard::{REJECTS, Shard, ShardOptions, TABLE},
+    seams::TableWriter,
+    shard::{LATE, REJECTS, Shard, ShardOptions, TABLE},
     stores::{Stores, is_remote},
 };
 use calve_lake::{checkpoints::open_store, parquet::ParquetTable, write::WriteOptions};
@@ -22,7 +23,7 @@ use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
 
 use crate::{
     config::{PipelineFile, SinkConfig},
-    out,
+    out, windows,
 };
 
 /// The only shard of a pipeline in one process.
@@ -163,8 +164,8 @@ pub(crate) struct Pipeline {
 }
 
 /// Opens everything that a run needs: reads the checkpoints, infers the schema where none is
-/// declared, plans the SQL, creates the table when it is missing.
-pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
+/// declared, plans the SQL, creates the table when it is missing. With `drain` it will read nothing.
+pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
     let stores = stores(file);
     let store = open_store(&file.checkpoint_location(), &stores).await?;
     let checkpoints = Checkpoints::new(store, &file.name, SHARD);
@@ -174,6 +175,12 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
         .map(|r| r.offsets.clone())
         .unwrap_or_default();
     if loaded.newest().is_none() {
+        if drain {
+            return Err(Error::config(
+                "there is nothing to drain: the pipeline has no checkpoints",
+            )
+            .hint("run it without `--drain`"));
+        }
         // Before anything is made: nothing should be left of a start with a wrong path.
         file.source.check_connect(&context(file)).await?;
     }
@@ -196,6 +203,10 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
         );
     }
 
+    let windowed = windows::plan(file, &front.rows)?;
+    let rows = windowed
+        .as_ref()
+        .map_or_else(|| Arc::clone(&front.rows), |w| w.schema(&front.rows));
     let pool = Arc::new(pool(file)?);
     let options = WriteOptions {
         target_file_size: file.commit.target_file_size.0,
@@ -203,31 +214,31 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
         memory_bytes: writer_memory(file),
         ..WriteOptions::default()
     };
-    let (table, output) = match &file.sink {
-        SinkConfig::Iceberg(config) => {
-            let rows = Arc::clone(&front.rows);
-            calve_lake::iceberg::open(config, &options, rows, &file.name, SHARD, Arc::clone(&pool))
-                .await?
+    let opening = Opening {
+        file,
+        stores: &stores,
+        options: &options,
+        pool: &pool,
+    };
+    let (table, output) = opening.table(&file.sink, rows).await?;
+    let mut outputs = BTreeMap::from([(TABLE.to_owned(), output)]);
+    let late = match windows::late_sink(file, windowed.as_ref()) {
+        Some(sink) => {
+            let (table, output) = opening.table(&sink, Arc::clone(&front.rows)).await?;
+            outputs.insert(LATE.to_owned(), output);
+            Some(table)
         }
-        SinkConfig::Parquet(config) => {
-            let mut config = config.clone();
-            if config.time_column.is_none() {
-                config.time_column = file.event_time.as_ref().map(|e| e.column.clone());
-            }
-            let (rows, pool) = (Arc::clone(&front.rows), Arc::clone(&pool));
-            if is_remote(&config.path) {
-                let folder = stores.open(&config.path)?;
-                let name = (file.name.as_str(), SHARD);
-                ParquetTable::open_remote(&config, folder, &options, rows, name, pool).await?
-            } else {
-                ParquetTable::open(&config, &options, rows, &file.name, SHARD, pool)?
-            }
-        }
+        None => None,
     };
     let rejects_place = RejectsPlace::open(&file.rejects_location(), &stores)?;
     let rejects_output: Arc<dyn Output> = Arc::new(RejectsOutput::new(rejects_place.clone()));
     let metrics = Metrics::of_table(&file.name, SHARD, file.sink.table());
-    let fingerprints = fingerprints(file, &front)?;
+    outputs.insert(REJECTS.to_owned(), rejects_output);
+    let mut fingerprints = fingerprints(file, &front)?;
+    fingerprints.insert(
+        "window".to_owned(),
+        windows::fingerprint(file, windowed.as_ref()),
+    );
     let rejects = RejectsWriter::new(rejects_place, checkpoints.pipeline(), checkpoints.shard());
     let shard = Shard {
         rejects,
@@ -235,21 +246,59 @@ pub(crate) async fn open(file: &PipelineFile) -> Result<Pipeline> {
         source: front.source,
         factory: front.factory,
         event_time,
+        windowed,
         table,
-        outputs: BTreeMap::from([
-            (TABLE.to_owned(), output),
-            (REJECTS.to_owned(), rejects_output),
-        ]),
+        late,
+        outputs,
         pool,
         metrics: metrics.clone(),
         fingerprints,
-        options: shard_options(file),
+        options: ShardOptions {
+            drain,
+            ..shard_options(file)
+        },
     };
     Ok(Pipeline {
         shard,
         metrics,
         monitors: front.monitors,
     })
+}
+
+/// What opening a table needs beside its section of the file.
+struct Opening<'a> {
+    file: &'a PipelineFile,
+    stores: &'a Stores,
+    options: &'a WriteOptions,
+    pool: &'a Arc<rayon::ThreadPool>,
+}
+
+impl Opening<'_> {
+    async fn table(
+        &self,
+        sink: &SinkConfig,
+        rows: SchemaRef,
+    ) -> Result<(Box<dyn TableWriter>, Arc<dyn Output>)> {
+        let (file, options, pool) = (self.file, self.options, Arc::clone(self.pool));
+        match sink {
+            SinkConfig::Iceberg(config) => {
+                calve_lake::iceberg::open(config, options, rows, &file.name, SHARD, pool).await
+            }
+            SinkConfig::Parquet(config) => {
+                let mut config = config.clone();
+                if config.time_column.is_none() {
+                    config.time_column = file.event_time.as_ref().map(|e| e.column.clone());
+                }
+                if is_remote(&config.path) {
+                    let folder = self.stores.open(&config.path)?;
+                    let name = (file.name.as_str(), SHARD);
+                    ParquetTable::open_remote(&config, folder, options, rows, name, pool).await
+                } else {
+                    ParquetTable::open(&config, options, rows, &file.name, SHARD, pool)
+                }
+            }
+        }
+    }
 }
 
 /// Parts of an upload cannot be small, and wait in memory until they are full: on an object store the
@@ -275,6 +324,7 @@ fn shard_options(file: &PipelineFile) -> ShardOptions {
         max_delay: event_time.map_or(0, |e| e.max_delay.0.as_micros() as i64),
         idle_timeout: event_time.map_or(std::time::Duration::from_mins(1), |e| e.idle_timeout.0),
         in_flight_bytes: (file.limits.memory.0 as usize / 32).max(4 << 20),
+        drain: false,
         retry_for: std::time::Duration::from_mins(1),
     }
 }

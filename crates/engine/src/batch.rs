@@ -18,6 +18,9 @@ pub struct RawBatch {
     pub last: bool,
     /// See [`calve_model::Position::tag`]; replaces the stored one when present.
     pub tag: Option<String>,
+    /// Processing time of the batch in microseconds since 1970, where the source has a clock of its
+    /// own (a replay); none: the machine's.
+    pub arrival: Option<Micros>,
 }
 
 /// Events, before the decoder.

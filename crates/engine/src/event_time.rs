@@ -109,21 +109,64 @@ impl EventTime {
             DataType::Int32 => of!(column, Int32Type),
             DataType::Float64 => {
                 let column = column.as_primitive::<Float64Type>();
-                let scale = if self.scale < 0 {
-                    1.0 / -self.scale as f64
-                } else {
-                    self.scale as f64
-                };
+                let scale = self.float_scale();
                 return min(column)
                     .zip(max(column))
                     .map(|(a, b)| ((a * scale) as i64, (b * scale) as i64));
             }
             _ => None,
         }?;
-        Some((self.micros(low), self.micros(high)))
+        Some((self.scaled(low), self.scaled(high)))
     }
 
-    fn micros(&self, value: i64) -> i64 {
+    /// Event time of each row, in microseconds.
+    ///
+    /// # Errors
+    /// `Data` when a row has none.
+    pub fn micros(&self, rows: &RecordBatch) -> Result<Vec<i64>> {
+        macro_rules! of {
+            ($type:ty) => {{
+                let column = rows.column(self.column).as_primitive::<$type>();
+                column
+                    .values()
+                    .iter()
+                    .map(|v| self.scaled(i64::from(*v)))
+                    .collect()
+            }};
+        }
+        let column = rows.column(self.column);
+        if column.null_count() > 0 {
+            return Err(Error::data(format!(
+                "the row has no event time: column={}",
+                rows.schema_ref().field(self.column).name()
+            )));
+        }
+        Ok(match column.data_type() {
+            DataType::Timestamp(TimeUnit::Second, _) => of!(TimestampSecondType),
+            DataType::Timestamp(TimeUnit::Millisecond, _) => of!(TimestampMillisecondType),
+            DataType::Timestamp(TimeUnit::Microsecond, _) => of!(TimestampMicrosecondType),
+            DataType::Timestamp(TimeUnit::Nanosecond, _) => of!(TimestampNanosecondType),
+            DataType::Date32 => of!(Date32Type),
+            DataType::Int64 => of!(Int64Type),
+            DataType::Int32 => of!(Int32Type),
+            DataType::Float64 => {
+                let column = column.as_primitive::<Float64Type>();
+                let scale = self.float_scale();
+                column.values().iter().map(|v| (v * scale) as i64).collect()
+            }
+            _ => return Err(Error::internal("an event-time column of another type")),
+        })
+    }
+
+    fn float_scale(&self) -> f64 {
+        if self.scale < 0 {
+            1.0 / -self.scale as f64
+        } else {
+            self.scale as f64
+        }
+    }
+
+    fn scaled(&self, value: i64) -> i64 {
         if self.scale < 0 {
             value.div_euclid(-self.scale)
         } else {

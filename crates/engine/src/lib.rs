@@ -15,6 +15,7 @@ pub mod rejects;
 pub mod seams;
 pub mod shard;
 pub mod stores;
+pub mod windows;
 
 pub use batch::{Decoded, EventTimeBounds, Payload, RawBatch, Reject};
 pub use error::{Error, ErrorKind, Policy, Result};

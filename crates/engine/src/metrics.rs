@@ -125,6 +125,8 @@ pub struct Status {
     pub bytes: u64,
     /// Events that went to the rejects in this run.
     pub rejected: u64,
+    /// Rows behind the watermark and the allowed lateness, in this run.
+    pub late: u64,
     /// Rows visible in the table, of this run.
     pub rows_committed: u64,
     /// Data files visible in the table, of this run.
@@ -293,6 +295,13 @@ impl Metrics {
         Self(Arc::new(Inner { registry, ..inner }))
     }
 
+    /// Rows behind the watermark and the allowed lateness.
+    pub(crate) fn late(&self, rows: u64) {
+        if rows > 0 {
+            self.0.late.inc_by(rows);
+        }
+    }
+
     /// Prometheus' text format (OpenMetrics).
     pub fn encode(&self) -> String {
         let mut text = String::new();
@@ -326,6 +335,7 @@ impl Metrics {
             events: inner.events.get(),
             bytes: inner.bytes.get(),
             rejected: inner.rejected.get(),
+            late: inner.late.get(),
             rows_committed: load(&inner.committed_rows),
             files_committed: load(&inner.committed_files),
             bytes_committed: load(&inner.written_bytes),

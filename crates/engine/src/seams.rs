@@ -5,7 +5,7 @@ use std::{any::Any, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
-use calve_model::{Epoch, Offsets, SourcePartition};
+use calve_model::{Epoch, Micros, Offsets, SourcePartition};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -57,8 +57,21 @@ pub enum SourceEvent {
     Batch(RawBatch),
     /// Polled, and nothing is there now in any source partition.
     Idle,
+    /// What the source knows of event time and processing time.
+    Progress(Progress),
     /// Everything was read; nothing will come.
     End,
+}
+
+/// What a source knows of time, beside its events.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The source partition that it is about.
+    pub partition: SourcePartition,
+    /// No event below this event time will come from it, in microseconds.
+    pub watermark: Option<Micros>,
+    /// Processing time has come to this, in microseconds since 1970 (see [`RawBatch::arrival`]).
+    pub arrival: Option<Micros>,
 }
 
 /// Turns raw batches into Arrow. One instance belongs to one batcher; it keeps what it learned.
@@ -145,6 +158,14 @@ pub trait Splitter: Send {
     /// `Data` when a row cannot be placed (see [`Transform::apply`]).
     fn split(&mut self, rows: RecordBatch) -> Result<Split>;
 
+    /// Whether `split` would place the rows: for rows that are kept, and split later.
+    ///
+    /// # Errors
+    /// As [`Splitter::split`].
+    fn check(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.split(rows.clone()).map(drop)
+    }
+
     /// One of the same kind for one more batcher, with nothing learned yet.
     fn fresh(&self) -> Box<dyn Splitter>;
 }
@@ -216,6 +237,9 @@ pub struct Commit {
     pub offsets: Offsets,
     /// The shard's watermark, microseconds of event time.
     pub watermark: Option<i64>,
+    /// Every window that ends at or before this event time (in microseconds) is closed; none where
+    /// there are no windows.
+    pub complete: Option<i64>,
     /// The files.
     pub prepared: Prepared,
 }

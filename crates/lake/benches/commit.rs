@@ -102,6 +102,7 @@ fn main() {
                 offsets_to: format!("o{epoch}"),
                 offsets: Offsets::default(),
                 watermark: None,
+                complete: None,
                 prepared: prepared(&location, epoch),
             };
             let start = Instant::now();

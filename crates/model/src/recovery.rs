@@ -194,8 +194,8 @@ impl Refusal {
                  rebuild FILE`"
             }
             Self::Changed { .. } => {
-                "to go on at the same offsets: start once more with the old file (`calve run OLD_FILE`, which \
-                 commits what is prepared; SIGTERM ends it), then `calve checkpoint rebuild FILE`; to start over: \
+                "to go on at the same offsets: run the old file once more with `calve run OLD_FILE --drain`, which \
+                 commits what is prepared and closes every window, then start this one; to start over: \
                  `calve checkpoint reset FILE --yes`"
             }
         }

@@ -93,18 +93,24 @@ impl Watermarks {
         self.of.entry(partition.clone()).or_default().done = true;
     }
 
-    /// The shard's watermark in microseconds; none while nothing can be said. When every source
-    /// partition has ended it is [`END_OF_TIME`]; when all are idle or ended, it stays where it was.
+    /// The shard's watermark in microseconds; none while nothing can be said. When all source
+    /// partitions are idle or ended, it stays where it was.
+    ///
+    /// While every source partition has ended it is [`END_OF_TIME`]. That says only that nothing is
+    /// left to read: where a later run finds another source partition, the watermark goes on from
+    /// where it was before the end.
     pub fn current(&mut self) -> Option<Micros> {
         let mut active = self.of.values().filter(|one| one.holds()).peekable();
         let now = if active.peek().is_none() {
-            let all_done = !self.of.is_empty() && self.of.values().all(|one| one.done);
-            all_done.then_some(END_OF_TIME)
+            if !self.of.is_empty() && self.of.values().all(|one| one.done) {
+                return Some(END_OF_TIME);
+            }
+            None
         } else {
             // One of which nothing is known (none is below all marks) holds all others.
             active.map(|one| one.mark(self.max_delay)).min().flatten()
         };
-        self.reached = self.reached.max(now);
+        self.reached = self.reached.filter(|at| *at != END_OF_TIME).max(now);
         self.reached
     }
 
@@ -151,6 +157,19 @@ mod tests {
         marks.done(&partition(0));
         marks.done(&partition(1));
         assert_eq!(marks.current(), Some(END_OF_TIME));
+    }
+
+    #[test]
+    fn a_partition_found_after_the_end_goes_on_from_before_it() {
+        let mut marks = Watermarks::new(10);
+        marks.observe(&partition(0), 100);
+        assert_eq!(marks.current(), Some(90));
+        marks.done(&partition(0));
+        assert_eq!(marks.current(), Some(END_OF_TIME));
+        marks.observe(&partition(1), 95);
+        assert_eq!(marks.current(), Some(90));
+        marks.observe(&partition(1), 200);
+        assert_eq!(marks.current(), Some(190));
     }
 
     #[test]

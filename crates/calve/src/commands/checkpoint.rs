@@ -221,5 +221,7 @@ pub(super) fn starting_point(
         fingerprints: BTreeMap::new(),
         outputs,
         totals: calve_engine::checkpoint::Totals::default(),
+        windows: None,
+        drained: false,
     }
 }

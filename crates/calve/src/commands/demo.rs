@@ -43,7 +43,7 @@ pub(crate) async fn run(args: DemoArgs) -> Result<()> {
         "calve demo: generated sales events into the Iceberg table shop.orders below {dir}/lake, for {} s",
         args.seconds
     ));
-    let done = run::supervise(&file, Some(Duration::from_secs(args.seconds))).await?;
+    let done = run::supervise(&file, Some(Duration::from_secs(args.seconds)), false).await?;
     done.summarize(&file);
 
     let status = done.metrics.status();

@@ -26,6 +26,10 @@ pub(crate) struct RunArgs {
     /// followed: only what comes from now on), or PARTITION=OFFSET, once for each source partition
     #[arg(long, value_name = "START")]
     from: Vec<String>,
+    /// Read nothing: commit what is prepared, fire and close every open window, and end. After that the
+    /// pipeline's schema, SQL and windows may be changed
+    #[arg(long, conflicts_with = "from")]
+    drain: bool,
 }
 
 pub(crate) async fn run(args: RunArgs) -> Result<()> {
@@ -33,7 +37,7 @@ pub(crate) async fn run(args: RunArgs) -> Result<()> {
     if !args.from.is_empty() {
         from::set(&file, &from::Start::parse(&args.from)?).await?;
     }
-    let done = supervise(&file, None).await?;
+    let done = supervise(&file, None, args.drain).await?;
     done.summarize(&file);
     Ok(())
 }
@@ -54,6 +58,7 @@ impl Done {
                 events = status.events,
                 bytes = status.bytes,
                 written = status.rows_committed,
+                late = status.late,
                 rejected = status.rejected,
                 files = status.files_committed,
                 file_bytes = status.bytes_committed,
@@ -69,7 +74,12 @@ impl Done {
 }
 
 /// Runs a pipeline with server and console until the source ends, a signal comes, or `limit` is over.
-pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> Result<Done> {
+/// With `drain` nothing is read, and open windows fire and close.
+pub(crate) async fn supervise(
+    file: &PipelineFile,
+    limit: Option<Duration>,
+    drain: bool,
+) -> Result<Done> {
     let stop = CancellationToken::new();
     on_signal(stop.clone())?;
     let bound = match &file.serve {
@@ -79,7 +89,7 @@ pub(crate) async fn supervise(file: &PipelineFile, limit: Option<Duration>) -> R
         }
         None => None,
     };
-    let pipeline = pipeline::open(file).await?;
+    let pipeline = pipeline::open(file, drain).await?;
     let (metrics, monitors) = (pipeline.metrics, pipeline.monitors);
     let around = CancellationToken::new();
     let _ended = around.clone().drop_guard();

@@ -180,6 +180,10 @@ fn shard_rows(shard: &ShardInfo) -> Vec<Vec<String>> {
             shard.watermark.map_or("none".to_owned(), event_time),
         ],
     ];
+    if let Some(complete) = shard.windows_complete {
+        let closed = format!("closed up to {}", event_time(complete));
+        rows.push(vec!["windows".to_owned(), closed]);
+    }
     if let Some(record) = &shard.record {
         rows.push(vec!["record".to_owned(), record.clone()]);
     }

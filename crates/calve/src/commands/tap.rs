@@ -56,7 +56,7 @@ fn tap(front: Front, limit: u64) -> Result<()> {
     while left > 0 {
         let raw = match runtime.block_on(source.next())? {
             SourceEvent::Batch(raw) => raw,
-            SourceEvent::Discovered(_) | SourceEvent::Idle => continue,
+            SourceEvent::Discovered(_) | SourceEvent::Idle | SourceEvent::Progress(_) => continue,
             SourceEvent::End => break,
         };
         for rows in batcher.rows(&raw, &mut rejects)? {
@@ -246,6 +246,7 @@ mod tests {
             payload: Payload::Bytes(input.as_bytes().into()),
             last: true,
             tag: None,
+            arrival: None,
         };
         let mut rejects = Rejects::default();
         let batches = batcher.rows(&raw, &mut rejects)?;

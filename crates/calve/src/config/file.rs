@@ -14,7 +14,12 @@ use calve_sql::lookup::LookupConfigs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{monitor::MonitorConfig, secret::Secret, stores::StoresConfig};
+use super::{
+    monitor::MonitorConfig,
+    secret::Secret,
+    stores::StoresConfig,
+    window::{AggregateConfig, WindowConfig},
+};
 
 /// Folder of the checkpoints, where the file does not say it.
 const CHECKPOINTS: &str = ".calve-checkpoints";
@@ -40,6 +45,13 @@ pub(crate) struct PipelineFile {
     /// SQL over the events. Without it rows go to the table as they are.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) transform: Option<TransformConfig>,
+    /// Windows: which rows become visible together, and when. Without it rows become visible with the
+    /// next commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) window: Option<WindowConfig>,
+    /// SQL over the rows of each window, in the place of the rows themselves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) aggregate: Option<AggregateConfig>,
     /// Live figures over everything seen so far.
     #[serde(default)]
     pub(crate) monitor: MonitorConfig,

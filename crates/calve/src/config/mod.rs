@@ -10,6 +10,7 @@ mod stores;
 mod suggest;
 mod validate;
 mod vars;
+mod window;
 
 use std::path::Path;
 

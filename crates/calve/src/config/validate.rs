@@ -38,6 +38,7 @@ impl PipelineFile {
             return Err(Error::config("transform.sql is empty")
                 .hint("leave `transform` out to write the events as they are"));
         }
+        self.windows()?;
         self.commit()?;
         self.limits()?;
         self.stores.validate()?;
@@ -105,6 +106,24 @@ impl PipelineFile {
         if let Some(schema) = schema {
             let unit = time.unit.map(Into::into);
             calve_engine::event_time::EventTime::of(&schema, &time.column, unit)?;
+        }
+        Ok(())
+    }
+
+    fn windows(&self) -> Result<()> {
+        let column = self.event_time.as_ref().map(|time| time.column.as_str());
+        match (&self.window, &self.aggregate) {
+            (Some(window), aggregate) => window.validate(column, aggregate.is_some())?,
+            (None, None) => {}
+            (None, Some(_)) => {
+                return Err(Error::config("aggregate needs window: it makes a result of each window")
+                    .hint("for example `window: { fixed: 1m }`; for figures over everything there is `monitor`"));
+            }
+        }
+        if let Some(aggregate) = &self.aggregate
+            && aggregate.sql.trim().is_empty()
+        {
+            return Err(Error::config("aggregate.sql is empty"));
         }
         Ok(())
     }

@@ -247,6 +247,7 @@ mod tests {
             payload: Payload::Rows(rows),
             last: false,
             tag: None,
+            arrival: None,
         }
     }
 

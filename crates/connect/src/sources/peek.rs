@@ -76,7 +76,7 @@ async fn peek_for(
             }
             SourceEvent::End => end = true,
             SourceEvent::Idle => idle = true,
-            SourceEvent::Discovered(_) => {}
+            SourceEvent::Discovered(_) | SourceEvent::Progress(_) => {}
         }
         if !idle {
             seen.push_back(event);

@@ -80,6 +80,7 @@ fn what_was_seen_comes_again_in_its_order() {
                 SourceEvent::Discovered(found) => format!("discovered {}", found.len()),
                 SourceEvent::Batch(raw) => format!("{}..{}", raw.range.from, raw.range.to),
                 SourceEvent::Idle => "idle".to_owned(),
+                SourceEvent::Progress(_) => "progress".to_owned(),
                 SourceEvent::End => "end".to_owned(),
             });
         }

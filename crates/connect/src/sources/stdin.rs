@@ -138,6 +138,7 @@ impl StdinSource {
                 .is_some()
                 .then(|| self.tag.print())
                 .flatten(),
+            arrival: None,
         })
     }
 }

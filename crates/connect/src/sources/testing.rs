@@ -23,6 +23,7 @@ pub(crate) fn raw(text: &str, from: u64) -> RawBatch {
         payload: Payload::Bytes(Bytes::copy_from_slice(text.as_bytes())),
         last: false,
         tag: None,
+        arrival: None,
     }
 }
 
@@ -64,7 +65,7 @@ pub(crate) async fn read_on(source: &mut dyn Source) -> Result<Vec<RawBatch>> {
     loop {
         match source.next().await? {
             SourceEvent::Batch(raw) => all.push(raw),
-            SourceEvent::Discovered(_) => {}
+            SourceEvent::Discovered(_) | SourceEvent::Progress(_) => {}
             SourceEvent::Idle | SourceEvent::End => return Ok(all),
         }
     }

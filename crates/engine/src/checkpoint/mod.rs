@@ -27,6 +27,8 @@ use crate::{
 
 /// Begins the names of floors; see [`Checkpoints::retire`].
 const FLOOR: &str = "floor-";
+/// Folder of the runs of open windows, beside the shards: a shard's own is listed at each epoch.
+const RUNS: &str = ".runs";
 
 /// The checkpoints of one shard of one pipeline, as one owner sees them.
 #[derive(Clone)]
@@ -95,6 +97,40 @@ impl Checkpoints {
 
     fn floor_path(&self, floor: Epoch) -> String {
         format!("{}/{}/{FLOOR}{:020}", self.pipeline, self.shard, floor.0)
+    }
+
+    fn run_path(&self, name: &str) -> String {
+        format!("{}/{RUNS}/{}/{name}", self.pipeline, self.shard)
+    }
+
+    /// A name for a run of an epoch, which no other process uses.
+    pub(crate) fn run_name(epoch: Epoch) -> String {
+        format!("{:020}-{}.arrow", epoch.0, Uuid::new_v4().simple())
+    }
+
+    /// Writes a run: rows of open windows, which the next record refers to.
+    pub(crate) async fn create_run(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+        // Its name is its own: one that exists is what an earlier try wrote.
+        self.store
+            .create(&self.run_path(name), bytes)
+            .await
+            .map(drop)
+    }
+
+    /// A run's bytes; none when it is not there.
+    pub(crate) async fn run(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        self.store.get(&self.run_path(name)).await
+    }
+
+    /// Deletes a run that no record refers to any more.
+    pub(crate) async fn delete_run(&self, name: &str) -> Result<()> {
+        self.store.delete(&self.run_path(name)).await
+    }
+
+    /// The names of all runs, also those that a crash left.
+    pub async fn runs(&self) -> Result<Vec<String>> {
+        let folder = format!("{}/{RUNS}/{}", self.pipeline, self.shard);
+        self.store.list(&folder).await
     }
 
     /// Reads everything: meta, floor and all records above it.
@@ -221,7 +257,7 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Forgets the shard: deletes every record and the pipeline's meta; the floor stays.
+    /// Forgets the shard: deletes every record, the runs and the pipeline's meta; the floor stays.
     pub async fn reset(&self) -> Result<usize> {
         let epochs = self.epochs().await?;
         if let Some(last) = epochs.last() {
@@ -229,6 +265,9 @@ impl Checkpoints {
         }
         for epoch in &epochs {
             self.store.delete(&self.path(*epoch)).await?;
+        }
+        for run in self.runs().await? {
+            self.delete_run(&run).await?;
         }
         self.store.delete(&self.meta_path()).await?;
         Ok(epochs.len())

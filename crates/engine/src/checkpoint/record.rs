@@ -15,6 +15,7 @@ use crate::{
     clock,
     error::{Error, Result},
     seams::Prepared,
+    windows::SavedWindows,
 };
 
 /// Version of the format of records and meta.
@@ -75,6 +76,9 @@ pub struct Totals {
     pub rows: u64,
     /// Events that went to the rejects.
     pub rejects: u64,
+    /// Rows behind the watermark and the allowed lateness.
+    #[serde(default)]
+    pub late: u64,
 }
 
 /// The durable record of an epoch.
@@ -108,6 +112,12 @@ pub struct Record {
     pub outputs: BTreeMap<String, RecordOutput>,
     /// Counts since the first start.
     pub totals: Totals,
+    /// The windows that are open at the end of the epoch; none where the pipeline has no windows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<SavedWindows>,
+    /// Every window was fired and closed (`run --drain`): the pipeline may be changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
 }
 
 /// An output's part of a record.
@@ -155,6 +165,8 @@ impl Record {
             fingerprints: base.fingerprints,
             outputs,
             totals: newest.map(|r| r.totals).unwrap_or_default(),
+            windows: newest.and_then(|r| r.windows.clone()),
+            drained: newest.is_some_and(|r| r.drained),
         }
     }
 
@@ -174,6 +186,11 @@ impl Record {
                 .collect(),
             ..self.clone()
         }
+    }
+
+    /// Event time up to which every window is closed; see [`crate::seams::Commit::complete`].
+    pub fn complete(&self) -> Option<i64> {
+        self.windows.as_ref().and_then(SavedWindows::complete)
     }
 
     /// The record's facts for recovery; `digest` is that of its bytes.

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Instant};
 
 use arrow::array::RecordBatch;
-use calve_model::{OffsetRange, SourcePartition};
+use calve_model::{Micros, OffsetRange, SourcePartition};
 use parking_lot::Mutex;
 
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     event_time::EventTime,
     metrics::{Metrics, Stage},
     seams::{BatcherFactory, Decoder, Split, Splitter, Transform},
+    windows::{Windowed, assign::Assigned},
 };
 
 /// A raw batch after the batcher, on its way to the writer.
@@ -25,8 +26,17 @@ pub(super) struct Processed {
     pub(super) rows: u64,
     pub(super) bytes: u64,
     pub(super) bounds: EventTimeBounds,
-    pub(super) splits: Vec<Split>,
+    pub(super) arrival: Option<Micros>,
+    pub(super) rows_of: Vec<Rows>,
     pub(super) rejects: Vec<Reject>,
+}
+
+/// Rows on their way to the table.
+pub(super) enum Rows {
+    /// For the table at once.
+    Split(Split),
+    /// For windows.
+    Assigned(Assigned),
 }
 
 pub(super) struct Batchers {
@@ -35,6 +45,7 @@ pub(super) struct Batchers {
     /// Splitters are made by the writer, which the loop owns: one is kept as the pattern.
     pattern: Mutex<Box<dyn Splitter>>,
     event_time: Option<EventTime>,
+    windowed: Option<Arc<Windowed>>,
     metrics: Metrics,
 }
 
@@ -49,6 +60,7 @@ impl Batchers {
         factory: Arc<dyn BatcherFactory>,
         pattern: Box<dyn Splitter>,
         event_time: Option<EventTime>,
+        windowed: Option<Arc<Windowed>>,
         metrics: Metrics,
     ) -> Result<Self> {
         let first = Batcher {
@@ -61,6 +73,7 @@ impl Batchers {
             idle: Mutex::new(vec![first]),
             pattern: Mutex::new(pattern),
             event_time,
+            windowed,
             metrics,
         })
     }
@@ -89,14 +102,15 @@ impl Batchers {
             batcher,
             raw,
             decoded: &decoded,
+            windowed: self.windowed.as_deref(),
             rows: 0,
-            splits: Vec::new(),
+            rows_of: Vec::new(),
             rejects: Vec::new(),
         };
         work.range(0, decoded.rows.num_rows(), &self.metrics)?;
         let Work {
             rows,
-            splits,
+            rows_of,
             rejects: found,
             ..
         } = work;
@@ -121,7 +135,8 @@ impl Batchers {
             rows,
             bytes: raw.bytes() as u64,
             bounds,
-            splits,
+            arrival: raw.arrival,
+            rows_of,
             rejects,
         })
     }
@@ -131,8 +146,9 @@ struct Work<'a> {
     batcher: &'a mut Batcher,
     raw: &'a RawBatch,
     decoded: &'a Decoded,
+    windowed: Option<&'a Windowed>,
     rows: u64,
-    splits: Vec<Split>,
+    rows_of: Vec<Rows>,
     rejects: Vec<Reject>,
 }
 
@@ -166,7 +182,17 @@ impl Work<'_> {
         metrics.stage(Stage::Transform, transformed.as_secs_f64());
         let count = rows.num_rows() as u64;
         if count > 0 {
-            self.splits.push(self.batcher.splitter.split(rows)?);
+            let rows = match self.windowed {
+                None => Rows::Split(self.batcher.splitter.split(rows)?),
+                Some(windowed) => {
+                    // Whether rows fit the table is found while the event is at hand to be rejected.
+                    if windowed.aggregate.is_none() && !windowed.pane_columns {
+                        self.batcher.splitter.check(&rows)?;
+                    }
+                    Rows::Assigned(windowed.assign(rows)?)
+                }
+            };
+            self.rows_of.push(rows);
             metrics.stage(
                 Stage::Split,
                 begun.elapsed().saturating_sub(transformed).as_secs_f64(),

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 use calve_model::{Epoch, Offsets};
 use tokio::sync::{mpsc, watch};
 
-use super::{TABLE, ground};
+use super::{LATE, TABLE, ground};
 use crate::{
     checkpoint::{Checkpoints, Record, offsets_digest},
     error::{Error, Policy, Result},
@@ -93,6 +93,7 @@ impl Committer {
             offsets_to: offsets_digest(&record.offsets),
             offsets: record.offsets.clone(),
             watermark: record.watermarks.clone().current(),
+            complete: record.complete(),
             prepared: prepared.clone(),
         };
         let begun = ground::now();
@@ -118,7 +119,13 @@ impl Committer {
         let snapshot = tried.await?;
         fault::point("commit.after")?;
         self.metrics.committed(name, prepared, snapshot.clone());
-        if name == TABLE {
+        if name == LATE {
+            tracing::info!(
+                epoch = record.epoch.0,
+                rows = prepared.rows,
+                "late rows committed"
+            );
+        } else if name == TABLE {
             let (ms, rows, files) = (
                 ground::since(begun).as_millis() as u64,
                 prepared.rows,

@@ -1,22 +1,25 @@
 //! The loop: takes items in the order of their numbers, gives rows to the writer, and cuts epochs.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use calve_model::{Epoch, Offsets, Watermarks, watermark::END_OF_TIME};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     KIB, ShardOptions, Summary,
-    batcher::Processed,
+    batcher::{Processed, Rows},
+    committer,
     ground::{self, Moment, Task},
+    panes::{self, OpenWindows, SealedWindows},
     reader::{Item, What},
 };
 use crate::{
-    checkpoint::{Record, Totals},
+    checkpoint::{Checkpoints, Record, Totals},
     error::{Error, Result},
     metrics::Metrics,
     rejects::RejectsWriter,
-    seams::{Prepared, TableWriter},
+    seams::{Prepared, Progress, Sealed, TableWriter},
+    windows::SavedWindows,
 };
 
 /// An epoch at its end: what was read, and the files on their way to the disk.
@@ -24,7 +27,21 @@ pub(super) struct Cut {
     pub(super) offsets: Offsets,
     pub(super) watermarks: Watermarks,
     pub(super) totals: Totals,
-    pub(super) finish: Task<Result<(Prepared, Option<Prepared>)>>,
+    pub(super) windows: Option<SavedWindows>,
+    pub(super) drained: bool,
+    /// Runs that the record of this epoch does not need any more.
+    pub(super) dead_runs: Vec<String>,
+    pub(super) finish: Task<Result<Finished>>,
+}
+
+/// The files of an epoch: of the table, of the rejects, of late rows.
+type Finished = (Prepared, Option<Prepared>, Option<Prepared>);
+
+/// What the loop writes to.
+pub(super) struct Tables {
+    pub(super) table: Box<dyn TableWriter>,
+    pub(super) late: Option<Box<dyn TableWriter>>,
+    pub(super) rejects: RejectsWriter,
 }
 
 pub(super) struct Cutter {
@@ -33,26 +50,30 @@ pub(super) struct Cutter {
     watermarks: Watermarks,
     before: Totals,
     totals: Totals,
-    table: Box<dyn TableWriter>,
-    rejects: RejectsWriter,
+    windows: Option<OpenWindows>,
+    tables: Tables,
     metrics: Metrics,
     options: ShardOptions,
+    checkpoints: Checkpoints,
     permits: Arc<Semaphore>,
     permits_in_all: usize,
     /// When the first event of the open epoch was taken; none: nothing to cut.
     opened: Option<Moment>,
     last_cut: Option<Moment>,
     idle_since: Option<Moment>,
+    /// Every window was fired and closed on demand.
+    drained: bool,
 }
 
 impl Cutter {
     pub(super) fn new(
         claim: Record,
-        table: Box<dyn TableWriter>,
-        rejects: RejectsWriter,
+        windows: Option<OpenWindows>,
+        tables: Tables,
         metrics: Metrics,
         options: ShardOptions,
         permits: Arc<Semaphore>,
+        checkpoints: Checkpoints,
     ) -> Self {
         Self {
             epoch: claim.epoch,
@@ -60,15 +81,17 @@ impl Cutter {
             watermarks: claim.watermarks,
             before: claim.totals,
             totals: claim.totals,
-            table,
-            rejects,
+            windows,
+            tables,
             metrics,
             options,
+            checkpoints,
             permits_in_all: permits.available_permits(),
             permits,
             opened: None,
             last_cut: None,
             idle_since: None,
+            drained: false,
         }
     }
 
@@ -81,11 +104,17 @@ impl Cutter {
         let mut early: BTreeMap<u64, Item> = BTreeMap::new();
         loop {
             let deadline = self.deadline();
-            let wait = deadline.unwrap_or_default().saturating_sub(ground::now());
+            let tick = self.windows.as_ref().and_then(OpenWindows::next_tick);
+            let wait =
+                |until: Option<Moment>| until.unwrap_or_default().saturating_sub(ground::now());
             let item = tokio::select! {
                 biased;
-                () = ground::sleep(wait), if deadline.is_some() => {
+                () = ground::sleep(wait(deadline)), if deadline.is_some() => {
                     self.cut(&cuts).await?;
+                    continue;
+                }
+                () = ground::sleep(wait(tick)), if tick.is_some() => {
+                    self.tick().await?;
                     continue;
                 }
                 item = incoming.recv() => item,
@@ -98,15 +127,28 @@ impl Cutter {
                 next += 1;
                 let Item { what, held, .. } = item;
                 match what? {
-                    What::Batch(batch) => self.take(*batch).await?,
+                    What::Batch(batch) => {
+                        self.take(*batch).await?;
+                        if let Some(windows) = &mut self.windows
+                            && !windows.relieve().await
+                        {
+                            // Rows of open windows leave the memory when they lie in a run.
+                            self.cut(&cuts).await?;
+                            if let Some(windows) = &mut self.windows {
+                                windows.relieve().await;
+                            }
+                        }
+                    }
                     What::Discovered(partitions) => {
                         for partition in &partitions {
                             self.watermarks.discover(partition);
                         }
                     }
-                    What::Idle => self.idle(),
+                    What::Idle => self.idle().await?,
+                    What::Progress(progress) => self.progress(progress).await?,
                     What::End { source_ended } => {
                         drop(held);
+                        self.close_windows(source_ended).await?;
                         self.cut(&cuts).await?;
                         return Ok(self.summary(source_ended));
                     }
@@ -116,15 +158,22 @@ impl Cutter {
             let in_flight = (self.permits_in_all
                 - self.permits.available_permits().min(self.permits_in_all))
                 * KIB;
+            let windows = self.windows.as_ref().map_or(0, OpenWindows::memory);
             self.metrics.set_levels(
-                self.table.buffered_bytes() + in_flight,
-                self.table.open_files(),
+                self.tables.table.buffered_bytes() + windows + in_flight,
+                self.tables.table.open_files(),
             );
         }
     }
 
     fn deadline(&self) -> Option<Moment> {
-        let due = self.opened? + self.options.commit_every;
+        let fired = self.windows.as_ref().is_some_and(OpenWindows::fired);
+        let wait = if fired {
+            Duration::ZERO
+        } else {
+            self.options.commit_every
+        };
+        let due = self.opened? + wait;
         let soonest = self.last_cut.map(|at| at + self.options.min_interval);
         Some(soonest.map_or(due, |soonest| due.max(soonest)))
     }
@@ -138,44 +187,111 @@ impl Cutter {
         if batch.tag.is_some() {
             position.tag = batch.tag;
         }
+        if let (Some(windows), Some(arrival)) = (&mut self.windows, batch.arrival) {
+            windows.arrival(arrival, &mut self.tables.table).await?;
+        }
+        self.idle_since = None;
+        self.opened.get_or_insert_with(ground::now);
+        self.totals.events += batch.events;
+        self.totals.rows += batch.rows;
+        self.totals.rejects += batch.rejects.len() as u64;
+        tracing::trace!(bytes = batch.bytes, rows = batch.rows, "batch");
+        let Tables { table, late, .. } = &mut self.tables;
+        for rows in batch.rows_of {
+            match (rows, &mut self.windows) {
+                (Rows::Split(split), _) => table.append(split).await?,
+                (Rows::Assigned(rows), Some(windows)) => {
+                    let late = windows.take(rows, table, late.as_mut()).await?;
+                    self.totals.late += late;
+                    self.metrics.late(late);
+                }
+                (Rows::Assigned(_), None) => {
+                    return Err(Error::internal("rows of windows in a shard without them"));
+                }
+            }
+        }
+        self.tables
+            .rejects
+            .append(&batch.partition, &batch.rejects)
+            .await?;
+        // What the batch says of event time counts from the next one on: its own rows are not late.
         if let Some((_, highest)) = batch.bounds {
             self.watermarks.observe(&batch.partition, highest);
         }
         if batch.last {
             self.watermarks.done(&batch.partition);
         }
-        self.idle_since = None;
-        self.show_watermark();
-        self.totals.events += batch.events;
-        self.totals.rows += batch.rows;
-        self.totals.rejects += batch.rejects.len() as u64;
-        tracing::trace!(bytes = batch.bytes, rows = batch.rows, "batch");
-        for split in batch.splits {
-            self.table.append(split).await?;
+        self.advance().await
+    }
+
+    /// Tells windows and metrics how far event time has come.
+    async fn advance(&mut self) -> Result<()> {
+        let Some(watermark) = self.watermarks.current() else {
+            return Ok(());
+        };
+        // At the end of the source windows are drained, and their watermark stays where it was:
+        // another run may find more to read.
+        if watermark == END_OF_TIME {
+            return Ok(());
         }
-        self.rejects
-            .append(&batch.partition, &batch.rejects)
-            .await?;
-        self.opened.get_or_insert_with(ground::now);
+        self.metrics.set_watermark(watermark);
+        if let Some(windows) = &mut self.windows {
+            windows.watermark(watermark, &mut self.tables.table).await?;
+            self.open_if_fired();
+        }
         Ok(())
     }
 
-    fn idle(&mut self) {
+    /// A pane that fired without an event in its epoch is committed, too.
+    fn open_if_fired(&mut self) {
+        if self.windows.as_ref().is_some_and(OpenWindows::fired) {
+            self.opened.get_or_insert_with(ground::now);
+        }
+    }
+
+    async fn tick(&mut self) -> Result<()> {
+        if let Some(windows) = &mut self.windows {
+            windows.tick(&mut self.tables.table).await?;
+            self.open_if_fired();
+        }
+        Ok(())
+    }
+
+    async fn progress(&mut self, progress: Progress) -> Result<()> {
+        if let (Some(windows), Some(arrival)) = (&mut self.windows, progress.arrival) {
+            windows.arrival(arrival, &mut self.tables.table).await?;
+            self.open_if_fired();
+        }
+        if let Some(watermark) = progress.watermark {
+            self.watermarks.given(&progress.partition, watermark);
+        }
+        self.advance().await
+    }
+
+    /// At the end of the source, or on demand, every window fires and closes.
+    async fn close_windows(&mut self, source_ended: bool) -> Result<()> {
+        if let Some(windows) = &mut self.windows
+            && (source_ended || self.options.drain)
+        {
+            windows.drain(&mut self.tables.table).await?;
+            self.open_if_fired();
+        }
+        if self.options.drain {
+            self.drained = true;
+            self.opened.get_or_insert_with(ground::now);
+        }
+        Ok(())
+    }
+
+    async fn idle(&mut self) -> Result<()> {
         let since = *self.idle_since.get_or_insert_with(ground::now);
         if ground::since(since) >= self.options.idle_timeout {
             for partition in self.offsets.0.keys() {
                 self.watermarks.idle(partition);
             }
-            self.show_watermark();
+            self.advance().await?;
         }
-    }
-
-    fn show_watermark(&mut self) {
-        if let Some(watermark) = self.watermarks.current()
-            && watermark != END_OF_TIME
-        {
-            self.metrics.set_watermark(watermark);
-        }
+        Ok(())
     }
 
     /// Ends the epoch; waits only while too many epochs are prepared and not committed.
@@ -184,8 +300,18 @@ impl Cutter {
             return Ok(());
         }
         self.epoch = self.epoch.next();
-        let table = self.table.seal(self.epoch);
-        let rejects = self.rejects.seal();
+        let sealed = match &mut self.windows {
+            Some(windows) => Some(windows.seal(self.epoch).await?),
+            None => None,
+        };
+        let (windows, run, dead_runs) = sealed.map_or((None, None, Vec::new()), |sealed| {
+            let SealedWindows { saved, run, dead } = sealed;
+            (Some(saved), run, dead)
+        });
+        let table = self.tables.table.seal(self.epoch);
+        let late = self.tables.late.as_mut().map(|late| late.seal(self.epoch));
+        let rejects = self.tables.rejects.seal();
+        let (checkpoints, retry_for) = (self.checkpoints.clone(), self.options.retry_for);
         let finish = Task::spawn(async move {
             let rejects = async {
                 match rejects {
@@ -193,13 +319,29 @@ impl Cutter {
                     None => Ok(None),
                 }
             };
-            tokio::try_join!(table.finish(), rejects)
+            let run = async {
+                match &run {
+                    Some(run) => {
+                        committer::retrying("write rows of open windows", retry_for, || {
+                            panes::write_run(&checkpoints, run)
+                        })
+                        .await
+                    }
+                    None => Ok(()),
+                }
+            };
+            let (table, rejects, late, ()) =
+                tokio::try_join!(table.finish(), rejects, finished(late), run)?;
+            Ok((table, rejects, late))
         });
         self.watermarks.current();
         let cut = Cut {
             offsets: self.offsets.clone(),
             watermarks: self.watermarks.clone(),
             totals: self.totals,
+            windows,
+            drained: self.drained,
+            dead_runs,
             finish,
         };
         self.metrics.set_behind(cuts.capacity() == 0);
@@ -217,6 +359,7 @@ impl Cutter {
             events: self.totals.events - self.before.events,
             rows: self.totals.rows - self.before.rows,
             rejects: self.totals.rejects - self.before.rejects,
+            late: self.totals.late - self.before.late,
         };
         Summary {
             run,
@@ -224,5 +367,12 @@ impl Cutter {
             epoch: self.epoch,
             ended,
         }
+    }
+}
+
+async fn finished(sealed: Option<Box<dyn Sealed>>) -> Result<Option<Prepared>> {
+    match sealed {
+        Some(sealed) => sealed.finish().await.map(Some),
+        None => Ok(None),
     }
 }

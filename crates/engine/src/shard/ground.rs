@@ -3,7 +3,7 @@
 
 use std::{future::Future, time::Duration};
 
-use calve_model::Offsets;
+use calve_model::{Micros, Offsets};
 use rayon::ThreadPool;
 use tokio::{
     sync::oneshot,
@@ -13,8 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::reader::Reader;
 #[cfg(test)]
-use super::simulation::clock;
-use crate::error::{Error, Result};
+use super::simulation::clock as simulated;
+use crate::{
+    clock,
+    error::{Error, Result},
+};
 
 /// Processing time since some moment before the shard began; only differences mean anything.
 pub(super) type Moment = Duration;
@@ -24,10 +27,23 @@ pub(super) fn now() -> Moment {
     static BEGIN: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     #[cfg(test)]
-    if let Some(clock) = clock::current() {
+    if let Some(clock) = simulated::current() {
         return clock.now();
     }
     BEGIN.elapsed()
+}
+
+/// Processing time in microseconds since 1970, as the wall clock was when the process began and as
+/// much later as has passed since: it never jumps.
+pub(super) fn processing_time() -> Micros {
+    static BEGIN: std::sync::LazyLock<(Moment, i64)> =
+        std::sync::LazyLock::new(|| (now(), clock::now_ms()));
+    #[cfg(test)]
+    if let Some(clock) = simulated::current() {
+        return clock.now().as_micros() as Micros;
+    }
+    let (begin, wall_ms) = *BEGIN;
+    wall_ms * 1000 + since(begin).as_micros() as Micros
 }
 
 /// Processing time that has passed since `then`.
@@ -41,7 +57,7 @@ pub(super) async fn sleep(pause: Duration) {
         return;
     }
     #[cfg(test)]
-    if let Some(clock) = clock::current() {
+    if let Some(clock) = simulated::current() {
         return clock.sleep(pause).await;
     }
     tokio::time::sleep(pause).await;
@@ -52,7 +68,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T> {
     #[cfg(test)]
-    if clock::current().is_some() {
+    if simulated::current().is_some() {
         return Ok(work());
     }
     tokio::task::spawn_blocking(work)
@@ -63,7 +79,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// Runs one batcher's work on the pool, in any order with the others'.
 pub(super) fn spawn_batch(pool: &ThreadPool, work: impl FnOnce() + Send + 'static) {
     #[cfg(test)]
-    if let Some(clock) = clock::current() {
+    if let Some(clock) = simulated::current() {
         tokio::spawn(async move {
             clock.pause().await;
             work();
@@ -71,6 +87,30 @@ pub(super) fn spawn_batch(pool: &ThreadPool, work: impl FnOnce() + Send + 'stati
         return;
     }
     pool.spawn_fifo(work);
+}
+
+/// Computes on the pool; the task itself only waits.
+pub(super) fn on_pool<T: Send + 'static>(
+    pool: &ThreadPool,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> impl Future<Output = Result<T>> {
+    let (done, result) = oneshot::channel();
+    #[cfg(test)]
+    let simulated = simulated::current().is_some();
+    #[cfg(not(test))]
+    let simulated = false;
+    if simulated {
+        let _ = done.send(work());
+    } else {
+        pool.spawn_fifo(move || {
+            let _ = done.send(work());
+        });
+    }
+    async {
+        result
+            .await
+            .map_err(|_| Error::internal("a task of the pool was dropped"))
+    }
 }
 
 /// Runs the reader on a thread of its own, with a runtime of its own, until it ends or `abort`.
@@ -88,7 +128,7 @@ pub(super) fn spawn_reader(
         }
     };
     #[cfg(test)]
-    if clock::current().is_some() {
+    if simulated::current().is_some() {
         tokio::spawn(async move { done.send(reading.await) });
         return Ok(result);
     }

@@ -10,6 +10,7 @@ mod batcher;
 mod committer;
 mod cut;
 mod ground;
+mod panes;
 mod preparer;
 mod reader;
 mod start;
@@ -34,12 +35,15 @@ use crate::{
     metrics::Metrics,
     rejects::{self, RejectsWriter},
     seams::{BatcherFactory, Output, Source, TableWriter},
+    windows::Windowed,
 };
 
 /// Name of the output that holds the rows.
 pub const TABLE: &str = "table";
 /// Name of the output that holds the rejects.
 pub const REJECTS: &str = "rejects";
+/// Name of the output that holds late rows, where they have a table of their own.
+pub const LATE: &str = "late";
 
 /// What a shard is made of.
 pub struct Shard {
@@ -51,11 +55,15 @@ pub struct Shard {
     pub factory: Arc<dyn BatcherFactory>,
     /// The event-time column of the decoded rows.
     pub event_time: Option<EventTime>,
+    /// How rows are grouped in time; none: they go to the table as they come.
+    pub windowed: Option<Windowed>,
     /// Writes the table's files.
     pub table: Box<dyn TableWriter>,
+    /// Writes the files of late rows, where they have a table of their own.
+    pub late: Option<Box<dyn TableWriter>>,
     /// Writes the rejects.
     pub rejects: RejectsWriter,
-    /// Makes files visible, by name: [`TABLE`] and [`REJECTS`].
+    /// Makes files visible, by name: [`TABLE`], [`REJECTS`], and [`LATE`] with `late`.
     pub outputs: BTreeMap<String, Arc<dyn Output>>,
     /// The batchers' threads.
     pub pool: Arc<ThreadPool>,
@@ -80,6 +88,8 @@ pub struct ShardOptions {
     pub idle_timeout: Duration,
     /// Raw bytes between reader and writer.
     pub in_flight_bytes: usize,
+    /// Read nothing; fire and close every open window, commit, and end.
+    pub drain: bool,
     /// How long an unavailable catalog, store or disk is tried again before the run fails.
     pub retry_for: Duration,
 }
@@ -128,7 +138,9 @@ async fn run_until(
         source,
         factory,
         event_time,
+        windowed,
         table,
+        late,
         rejects,
         outputs,
         pool,
@@ -136,6 +148,9 @@ async fn run_until(
         ..
     } = shard;
     let options = shard.options;
+    if options.drain {
+        stop.cancel();
+    }
     let watermarks = Watermarks::new(options.max_delay);
     let leftovers = rejects.leftovers();
     let started = start::start(&checkpoints, &outputs, &shard.fingerprints, &watermarks).await?;
@@ -159,10 +174,22 @@ async fn run_until(
     committer.recover(started.commit).await?;
     rejects::remove(&leftovers);
 
+    let windowed = windowed.map(Arc::new);
+    let windows = match &windowed {
+        Some(plan) => Some(panes::OpenWindows::new(
+            Arc::clone(plan),
+            claim.windows.clone(),
+            checkpoints.clone(),
+            table.splitter(),
+            Arc::clone(&pool),
+        )?),
+        None => None,
+    };
     let batchers = Arc::new(batcher::Batchers::new(
         factory,
         table.splitter(),
         event_time,
+        windowed,
         metrics.clone(),
     )?);
     let reader = reader::Reader {
@@ -182,14 +209,27 @@ async fn run_until(
     metrics.set_state("running");
 
     let preparer = preparer::Preparer {
-        checkpoints,
+        checkpoints: checkpoints.clone(),
         base: claim.clone(),
         metrics: metrics.clone(),
         retry_for: options.retry_for,
     };
     let mut preparing = Task::spawn(preparer.run(cut_queue, prepared));
     let mut committing = Task::spawn(committer.run(prepared_queue));
-    let cutter = cut::Cutter::new(claim, table, rejects, metrics, options, permits);
+    let tables = cut::Tables {
+        table,
+        late,
+        rejects,
+    };
+    let cutter = cut::Cutter::new(
+        claim,
+        windows,
+        tables,
+        metrics,
+        options,
+        permits,
+        checkpoints,
+    );
     let mut cutting = Task::spawn(cutter.run(incoming, cuts));
 
     // Each ends when the one before it has; whichever fails first decides.

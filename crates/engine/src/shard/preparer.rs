@@ -9,7 +9,7 @@ use std::{
 use calve_model::Epoch;
 use tokio::sync::mpsc;
 
-use super::{REJECTS, TABLE, committer, cut::Cut};
+use super::{LATE, REJECTS, TABLE, committer, cut::Cut};
 use crate::{
     checkpoint::{Checkpoints, Record},
     error::{Error, Result},
@@ -33,7 +33,7 @@ impl Preparer {
     ) -> Result<Epoch> {
         while let Some(mut cut) = cuts.recv().await {
             let begun = Instant::now();
-            let (table, rejects) = cut
+            let (table, rejects, late) = cut
                 .finish
                 .ended()
                 .await
@@ -45,7 +45,9 @@ impl Preparer {
             record.offsets = cut.offsets;
             record.watermarks = cut.watermarks;
             record.totals = cut.totals;
-            let parts = [(TABLE, Some(table)), (REJECTS, rejects)];
+            record.windows = cut.windows;
+            record.drained = cut.drained;
+            let parts = [(TABLE, Some(table)), (REJECTS, rejects), (LATE, late)];
             for (name, part) in parts {
                 if let (Some(output), Some(part)) = (record.outputs.get_mut(name), part)
                     && part.files > 0
@@ -61,6 +63,13 @@ impl Preparer {
             .await?;
             self.metrics
                 .stage(Stage::Checkpoint, begun.elapsed().as_secs_f64());
+            for name in &cut.dead_runs {
+                fault::point("windows.each_dead_run")?;
+                // What cannot be deleted now is deleted by the next start.
+                if let Err(error) = self.checkpoints.delete_run(name).await {
+                    tracing::warn!(%error, run = name, "cannot delete a run that is not needed any more");
+                }
+            }
             let record = Arc::new(record);
             self.base = (*record).clone();
             self.metrics.set_behind(prepared.capacity() == 0);

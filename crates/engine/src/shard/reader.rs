@@ -21,7 +21,7 @@ use crate::{
     batch::RawBatch,
     error::{Error, Result},
     metrics::{Metrics, Stage},
-    seams::{Source, SourceEvent},
+    seams::{Progress, Source, SourceEvent},
 };
 
 /// Something the loop takes in the order of `number`.
@@ -36,6 +36,7 @@ pub(super) enum What {
     Batch(Box<Processed>),
     Discovered(Vec<SourcePartition>),
     Idle,
+    Progress(Progress),
     End { source_ended: bool },
 }
 
@@ -71,6 +72,18 @@ impl Reader {
         let metrics = &hands.metrics;
         let limit = permits.available_permits() as u32;
         let mut number = 0;
+        if stop.is_cancelled() {
+            // What is only drained need not be there any more.
+            hands
+                .say(
+                    0,
+                    Ok(What::End {
+                        source_ended: false,
+                    }),
+                )
+                .await;
+            return Ok(());
+        }
         if let Err(error) = source.open(&from).await {
             hands.say(0, Err(error)).await;
             return Ok(());
@@ -111,6 +124,9 @@ impl Reader {
                     hands.say(number, Ok(What::Discovered(partitions))).await;
                 }
                 Ok(SourceEvent::Idle) => hands.say(number, Ok(What::Idle)).await,
+                Ok(SourceEvent::Progress(progress)) => {
+                    hands.say(number, Ok(What::Progress(progress))).await;
+                }
                 Ok(SourceEvent::End) => {
                     hands
                         .say(number, Ok(What::End { source_ended: true }))

@@ -1,6 +1,9 @@
 //! The start of a shard: read everything, decide, claim. The decision is [`calve_model::recovery`].
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use calve_model::{
     Epoch, Offsets, Watermarks,
@@ -12,6 +15,7 @@ use crate::{
     error::{Error, ErrorKind, Result},
     fault,
     seams::Output,
+    windows::SavedWindows,
 };
 
 /// Tries to take a shard over from an owner that is just as fast.
@@ -55,6 +59,10 @@ async fn try_start(
         outputs: BTreeMap::new(),
         fingerprints: fingerprints.clone(),
     };
+    // After a drain only what offsets mean must stay.
+    if loaded.newest().is_some_and(|r| r.drained) {
+        facts.fingerprints.retain(|name, _| name == "source");
+    }
     // As long as nothing was read, everything may be changed: a typo is mended, and that is all.
     if loaded.newest().is_none_or(|r| r.offsets.0.is_empty()) {
         facts.fingerprints.clear();
@@ -111,6 +119,8 @@ async fn try_start(
         "took the pipeline over"
     );
 
+    remove_runs(checkpoints, &claim).await?;
+
     let mut commit = Vec::new();
     for (record, digest) in loaded.records {
         let lacking: Vec<String> = names(&missing, record.epoch);
@@ -119,6 +129,17 @@ async fn try_start(
         }
     }
     Ok(Started { claim, commit })
+}
+
+/// Removes the runs that no record refers to, which a crash left.
+async fn remove_runs(checkpoints: &Checkpoints, claim: &Record) -> Result<()> {
+    let needed: BTreeSet<&str> = claim.windows.iter().flat_map(SavedWindows::runs).collect();
+    for name in checkpoints.runs().await? {
+        if !needed.contains(name.as_str()) {
+            checkpoints.delete_run(&name).await?;
+        }
+    }
+    Ok(())
 }
 
 fn names(missing: &[(Epoch, String)], epoch: Epoch) -> Vec<String> {

@@ -17,6 +17,8 @@ pub(super) const SHARD: &str = "calve.shard";
 pub(super) const EPOCH: &str = "calve.epoch";
 pub(super) const DIGEST: &str = "calve.digest";
 pub(super) const WATERMARK: &str = "calve.watermark";
+/// Summary: every window that ends at or before this event time is closed, in microseconds.
+pub(super) const WINDOWS_COMPLETE: &str = "calve.windows-complete";
 pub(super) const OFFSETS: &str = "calve.offsets";
 pub(super) const RECORD: &str = "calve.record";
 

@@ -307,6 +307,9 @@ fn describe(metadata: &TableMetadata, commit: &Commit, counts: &Counts) -> Resul
     if let Some(watermark) = commit.watermark {
         entries.insert(held::WATERMARK.to_owned(), watermark.to_string());
     }
+    if let Some(complete) = commit.complete {
+        entries.insert(held::WINDOWS_COMPLETE.to_owned(), complete.to_string());
+    }
     let added = [
         ("total-data-files", counts.files),
         ("total-records", counts.rows),

@@ -99,6 +99,8 @@ pub struct ShardInfo {
     pub offsets_digest: String,
     /// Watermark of the shard's last snapshot, microseconds of event time.
     pub watermark: Option<i64>,
+    /// Every window that ends at or before this event time is closed, in microseconds.
+    pub windows_complete: Option<i64>,
     /// Offsets of the shard's last snapshot, where the history still has it.
     pub offsets: Option<Offsets>,
     /// Path of the record in the checkpoint store.
@@ -353,6 +355,7 @@ fn shards(metadata: &TableMetadata) -> Vec<ShardInfo> {
                 offsets_digest: held.offsets,
                 snapshot: held.snapshot,
                 watermark: told(held::WATERMARK).and_then(|text| text.parse().ok()),
+                windows_complete: told(held::WINDOWS_COMPLETE).and_then(|text| text.parse().ok()),
                 offsets: told(held::OFFSETS).and_then(|text| serde_json::from_str(text).ok()),
                 record: told(held::RECORD).map(str::to_owned),
                 trouble: trouble.map(|error| error.message().to_owned()),

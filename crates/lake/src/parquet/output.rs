@@ -56,6 +56,9 @@ pub struct CommitEntry {
     pub record: String,
     /// Event time up to which the shard was complete, microseconds.
     pub watermark: Option<i64>,
+    /// Every window that ends at or before this event time is closed, microseconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows_complete: Option<i64>,
     /// The files.
     pub files: Vec<PublishedFile>,
 }
@@ -67,6 +70,7 @@ impl CommitEntry {
             digest: commit.digest.clone(),
             record: commit.record.clone(),
             watermark: commit.watermark,
+            windows_complete: commit.complete,
             files,
         }
     }

@@ -30,6 +30,7 @@ pub(super) fn commit(epoch: u64, previous: u64, prepared: &Prepared) -> Commit {
         offsets_to: String::new(),
         offsets: Offsets::default(),
         watermark: None,
+        complete: None,
         prepared: prepared.clone(),
     }
 }

@@ -32,6 +32,7 @@ fn shard(epoch: u64, at: u64) -> ShardInfo {
         digest: "d".into(),
         offsets_digest: offsets_digest(&offsets(at)),
         watermark: Some(1_000),
+        windows_complete: None,
         offsets: Some(offsets(at)),
         record: None,
         snapshot: Some(1),

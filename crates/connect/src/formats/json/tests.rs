@@ -69,6 +69,7 @@ fn check_batch(schema: &SchemaRef, lines: &[Vec<u8>], decoder: &mut JsonDecoder)
         payload: Payload::Bytes(Bytes::from(text)),
         last: true,
         tag: None,
+        arrival: None,
     };
     let decoded = decoder.decode(&raw).expect("bad events are rejects");
     let rejects: Vec<_> = decoded

@@ -218,6 +218,7 @@ fn ended(name: &str, offset: u64) -> RawBatch {
         payload: Payload::Bytes(Bytes::new()),
         last: true,
         tag: None,
+        arrival: None,
     }
 }
 
@@ -310,7 +311,7 @@ impl Source for FileSource {
                     };
                     latest.0.insert(raw.partition, position);
                 }
-                SourceEvent::Discovered(_) => {}
+                SourceEvent::Discovered(_) | SourceEvent::Progress(_) => {}
                 SourceEvent::Idle | SourceEvent::End => return Ok(latest),
             }
         }

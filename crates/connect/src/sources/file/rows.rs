@@ -131,6 +131,7 @@ impl RowsReader {
             payload: Payload::Rows(rows),
             last: self.finished,
             tag: self.tag.print(),
+            arrival: None,
         }))
     }
 

@@ -221,6 +221,7 @@ impl TextReader {
             payload: Payload::Bytes(self.buffers.share(chunk)),
             last,
             tag: self.tag.print(),
+            arrival: None,
         })
     }
 

@@ -118,6 +118,7 @@ impl Stream {
             payload: Payload::Bytes(Bytes::from(chunk)),
             last: self.done,
             tag: Some(format!("block={} at={}", self.block, self.block_offset)),
+            arrival: None,
         }
     }
 }

@@ -176,7 +176,7 @@ fn a_rate_is_kept_and_a_dropped_call_loses_nothing() {
             match event.expect("next") {
                 SourceEvent::Batch(raw) => all.push(raw),
                 SourceEvent::End => return began.elapsed(),
-                SourceEvent::Discovered(_) | SourceEvent::Idle => {}
+                SourceEvent::Discovered(_) | SourceEvent::Idle | SourceEvent::Progress(_) => {}
             }
         }
     });

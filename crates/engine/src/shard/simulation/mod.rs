@@ -63,7 +63,9 @@ fn shard(process: &Arc<Process>) -> Shard {
         source: Box::new(SimSource::new(process)),
         factory: Arc::new(SimFactory),
         event_time: Some(event_time.expect("our own column")),
+        windowed: None,
         table: Box::new(SimWriter::new(process)),
+        late: None,
         outputs: BTreeMap::from([
             (
                 TABLE.to_owned(),

@@ -68,6 +68,7 @@ impl Plan {
             batch_events: 8,
             threads: 1,
             options: ShardOptions {
+                drain: false,
                 commit_every: Duration::from_millis(30),
                 min_interval: Duration::ZERO,
                 max_delay: 10_000,

@@ -97,6 +97,7 @@ impl Source for SimSource {
             payload: Payload::Bytes(plan.lines(partition, from, to)),
             last: to == end,
             tag: None,
+            arrival: None,
         }))
     }
 

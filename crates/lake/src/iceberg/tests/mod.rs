@@ -188,6 +188,7 @@ pub(super) fn commit(shard: &str, epoch: u64, prepared: Prepared) -> Commit {
         offsets_to: format!("o{epoch}"),
         offsets: Offsets::default(),
         watermark: Some(-5),
+        complete: None,
         prepared,
     }
 }

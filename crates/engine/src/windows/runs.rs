@@ -1,0 +1,112 @@
+//! Runs: pages of open windows in the checkpoint store, as Arrow IPC streams.
+//!
+//! A run is written before the record that refers to it, under a name of its own; it is deleted after
+//! a record that does not. What a crash leaves is removed by the next owner.
+
+use std::{collections::VecDeque, io::Cursor, sync::Arc};
+
+use arrow::{
+    array::RecordBatch,
+    compute::{concat_batches, interleave_record_batch},
+    ipc::{reader::StreamReader, writer::StreamWriter},
+};
+
+use super::arrow_failed;
+use crate::{
+    checkpoint::Checkpoints,
+    error::{Error, Result},
+    shard::blocking,
+};
+
+/// Runs that are kept decoded: windows that fire together read the same ones.
+const KEPT: usize = 2;
+/// Above this many rows a piece, copying slices is cheaper than picking rows.
+const SLICES: usize = 64;
+
+/// Reads runs.
+pub(crate) struct Runs {
+    checkpoints: Checkpoints,
+    kept: VecDeque<(String, Arc<Vec<RecordBatch>>)>,
+}
+
+impl Runs {
+    pub(crate) fn new(checkpoints: Checkpoints) -> Self {
+        Self {
+            checkpoints,
+            kept: VecDeque::new(),
+        }
+    }
+
+    /// The batches of a run.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is not there, or is none.
+    pub(crate) async fn load(&mut self, name: &str) -> Result<Arc<Vec<RecordBatch>>> {
+        if let Some((_, batches)) = self.kept.iter().find(|(kept, _)| kept == name) {
+            return Ok(Arc::clone(batches));
+        }
+        let Some(bytes) = self.checkpoints.run(name).await? else {
+            return Err(Error::corrupt(format!(
+                "rows of open windows are gone from the checkpoint store: run={name}"
+            ))
+            .hint(
+                "put the checkpoint store back, or start over: `calve checkpoint reset FILE --yes`",
+            ));
+        };
+        let named = name.to_owned();
+        let batches = blocking(move || decode(bytes)).await?;
+        let batches = batches
+            .map_err(|e| Error::corrupt(format!("a run is unreadable: run={named}")).because(e))?;
+        let batches = Arc::new(batches);
+        if self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back((named, Arc::clone(&batches)));
+        Ok(batches)
+    }
+}
+
+fn decode(bytes: Vec<u8>) -> std::result::Result<Vec<RecordBatch>, arrow::error::ArrowError> {
+    StreamReader::try_new(Cursor::new(bytes), None)?.collect()
+}
+
+/// A run's bytes. A stream and not a file: a file has one dictionary a column, batches have their own.
+pub(crate) fn encode(batches: &[RecordBatch]) -> Result<Vec<u8>> {
+    let bytes: usize = batches.iter().map(RecordBatch::get_array_memory_size).sum();
+    let buffer = Vec::with_capacity(bytes + 4096);
+    let mut writer = StreamWriter::try_new(buffer, &batches[0].schema()).map_err(arrow_failed)?;
+    for batch in batches {
+        writer.write(batch).map_err(arrow_failed)?;
+    }
+    writer.into_inner().map_err(arrow_failed)
+}
+
+/// Rows of several batches (batch, first row, rows) as one.
+pub(crate) fn gathered(
+    batches: &[RecordBatch],
+    places: &[(usize, u32, u32)],
+) -> Result<RecordBatch> {
+    if let [(batch, start, rows)] = places {
+        return Ok(batches[*batch].slice(*start as usize, *rows as usize));
+    }
+    let total: usize = places.iter().map(|(_, _, rows)| *rows as usize).sum();
+    if total >= places.len() * SLICES {
+        let slices: Vec<RecordBatch> = places
+            .iter()
+            .map(|(batch, start, rows)| batches[*batch].slice(*start as usize, *rows as usize))
+            .collect();
+        let schema = batches
+            .first()
+            .ok_or_else(|| Error::internal("no batch to gather from"))?
+            .schema();
+        return concat_batches(&schema, &slices).map_err(arrow_failed);
+    }
+    let picks: Vec<(usize, usize)> = places
+        .iter()
+        .flat_map(|(batch, start, rows)| {
+            (*start..*start + *rows).map(move |row| (*batch, row as usize))
+        })
+        .collect();
+    let from: Vec<&RecordBatch> = batches.iter().collect();
+    interleave_record_batch(&from, &picks).map_err(arrow_failed)
+}
