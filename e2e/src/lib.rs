@@ -102,7 +102,7 @@ impl Scenario {
     /// # Panics
     /// When the process cannot be started.
     pub fn start(&self, fault: &str) -> Child {
-        start(Command::new(calve()), &self.dir, &self.file(), fault)
+        start(Command::new(calve()), &self.dir, &self.file(), fault, &[])
     }
 
     /// Runs to the end.
@@ -171,8 +171,49 @@ impl Scenario {
     }
 }
 
-/// `command run file`, with `CALVE_FAULT` set to `fault` unless empty; its stderr goes to `dir/log`.
-fn start(mut command: Command, dir: &Path, file: &Path, fault: &str) -> Child {
+/// `calve run` of some file; ended with this value.
+#[derive(Debug)]
+pub struct Running(Child);
+
+impl Running {
+    /// `calve run file args…`, with `CALVE_FAULT` set to `fault` unless empty; its stderr goes to
+    /// `dir/log`.
+    ///
+    /// # Panics
+    /// When the process cannot be started.
+    pub fn start(dir: &Path, file: &Path, fault: &str, args: &[&str]) -> Self {
+        Self(start(Command::new(calve()), dir, file, fault, args))
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When the process cannot be waited for.
+    pub fn wait(mut self) -> ExitStatus {
+        self.0.wait().expect("wait for calve")
+    }
+
+    /// Sends SIGTERM and waits for its end.
+    ///
+    /// # Panics
+    /// When the process cannot be signalled.
+    pub fn terminate(self) -> ExitStatus {
+        let pid = self.0.id().to_string();
+        let sent = Command::new("kill").arg(pid).status().expect("run kill");
+        assert!(sent.success(), "SIGTERM was not sent");
+        self.wait()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// `command run file args…`, with `CALVE_FAULT` set to `fault` unless empty; its stderr goes to `dir/log`.
+fn start(mut command: Command, dir: &Path, file: &Path, fault: &str, args: &[&str]) -> Child {
     let log = fs::File::options()
         .create(true)
         .append(true)
@@ -180,6 +221,7 @@ fn start(mut command: Command, dir: &Path, file: &Path, fault: &str) -> Child {
     command
         .arg("run")
         .arg(file)
+        .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(log.expect("a log"));

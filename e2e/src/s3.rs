@@ -204,7 +204,7 @@ impl OnS3 {
     /// # Panics
     /// When the process cannot be started.
     pub fn start(&self, fault: &str) -> Child {
-        crate::start(command(), &self.dir, &self.file(), fault)
+        crate::start(command(), &self.dir, &self.file(), fault, &[])
     }
 
     /// Runs to the end.
