@@ -233,17 +233,23 @@ fn a_stopped_pipeline_keeps_its_windows_and_a_drained_one_may_change() {
     );
     windows.write(1_000_000, 20_000, "window: { fixed: 10m, late: append }");
     let running = windows.start("", &[]);
-    while windows.runs().is_empty() {
+    let saved = || -> u64 {
+        let sizes = windows.runs().into_iter();
+        sizes
+            .map(|run| fs::metadata(run).map_or(0, |found| found.len()))
+            .sum()
+    };
+    while saved() < 100_000 {
         calve_e2e::pause(5);
     }
     assert!(running.terminate().success(), "{}", windows.log());
     let visible = "SELECT count(*), count(DISTINCT id) FROM orders";
-    assert_eq!(
-        windows.ask(&[visible])[0],
-        json!([[0, 0]]),
-        "the window is open"
+    let late = windows.ask(&[visible])[0][0][0].as_u64();
+    assert!(
+        late < Some(500),
+        "the window is open, late rows are there: {late:?}"
     );
-    assert!(!windows.runs().is_empty(), "and its rows are durable");
+    assert!(saved() >= 100_000, "and its rows are durable");
 
     windows.write(1_000_000, 20_000, "window: { fixed: 1m, late: append }");
     assert_eq!(windows.run("", &[]).code(), Some(2));

@@ -222,6 +222,7 @@ pub(super) fn starting_point(
         outputs,
         totals: calve_engine::checkpoint::Totals::default(),
         windows: None,
+        windows_complete: None,
         drained: false,
     }
 }

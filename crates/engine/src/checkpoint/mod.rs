@@ -122,6 +122,21 @@ impl Checkpoints {
         self.store.get(&self.run_path(name)).await
     }
 
+    /// Whether another owner has taken the shard over.
+    ///
+    /// # Errors
+    /// `Fenced` when it has.
+    pub(crate) async fn check_owner(&self) -> Result<()> {
+        let Some(newest) = self.epochs().await?.last().copied() else {
+            return Ok(());
+        };
+        // One that vanishes between the list and the read was retired by a newer owner, or by us.
+        match self.store.get(&self.path(newest)).await? {
+            Some(bytes) if Record::parse(&bytes)?.owner != self.owner => Err(self.fenced(newest)),
+            _ => Ok(()),
+        }
+    }
+
     /// Deletes a run that no record refers to any more.
     pub(crate) async fn delete_run(&self, name: &str) -> Result<()> {
         self.store.delete(&self.run_path(name)).await

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use calve_model::{Epoch, Offsets, Watermarks, watermark::END_OF_TIME};
+use calve_model::{Epoch, Micros, Offsets, Watermarks, watermark::END_OF_TIME};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
@@ -28,6 +28,8 @@ pub(super) struct Cut {
     pub(super) watermarks: Watermarks,
     pub(super) totals: Totals,
     pub(super) windows: Option<SavedWindows>,
+    /// See [`SealedWindows::complete`].
+    pub(super) complete: Option<Micros>,
     pub(super) drained: bool,
     /// Runs that the record of this epoch does not need any more.
     pub(super) dead_runs: Vec<String>,
@@ -273,8 +275,10 @@ impl Cutter {
         if let Some(windows) = &mut self.windows
             && (source_ended || self.options.drain)
         {
-            windows.drain(&mut self.tables.table).await?;
-            self.open_if_fired();
+            // Those that close without another pane are closed in the record, too.
+            if windows.drain(&mut self.tables.table).await? {
+                self.opened.get_or_insert_with(ground::now);
+            }
         }
         if self.options.drain {
             self.drained = true;
@@ -304,10 +308,15 @@ impl Cutter {
             Some(windows) => Some(windows.seal(self.epoch).await?),
             None => None,
         };
-        let (windows, run, dead_runs) = sealed.map_or((None, None, Vec::new()), |sealed| {
-            let SealedWindows { saved, run, dead } = sealed;
-            (Some(saved), run, dead)
-        });
+        let (windows, complete, run, dead_runs) = match sealed {
+            Some(SealedWindows {
+                saved,
+                complete,
+                run,
+                dead,
+            }) => (Some(saved), complete, run, dead),
+            None => (None, None, None, Vec::new()),
+        };
         let table = self.tables.table.seal(self.epoch);
         let late = self.tables.late.as_mut().map(|late| late.seal(self.epoch));
         let rejects = self.tables.rejects.seal();
@@ -340,6 +349,7 @@ impl Cutter {
             watermarks: self.watermarks.clone(),
             totals: self.totals,
             windows,
+            complete,
             drained: self.drained,
             dead_runs,
             finish,

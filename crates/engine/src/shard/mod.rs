@@ -154,7 +154,8 @@ async fn run_until(
     let watermarks = Watermarks::new(options.max_delay);
     let leftovers = rejects.leftovers();
     let started = start::start(&checkpoints, &outputs, &shard.fingerprints, &watermarks).await?;
-    let claim = started.claim;
+    let mut claim = started.claim;
+    let open_windows = claim.windows.take();
 
     let permits = in_flight(options.in_flight_bytes);
     let slots = pool.current_num_threads() * 4;
@@ -178,7 +179,7 @@ async fn run_until(
     let windows = match &windowed {
         Some(plan) => Some(panes::OpenWindows::new(
             Arc::clone(plan),
-            claim.windows.clone(),
+            open_windows,
             checkpoints.clone(),
             table.splitter(),
             Arc::clone(&pool),

@@ -60,6 +60,8 @@ pub(super) struct OpenWindows {
 /// What a cut does for windows.
 pub(super) struct SealedWindows {
     pub(super) saved: SavedWindows,
+    /// Every window that ends at or before this event time is closed.
+    pub(super) complete: Option<Micros>,
     pub(super) run: Option<NewRun>,
     /// Runs that the record does not need, and no later one.
     pub(super) dead: Vec<String>,
@@ -270,9 +272,10 @@ impl OpenWindows {
         self.carry_out(table).await
     }
 
-    /// Fires and closes everything.
-    pub(super) async fn drain(&mut self, table: &mut Box<dyn TableWriter>) -> Result<()> {
+    /// Fires and closes everything; answers whether there was something.
+    pub(super) async fn drain(&mut self, table: &mut Box<dyn TableWriter>) -> Result<bool> {
         let now = self.now();
+        let open = self.panes.open() > 0;
         let watermark = self.panes.watermark_now();
         self.panes.drain(now, &mut self.effects);
         self.carry_out(table).await?;
@@ -282,7 +285,7 @@ impl OpenWindows {
             self.panes.watermark(now, watermark, &mut self.effects);
         }
         self.drained = true;
-        Ok(())
+        Ok(open)
     }
 
     async fn carry_out(&mut self, table: &mut Box<dyn TableWriter>) -> Result<()> {
@@ -557,16 +560,12 @@ impl OpenWindows {
         let name = Checkpoints::run_name(epoch);
         let run = self.contents.seal(name, &mut self.runs).await?;
         Ok(SealedWindows {
-            saved: SavedWindows::of(
-                self.processing_time,
-                if self.drained {
-                    Some(END_OF_TIME)
-                } else {
-                    self.panes.complete_below()
-                },
-                &self.panes,
-                &self.contents,
-            ),
+            saved: SavedWindows::of(self.processing_time, &self.panes, &self.contents),
+            complete: if self.drained {
+                Some(END_OF_TIME)
+            } else {
+                self.panes.complete_below()
+            },
             run,
             dead: self.contents.dead(),
         })

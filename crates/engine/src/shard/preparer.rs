@@ -46,6 +46,7 @@ impl Preparer {
             record.watermarks = cut.watermarks;
             record.totals = cut.totals;
             record.windows = cut.windows;
+            record.windows_complete = cut.complete;
             record.drained = cut.drained;
             let parts = [(TABLE, Some(table)), (REJECTS, rejects), (LATE, late)];
             for (name, part) in parts {
@@ -70,6 +71,8 @@ impl Preparer {
                     tracing::warn!(%error, run = name, "cannot delete a run that is not needed any more");
                 }
             }
+            // They may be large, and only a restart needs them.
+            record.windows = None;
             let record = Arc::new(record);
             self.base = (*record).clone();
             self.metrics.set_behind(prepared.capacity() == 0);

@@ -296,3 +296,7 @@ fn with_columns<const N: usize>(
     }
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(arrow_failed)
 }
+
+#[cfg(test)]
+#[path = "assign_tests.rs"]
+mod tests;

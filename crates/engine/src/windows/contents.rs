@@ -589,3 +589,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) held: Vec<(Of, Vec<[u32; 4]>)>,
     pub(crate) emitted: Vec<(Of, Vec<[u32; 4]>)>,
 }
+
+#[cfg(test)]
+#[path = "contents_tests.rs"]
+mod tests;

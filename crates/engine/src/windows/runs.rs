@@ -40,12 +40,14 @@ impl Runs {
     /// The batches of a run.
     ///
     /// # Errors
-    /// `Corrupt` when it is not there, or is none.
+    /// `Corrupt` when it is not there, or is none; `Fenced` when another owner has deleted it.
     pub(crate) async fn load(&mut self, name: &str) -> Result<Arc<Vec<RecordBatch>>> {
         if let Some((_, batches)) = self.kept.iter().find(|(kept, _)| kept == name) {
             return Ok(Arc::clone(batches));
         }
         let Some(bytes) = self.checkpoints.run(name).await? else {
+            // The next owner deletes what its own records do not need.
+            self.checkpoints.check_owner().await?;
             return Err(Error::corrupt(format!(
                 "rows of open windows are gone from the checkpoint store: run={name}"
             ))

@@ -206,6 +206,11 @@ impl Placement for ParquetLayout {
         self.file_schema.clone()
     }
 
+    fn check(&self, rows: &RecordBatch) -> Result<()> {
+        // Every value has a place in a folder: only columns can be wrong.
+        same_columns(&rows.schema(), &self.schema)
+    }
+
     fn place(&self, rows: RecordBatch) -> Result<Placed> {
         same_columns(&rows.schema(), &self.schema)?;
         let keys = self

@@ -26,6 +26,14 @@ pub trait Placement: Send + Sync + 'static {
     /// `Data` when a row cannot be placed; `Schema` when the columns are not the table's.
     fn place(&self, rows: RecordBatch) -> Result<Placed>;
 
+    /// Whether [`Placement::place`] would place the rows.
+    ///
+    /// # Errors
+    /// As `place`.
+    fn check(&self, rows: &RecordBatch) -> Result<()> {
+        self.place(rows.clone()).map(drop)
+    }
+
     /// Path of a new data file, relative to the root, with `/` between folders. `unique` is a name
     /// of a few dozen characters (letters, digits, `-`) that no other file of any process, start or
     /// epoch has; the path must contain it. The epoch is not known yet when a file is opened.

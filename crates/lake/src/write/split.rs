@@ -132,6 +132,10 @@ impl Splitter for FanoutSplitter {
         Box::new(Self::new(Arc::clone(&self.placement)))
     }
 
+    fn check(&mut self, rows: &RecordBatch) -> Result<()> {
+        self.placement.check(rows)
+    }
+
     fn split(&mut self, rows: RecordBatch) -> Result<Split> {
         Ok(Box::new(self.split_rows(rows)?))
     }

@@ -20,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use calve_model::windows::Strategy;
 use rayon::ThreadPool;
 use tokio::{sync::mpsc, task::JoinHandle};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,7 @@ use crate::{
     event_time::{EventTime, Unit},
     metrics::Metrics,
     rejects::{RejectsOutput, RejectsPlace, RejectsWriter},
+    windows::{LateRows, Windowed},
 };
 
 const SEEDS: u64 = 1000;
@@ -63,7 +65,7 @@ fn shard(process: &Arc<Process>) -> Shard {
         source: Box::new(SimSource::new(process)),
         factory: Arc::new(SimFactory),
         event_time: Some(event_time.expect("our own column")),
-        windowed: None,
+        windowed: plan.windows.clone().map(windowed),
         table: Box::new(SimWriter::new(process)),
         late: None,
         outputs: BTreeMap::from([
@@ -77,6 +79,21 @@ fn shard(process: &Arc<Process>) -> Shard {
         metrics: Metrics::new("sim", "main"),
         fingerprints: BTreeMap::from([("source".to_owned(), "sim".to_owned())]),
         options: plan.options.clone(),
+    }
+}
+
+/// Little memory, so that rows leave it; late rows stay, so that each event is in the table once.
+fn windowed(strategy: Strategy) -> Windowed {
+    let keyed = strategy.windowing.merges();
+    Windowed {
+        strategy,
+        time: EventTime::of(&source::schema(), "at", Some(Unit::Millis)).ok(),
+        key: if keyed { vec![0] } else { Vec::new() },
+        aggregate: None,
+        key_in_states: Vec::new(),
+        late: LateRows::Append,
+        pane_columns: false,
+        memory_bytes: 4 << 10,
     }
 }
 

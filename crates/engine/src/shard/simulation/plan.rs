@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use calve_model::windows::{Strategy, Trigger, Windowing};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -33,6 +34,8 @@ pub(super) struct Plan {
     pub(super) batch_events: u64,
     pub(super) threads: usize,
     pub(super) options: ShardOptions,
+    /// How rows are grouped in time; none: not at all.
+    pub(super) windows: Option<Strategy>,
     /// The longest that the sink takes for a batch.
     pub(super) append: Duration,
     /// How long a commit takes beyond that of a call.
@@ -78,6 +81,7 @@ impl Plan {
             },
             append: Duration::ZERO,
             commit: Duration::ZERO,
+            windows: None,
             broken: None,
             call: Duration::from_millis(2),
             fail: 0.0,
@@ -112,8 +116,10 @@ impl Plan {
                 .map(|_| random.random_range(0..150))
                 .collect(),
         );
+        let windows = random.random_bool(0.5).then(|| strategy(&mut random));
         Self {
             seed,
+            windows,
             batch_events: random.random_range(1..12),
             threads: if random.random_bool(0.5) { 1 } else { 4 },
             options: ShardOptions {
@@ -173,5 +179,38 @@ impl Plan {
         }
         assert_eq!(text.len() as u64, (to - from) * WIDTH);
         text.into()
+    }
+}
+
+/// Windows that lose nothing and have nothing twice: what is late is appended.
+fn strategy(random: &mut ChaCha8Rng) -> Strategy {
+    let millis = |n: i64| n * 1000;
+    let length = millis(random.random_range(20..800));
+    Strategy {
+        windowing: match random.random_range(0..3) {
+            0 => Windowing::Fixed {
+                size: length,
+                offset: millis(random.random_range(0..20)),
+            },
+            1 => Windowing::Session { gap: length / 8 },
+            _ => Windowing::Global,
+        },
+        trigger: match random.random_range(0..4) {
+            0 => Trigger::phases(Some(Trigger::Count(random.random_range(1..30))), None),
+            1 => Trigger::phases(
+                Some(Trigger::Period {
+                    every: millis(random.random_range(1..60)),
+                    aligned: random.random_bool(0.5),
+                }),
+                Some(Trigger::Count(1)),
+            ),
+            _ => Trigger::default(),
+        },
+        allowed_lateness: if random.random_bool(0.5) {
+            millis(random.random_range(0..200))
+        } else {
+            0
+        },
+        ..Strategy::default()
     }
 }
