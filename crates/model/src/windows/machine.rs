@@ -290,7 +290,6 @@ impl Machine {
                     progress.set(id, late.is_none());
                 } else if let Some(early) = early {
                     self.fire_again(*early, progress, passed);
-                    late.inspect(|late| self.reset(*late, progress));
                 }
             }
         }

@@ -54,7 +54,8 @@ pub(super) struct State {
 /// An open window: ordered by end, start, key.
 pub(super) type Place<K> = (Window, K);
 
-/// The open windows of a shard. `K` is what windows are kept per (cheap to clone; `()` if nothing).
+/// The open windows of a shard. `K` is what windows are kept per: cheap to clone, short when
+/// serialized (`Arc<str>`, say; bytes would be a list of numbers in JSON), `()` if nothing.
 ///
 /// A batch goes in as: [`Panes::seen`] for each key and window in it, contents stored where it
 /// says, then [`Panes::settle`]; then the watermark, then the clock ([`Panes::tick`]). Effects are
@@ -405,7 +406,7 @@ fn emit<K: Clone>(
     }
     let (window, key) = place;
     if strategy.accumulation == Accumulation::Retracting {
-        for old in state.standing.drain(..) {
+        for old in std::mem::take(&mut state.standing) {
             effects.push(Effect::Retract {
                 key: key.clone(),
                 window: old.window,
@@ -414,7 +415,8 @@ fn emit<K: Clone>(
         }
         if !last {
             let window = *window;
-            state.standing.push(Standing { window, pane });
+            // Exactly one: there may be a million of these.
+            state.standing = vec![Standing { window, pane }];
         }
     }
     effects.push(Effect::Fire {

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::trigger::Trigger;
+use super::trigger::{AT_END, Trigger};
 use super::units::in_words;
 use super::window::Windowing;
 use crate::watermark::Micros;
@@ -124,9 +124,13 @@ impl Strategy {
         if self.closing == Closing::FireAlways {
             extras.push_str("; a last pane always");
         }
+        let mut fires = self.trigger.describe();
+        if self.windowing == Windowing::Global {
+            fires = fires.replace(AT_END, "when all input has ended");
+        }
         format!(
-            "{}; fires {}; {lateness}; {}{extras}",
-            self.windowing, self.trigger, self.accumulation
+            "{}; fires {fires}; {lateness}; {}{extras}",
+            self.windowing, self.accumulation
         )
     }
 }
@@ -246,3 +250,97 @@ impl fmt::Display for StrategyError {
 }
 
 impl std::error::Error for StrategyError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::watermark::Micros;
+
+    const MINUTE: Micros = 60_000_000;
+
+    fn with(trigger: Trigger) -> Strategy {
+        Strategy {
+            windowing: Windowing::Fixed {
+                size: 60 * MINUTE,
+                offset: 15 * MINUTE,
+            },
+            trigger,
+            ..Strategy::default()
+        }
+    }
+
+    #[test]
+    fn words_say_where_when_and_how() {
+        let every = MINUTE / 2;
+        let period = Trigger::Period {
+            every,
+            aligned: true,
+        };
+        let mut strategy = with(Trigger::phases(Some(period), Some(Trigger::Count(1))));
+        strategy.allowed_lateness = 90 * MINUTE;
+        strategy.accumulation = Accumulation::Accumulating;
+        assert_eq!(
+            strategy.to_string(),
+            "fixed windows of 1h, offset 15m; fires early, again and again at the next full 30s of \
+             processing time; on time, when the watermark passes the window's end; late, again and \
+             again at each new element; late elements up to 1h30m after the end; each pane holds \
+             the whole window so far (accumulating)"
+        );
+        assert_eq!(
+            Strategy::default().to_string(),
+            "one global window; fires when all input has ended, and then with each batch of late \
+             elements; no late elements; each pane holds what is new (discarding)"
+        );
+        let mixed = Trigger::Until {
+            repeat: Box::new(Trigger::Any(vec![
+                Trigger::Bytes(1 << 20),
+                Trigger::Count(9),
+            ])),
+            until: Box::new(Trigger::AtWatermark),
+        };
+        assert_eq!(
+            mixed.to_string(),
+            "again and again once, when one holds: (after 1MiB of new elements; or after 9 new \
+             elements), until it fires when the watermark passes the window's end and no more"
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let sliding = Strategy {
+            windowing: Windowing::Sliding {
+                size: 86_400_000_000,
+                period: 1000,
+                offset: 0,
+            },
+            ..Strategy::default()
+        };
+        let zero = Trigger::Period {
+            every: 0,
+            aligned: false,
+        };
+        let mut many = Trigger::Count(1);
+        for _ in 0..70 {
+            many = many.repeated();
+        }
+        for (strategy, said) in [
+            (sliding, "windows=86400000 most=100000"),
+            (
+                with(zero),
+                "period of the trigger must be above 0: value=0s",
+            ),
+            (with(Trigger::Bytes(0)), "bytes=0"),
+            (with(Trigger::All(vec![])), "`all` needs"),
+            (with(Trigger::Sequence(vec![])), "`sequence` needs"),
+            (with(many), "parts=71 most=60"),
+            (
+                with(Trigger::Any(vec![Trigger::Count(1), Trigger::Count(0)])),
+                "count=0",
+            ),
+        ] {
+            let error = strategy.check().map_err(|error| error.to_string());
+            assert!(error.as_ref().is_err_and(|e| e.contains(said)), "{error:?}");
+        }
+        assert_eq!(Strategy::default().check(), Ok(()));
+    }
+}

@@ -8,6 +8,9 @@ use super::strategy::StrategyError;
 use super::units::{in_bytes, in_words};
 use crate::watermark::Micros;
 
+/// What [`Trigger::AtWatermark`] is in words.
+pub(super) const AT_END: &str = "when the watermark passes the window's end";
+
 /// More parts than this in one trigger are refused.
 const MOST_PARTS: usize = 60;
 
@@ -87,7 +90,7 @@ impl Trigger {
             format!("({})", words.join(glue))
         };
         match self {
-            Self::AtWatermark => "when the watermark passes the window's end".into(),
+            Self::AtWatermark => AT_END.into(),
             Self::Period {
                 every,
                 aligned: false,
@@ -101,6 +104,9 @@ impl Trigger {
             Self::All(parts) => format!("once, when all hold: {}", list(parts, "; and ")),
             Self::Any(parts) => format!("once, when one holds: {}", list(parts, "; or ")),
             Self::Sequence(parts) => format!("one after the other: {}", list(parts, "; then ")),
+            Self::Repeat(part) if **part == Self::AtWatermark => {
+                format!("{AT_END}, and then with each batch of late elements")
+            }
             Self::Repeat(part) => format!("again and again {}", part.describe()),
             Self::Until { repeat, until } => format!(
                 "again and again {}, until it fires {} and no more",
@@ -116,7 +122,7 @@ impl Trigger {
                     .map_or("late elements when the window closes".into(), |late| {
                         format!("late, again and again {}", late.describe())
                     });
-                format!("{early}on time, when the watermark passes the window's end; {late}")
+                format!("{early}on time, {AT_END}; {late}")
             }
         }
     }

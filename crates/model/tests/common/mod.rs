@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub(crate) mod memory;
 pub(crate) mod script;
 
 use std::collections::BTreeMap;
