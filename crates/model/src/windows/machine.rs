@@ -7,11 +7,10 @@
 //!
 //! Where windows merge, parts that are not active count along: a merge may bring them back.
 
+use super::layout::{Part, UNSET, lay_out};
 use super::trigger::Trigger;
 use crate::watermark::Micros;
 
-/// A period that no element has started.
-const UNSET: i64 = i64::MAX;
 /// A period that is over.
 const OVER: i64 = i64::MIN;
 
@@ -40,39 +39,6 @@ pub(super) struct Arrival {
     pub(super) count: u64,
     pub(super) bytes: u64,
     pub(super) now: Micros,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Part {
-    AtWatermark,
-    Period {
-        every: Micros,
-        aligned: bool,
-        slot: usize,
-    },
-    Count {
-        least: u64,
-        slot: usize,
-    },
-    Bytes {
-        least: u64,
-        slot: usize,
-    },
-    All(Vec<usize>),
-    Any(Vec<usize>),
-    Sequence(Vec<usize>),
-    Repeat(usize),
-    Until {
-        repeat: usize,
-        until: usize,
-    },
-    /// `passed`: a part that is only a bit, for whether the firing at the watermark has been.
-    Phases {
-        early: Option<usize>,
-        late: Option<usize>,
-        passed: usize,
-    },
-    Bit,
 }
 
 /// A trigger, laid out. Part 0 is the whole.
@@ -456,57 +422,6 @@ impl Machine {
             | Part::Bytes { .. } => {}
         }
     }
-}
-
-/// Lays a trigger out, the whole before its parts; returns its number.
-fn lay_out(trigger: &Trigger, parts: &mut Vec<Part>, unset: &mut Vec<i64>) -> usize {
-    let id = parts.len();
-    parts.push(Part::Bit);
-    let mut slot = |value| {
-        unset.push(value);
-        unset.len() - 1
-    };
-    let part = match trigger {
-        Trigger::AtWatermark => Part::AtWatermark,
-        Trigger::Period { every, aligned } => Part::Period {
-            every: *every,
-            aligned: *aligned,
-            slot: slot(UNSET),
-        },
-        Trigger::Count(least) => Part::Count {
-            least: *least,
-            slot: slot(0),
-        },
-        Trigger::Bytes(least) => Part::Bytes {
-            least: *least,
-            slot: slot(0),
-        },
-        Trigger::All(below) => Part::All(lay_out_all(below, parts, unset)),
-        Trigger::Any(below) => Part::Any(lay_out_all(below, parts, unset)),
-        Trigger::Sequence(below) => Part::Sequence(lay_out_all(below, parts, unset)),
-        Trigger::Repeat(below) => Part::Repeat(lay_out(below, parts, unset)),
-        Trigger::Until { repeat, until } => Part::Until {
-            repeat: lay_out(repeat, parts, unset),
-            until: lay_out(until, parts, unset),
-        },
-        Trigger::Phases { early, late } => {
-            let early = early.as_ref().map(|early| lay_out(early, parts, unset));
-            let late = late.as_ref().map(|late| lay_out(late, parts, unset));
-            parts.push(Part::Bit);
-            Part::Phases {
-                early,
-                late,
-                passed: parts.len() - 1,
-            }
-        }
-    };
-    parts[id] = part;
-    id
-}
-
-fn lay_out_all(below: &[Trigger], parts: &mut Vec<Part>, unset: &mut Vec<i64>) -> Vec<usize> {
-    let lay = |trigger| lay_out(trigger, parts, unset);
-    below.iter().map(lay).collect()
 }
 
 fn first_unfinished(parts: &[usize], progress: &Progress) -> Option<usize> {

@@ -19,7 +19,28 @@
 //! - In [`Trigger::Until`] the part `repeat` repeats by itself.
 //!
 //! Start reading at [`Strategy`], then [`Panes`]; `machine` holds the triggers' semantics.
+//!
+//! ```
+//! use calve_model::windows::{Effect, Panes, Placement, Seen, Strategy, Timing, Window, Windowing};
+//!
+//! let mut panes = Panes::new(Strategy {
+//!     windowing: Windowing::Fixed { size: 60, offset: 0 },
+//!     ..Strategy::default()
+//! });
+//! let (now, mut effects) = (0, Vec::new());
+//! let window = Window::new(0, 60);
+//! let seen = Seen { key: (), window, count: 3, bytes: 24 };
+//! assert_eq!(panes.seen(now, seen, &mut effects), Placement::Into(window));
+//! panes.settle(now, &mut effects); // nothing is ready
+//! panes.watermark(now, 60, &mut effects);
+//! assert!(matches!(
+//!     effects[..],
+//!     [Effect::Fire { pane, .. }, Effect::Close { .. }]
+//!         if pane.timing == Timing::OnTime && pane.count == 3 && pane.last
+//! ));
+//! ```
 
+mod layout;
 mod machine;
 mod pane;
 mod panes;

@@ -10,7 +10,7 @@ pub struct Seen<K> {
     /// Whose window; `()` where windows are not kept per key.
     pub key: K,
     /// As [`Windowing::assign`](super::Windowing::assign) gave it. For sessions the events' own
-    /// windows, or the span of several that overlap.
+    /// windows, or the span of several that overlap; they are then late or not together.
     pub window: Window,
     /// How many elements.
     pub count: u64,
@@ -23,7 +23,8 @@ pub struct Seen<K> {
 pub enum Placement {
     /// To the contents of this open window of their key.
     Into(Window),
-    /// Nowhere: their window has closed.
+    /// Nowhere: their window has closed. With sliding windows an element may be late for some of
+    /// its windows and in time for others.
     Late,
 }
 

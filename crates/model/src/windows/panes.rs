@@ -51,6 +51,21 @@ pub(super) struct State {
     pub(super) standing: Vec<Standing>,
 }
 
+impl State {
+    /// Of a window without elements. `passed`: the watermark has reached its end.
+    pub(super) fn new(passed: bool, progress: Progress) -> Self {
+        Self {
+            total: 0,
+            fresh: 0,
+            index: 0,
+            on_time_index: 0,
+            phase: if passed { Phase::After } else { Phase::Before },
+            progress,
+            standing: Vec::new(),
+        }
+    }
+}
+
 /// An open window: ordered by end, start, key.
 pub(super) type Place<K> = (Window, K);
 
@@ -106,19 +121,15 @@ impl<K: Ord + Clone> Panes<K> {
             count,
             bytes,
         } = seen;
-        let window = if self.strategy.windowing.merges() {
-            match self.absorb(&key, window, effects) {
-                Some(merged) => merged,
-                None => window,
-            }
-        } else {
-            window
-        };
+        let merges = self.strategy.windowing.merges();
+        let absorbed = merges.then(|| self.absorb(&key, window, effects));
+        let window = absorbed.flatten().unwrap_or(window);
         let place = (window, key);
-        let is_passed = self.is_passed(window);
+        // (Expired and open it is only where less lateness is allowed since a restart.)
         if self.is_expired(window) && !self.passed.contains_key(&place) {
             return Placement::Late;
         }
+        let is_passed = self.is_passed(window);
         let Self {
             machine,
             waiting,
@@ -126,37 +137,20 @@ impl<K: Ord + Clone> Panes<K> {
             sessions,
             timers,
             touched,
-            strategy,
             ..
         } = self;
         let windows = if is_passed { passed } else { waiting };
-        if !windows.contains_key(&place) {
-            if strategy.windowing.merges() {
+        let state = windows.entry(place.clone()).or_insert_with(|| {
+            if merges {
                 sessions.insert((place.1.clone(), window.start), window.end);
             }
-            let phase = if is_passed {
-                Phase::After
-            } else {
-                Phase::Before
-            };
-            let state = State {
-                total: 0,
-                fresh: 0,
-                index: 0,
-                on_time_index: 0,
-                phase,
-                progress: machine.start(),
-                standing: Vec::new(),
-            };
-            windows.insert(place.clone(), state);
-        }
-        if let Some(state) = windows.get_mut(&place) {
-            let before = machine.wake(&state.progress);
-            state.total = state.total.saturating_add(count);
-            state.fresh = state.fresh.saturating_add(count);
-            machine.arrive(&mut state.progress, Arrival { count, bytes, now });
-            rearm(timers, &place, before, machine.wake(&state.progress));
-        }
+            State::new(is_passed, machine.start())
+        });
+        let before = machine.wake(&state.progress);
+        state.total = state.total.saturating_add(count);
+        state.fresh = state.fresh.saturating_add(count);
+        machine.arrive(&mut state.progress, Arrival { count, bytes, now });
+        rearm(timers, &place, before, machine.wake(&state.progress));
         if touched.last() != Some(&place) {
             touched.push(place);
         }

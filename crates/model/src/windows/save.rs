@@ -152,26 +152,23 @@ impl<K: Ord + Clone> Panes<K> {
                 let session = (key.clone(), window.start);
                 panes.sessions.insert(session, window.end);
             }
-            let state = State {
+            let standing = one.standing.into_iter();
+            let mut state = State {
                 total: one.total,
                 fresh: one.total.saturating_sub(one.fired),
                 index: one.index,
                 on_time_index: one.on_time_index,
-                phase: match (passed, one.due) {
-                    (false, _) => Phase::Before,
-                    (true, 0) => Phase::After,
-                    (true, _) => Phase::Due,
-                },
-                progress,
-                standing: one
-                    .standing
-                    .into_iter()
+                standing: standing
                     .map(|(start, end, pane)| Standing {
                         window: Window::new(start, end),
                         pane,
                     })
                     .collect(),
+                ..State::new(passed, progress)
             };
+            if passed && one.due > 0 {
+                state.phase = Phase::Due;
+            }
             if passed {
                 panes.passed.insert(place, state);
             } else {

@@ -85,15 +85,7 @@ impl<K: Ord + Clone> Panes<K> {
 
 /// What sessions that become one have done together.
 fn merged(absorbed: Vec<State>, progress: Progress, passed: bool) -> State {
-    let mut state = State {
-        total: 0,
-        fresh: 0,
-        index: 0,
-        on_time_index: 0,
-        phase: if passed { Phase::After } else { Phase::Before },
-        progress,
-        standing: Vec::new(),
-    };
+    let mut state = State::new(passed, progress);
     for one in absorbed {
         state.total = state.total.saturating_add(one.total);
         state.fresh = state.fresh.saturating_add(one.fresh);

@@ -43,7 +43,8 @@ pub enum Trigger {
     Sequence(Vec<Trigger>),
     /// Over and over. Beam: `Repeatedly.forever`.
     Repeat(Box<Trigger>),
-    /// `repeat` over and over, until `until` is ready, which fires and ends it.
+    /// `repeat` over and over, until `until` is ready, which fires and ends it. A count in `until`
+    /// is over all firings.
     /// Beam: `Repeatedly.forever(repeat).orFinally(until)`.
     Until {
         /// Fires over and over.
