@@ -15,6 +15,16 @@ use common::{Caller, Element, Key, Out};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
+/// At least a thousand cases; more by `PROPTEST_CASES`. A failure prints its shortest case.
+fn config() -> ProptestConfig {
+    let config = ProptestConfig::default();
+    ProptestConfig {
+        cases: config.cases.max(1000),
+        failure_persistence: None,
+        ..config
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     /// Keys and event times.
@@ -220,7 +230,7 @@ fn final_panes(caller: &Caller) -> BTreeMap<(Key, Window), Vec<Element>> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(config())]
 
     #[test]
     fn panes_of_a_window_are_early_then_on_time_then_late(
@@ -360,6 +370,7 @@ proptest! {
         strategy in strategies(&[Accumulation::Accumulating, Accumulation::Retracting]),
         history in histories(),
         shuffled in any::<prop::sample::Index>(),
+        spans in any::<bool>(),
     ) {
         let mut strategy = strategy;
         strategy.allowed_lateness = END_OF_TIME;
@@ -368,7 +379,7 @@ proptest! {
         let caller = play(&strategy, &history, false);
         prop_assert_eq!(&final_panes(&caller), &expected);
 
-        // The same elements one by one in another order, with the history's watermarks and ticks.
+        // The same elements in another order, with the history's watermarks and ticks.
         let mut order: Vec<usize> = (0..all.len()).collect();
         let mut seed = shuffled.index(usize::MAX);
         for at in (1..order.len()).rev() {
@@ -377,13 +388,14 @@ proptest! {
         }
         let mut order = order.into_iter();
         let mut other = Caller::new(strategy.clone());
+        other.spans = spans;
         let mut watermark = -20;
         for (now, step) in (0..).step_by(7).zip(&history) {
             match step {
                 Step::Batch(of) => {
-                    for at in order.by_ref().take(of.len()) {
-                        other.batch(now, &all[at..=at]);
-                    }
+                    let batch = order.by_ref().take(of.len());
+                    let batch: Vec<Element> = batch.map(|at| all[at].clone()).collect();
+                    other.batch(now, &batch);
                 }
                 Step::Watermark(by) => {
                     watermark += by;

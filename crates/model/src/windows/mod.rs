@@ -16,6 +16,8 @@
 //!   element's own window first, and drops it).
 //! - A merged session's indexes go on; in Beam they begin again.
 //! - An empty on-time pane fires only where it is asked for.
+//! - A period is over when processing time is at its end (Beam: after it); an aligned one never
+//!   begins and ends at the same instant.
 //! - In [`Trigger::Until`] the part `repeat` repeats by itself.
 //!
 //! Start reading at [`Strategy`], then [`Panes`]; `machine` holds the triggers' semantics.
