@@ -290,6 +290,7 @@ proptest! {
         let (mut now, mut watermark, mut next, mut seen) = (0, None, 0, 0);
         for step in &history {
             now += 1;
+            let complete = caller.panes.complete_below();
             match step {
                 Step::Batch(of) => caller.batch(now, &elements(of, &mut next)),
                 Step::Watermark(by) => {
@@ -304,9 +305,15 @@ proptest! {
             }
             for (_, out) in &caller.out[seen..] {
                 match out {
-                    Out::Fire(_, window, pane, _) => {
+                    Out::Fire(_, window, pane, inside) => {
                         let passed = watermark.is_some_and(|mark| window.end <= mark);
                         prop_assert_eq!(pane.timing != Timing::Early, passed);
+                        // What was complete before this step fires no more.
+                        let Some(complete) = complete else { continue };
+                        prop_assert!(window.end > complete, "{window} complete={complete}");
+                        if !strategy.windowing.merges() {
+                            prop_assert!(inside.iter().all(|element| element.at >= complete));
+                        }
                     }
                     Out::Close(_, window) => {
                         let over = window.end.saturating_add(strategy.allowed_lateness);
@@ -322,6 +329,7 @@ proptest! {
                 }
             }
             seen = caller.out.len();
+            prop_assert!(caller.panes.complete_below() >= complete);
             for (_, open) in caller.panes.windows() {
                 let over = open.window.end.saturating_add(strategy.allowed_lateness);
                 prop_assert!(watermark.is_none_or(|mark| over > mark), "still open");

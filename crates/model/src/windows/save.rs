@@ -178,3 +178,47 @@ impl<K: Ord + Clone> Panes<K> {
         panes
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Accumulation, Seen, Trigger, Windowing};
+    use super::*;
+
+    /// Checkpoints outlive the program that wrote them: this text must stay readable.
+    #[test]
+    fn what_is_written_stays_as_it_is() {
+        let every = 60;
+        let period = Trigger::Period {
+            every,
+            aligned: false,
+        };
+        let strategy = Strategy {
+            windowing: Windowing::Session { gap: 10 },
+            trigger: Trigger::phases(Some(period), Some(Trigger::Count(2))),
+            allowed_lateness: 100,
+            accumulation: Accumulation::Retracting,
+            ..Strategy::default()
+        };
+        let mut panes = Panes::new(strategy.clone());
+        let mut effects = Vec::new();
+        for (now, at, count) in [(0, 5, 3), (70, 30, 1), (90, 50, 2)] {
+            panes.tick(now, &mut effects);
+            let window = Window::new(at, at + 10);
+            let seen = Seen {
+                key: "a".to_owned(),
+                window,
+                count,
+                bytes: 8,
+            };
+            panes.seen(now, seen, &mut effects);
+            panes.settle(now, &mut effects);
+        }
+        panes.watermark(100, 40, &mut effects);
+        let written = r#"{"m":40,"w":[{"k":"a","s":5,"e":15,"n":3,"d":3,"i":1,"f":8,"x":[[5,15,{"i":0,"t":"early","f":true,"n":3}]]},{"k":"a","s":30,"e":40,"n":1,"d":1,"i":1,"o":1,"f":8,"x":[[30,40,{"i":0,"t":"on_time","o":0,"f":true,"n":1}]]},{"k":"a","s":50,"e":60,"n":2,"c":[150,2]}]}"#;
+        assert_eq!(serde_json::to_string(&panes.save()).unwrap(), written);
+        let saved: Saved<String> = serde_json::from_str(written).unwrap();
+        assert_eq!(saved.open(), 3);
+        assert_eq!(saved.watermark(), Some(40));
+        assert_eq!(Panes::restore(strategy, saved), panes);
+    }
+}
