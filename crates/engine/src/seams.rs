@@ -127,14 +127,15 @@ pub trait Aggregate: Send + Sync {
     /// come first.
     ///
     /// # Errors
-    /// `Data` when an accumulator overflows; else `Internal`.
+    /// `Corrupt` when they are not of this query, `Config` when a figure overflows; never `Data`.
     fn merge(&self, states: &[RecordBatch]) -> Result<RecordBatch>;
 
     /// The rows of the panes of all windows in `states`: by window start, then window end, then in
     /// the order in which the groups come first.
     ///
     /// # Errors
-    /// As [`Aggregate::merge`].
+    /// As [`Aggregate::merge`]; also `Config` when an expression does not accept the figure of a
+    /// group, such as a division by zero: no event is to blame, so there is nothing to reject.
     fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch>;
 
     /// Where columns of the input, named by a session's key, are in a state.

@@ -13,7 +13,7 @@ use arrow::{
     compute::{concat_batches, take_record_batch},
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType},
 };
-use calve_engine::{Aggregate, Error, Result};
+use calve_engine::{Aggregate, Error, ErrorKind, Result};
 use datafusion::{
     common::{
         Column, DataFusionError,
@@ -79,11 +79,11 @@ impl WindowedAggregate {
         let windows = [events.fields().len() - 2, events.fields().len() - 1];
         let tables = Tables::events(EVENTS, Arc::clone(&events));
         let logical = session::logical(sql, &tables)?;
-        check::aggregation(sql, &logical, windows)?;
+        check::windowed(sql, &logical, windows)?;
         columns::unique_names(sql, &logical)?;
         let logical = columns::plain_columns(sql, logical, &tables)?;
         let logical = session::typed(sql, logical, &tables)?;
-        let aggregate = check::aggregation(sql, &logical, windows)?;
+        let aggregate = check::aggregation(sql, &logical)?;
         let origins = check::origins(aggregate, windows);
         let failed = |error: DataFusionError| caret::planning(sql, &[], &error);
 
@@ -194,7 +194,7 @@ impl Aggregate for WindowedAggregate {
         self.accepts(states)?;
         self.groups
             .merge(states)
-            .map_err(|error| caret::running(&error, None))
+            .map_err(|error| of_a_group(caret::running(&error, None)))
     }
 
     fn finish(&self, states: &[RecordBatch]) -> Result<RecordBatch> {
@@ -203,9 +203,12 @@ impl Aggregate for WindowedAggregate {
             .groups
             .finish(states, &self.group_schema)
             .and_then(|groups| in_order(groups, self.windows))
-            .map_err(|error| caret::running(&error, None))?;
+            .map_err(|error| of_a_group(caret::running(&error, None)))?;
         let [rest, upper] = &self.above;
-        let rows = upper.run(rest.run(groups)?)?;
+        let rows = rest
+            .run(groups)
+            .and_then(|rows| upper.run(rows))
+            .map_err(of_a_group)?;
         batch(&self.schema, rows.columns().to_vec(), rows.num_rows()).map_err(|error| {
             Error::internal("the SQL's result has not the planned schema").because(error)
         })
@@ -233,6 +236,16 @@ impl Aggregate for WindowedAggregate {
         }
         text
     }
+}
+
+/// What fails on a group is not an event's fault: there is none to reject.
+fn of_a_group(error: Error) -> Error {
+    if error.kind() != ErrorKind::Data {
+        return error;
+    }
+    Error::config(format!("a figure of a window fails: {}", error.message())).hint(
+        "guard the expression, as in `sum(a) / nullif(count(b), 0)` or `try_cast(max(a) AS INT)`",
+    )
 }
 
 /// The table of the SQL: rows with plain types, and their window.

@@ -11,7 +11,7 @@ use datafusion::{
         Column,
         tree_node::{TreeNode, TreeNodeRecursion},
     },
-    logical_expr::{Aggregate, Expr, LogicalPlan},
+    logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan, expr::AggregateFunction},
 };
 
 use super::WINDOW;
@@ -22,6 +22,9 @@ const SHAPE: &str = "write `SELECT window_start, window_end, key, count(*) AS n 
 /// Functions whose result depends on the order of rows, unless they are told which.
 const ORDERED: [&str; 4] = ["first_value", "last_value", "nth_value", "string_agg"];
 
+/// Functions that add values up; DISTINCT values are kept in no order.
+const SUMS: [&str; 2] = ["sum", "avg"];
+
 /// Where a column comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Origin {
@@ -31,16 +34,12 @@ pub(super) enum Origin {
     Computed { windows: bool },
 }
 
-/// The aggregation of a query that is one of windows. `windows` is where the window columns are in
-/// the events.
+/// Checks that a query, as it was written, is an aggregate of windows. `windows` is where the window
+/// columns are in the events.
 ///
 /// # Errors
 /// `Config`, with the place and what to do instead.
-pub(super) fn aggregation<'a>(
-    sql: &str,
-    plan: &'a LogicalPlan,
-    windows: [usize; 2],
-) -> Result<&'a Aggregate> {
+pub(super) fn windowed(sql: &str, plan: &LogicalPlan, windows: [usize; 2]) -> Result<()> {
     if check::scans(plan) > 1 {
         let message = "an aggregate reads the table `events` exactly once";
         return Err(caret::refuse(sql, message, &["UNION", "INTERSECT", "EXCEPT", "JOIN", "( SELECT"])
@@ -51,12 +50,11 @@ pub(super) fn aggregation<'a>(
     }
     check::repeatable(sql, plan)?;
     no_subqueries(sql, plan)?;
-    let aggregate = above(sql, plan)?;
+    let aggregate = aggregation(sql, plan)?;
     let trace = Trace { sql, windows };
     trace.below(&aggregate.input)?;
     trace.groups(aggregate)?;
-    trace.figures(aggregate)?;
-    Ok(aggregate)
+    trace.figures(aggregate)
 }
 
 /// Where the columns that the query groups by come from.
@@ -96,15 +94,18 @@ fn refused(sql: &str, what: &str, phrases: &[&str]) -> Error {
     caret::refuse(sql, &message, phrases)
 }
 
-/// Goes down to the aggregation, through what maps the rows of a pane one by one.
-fn above<'a>(sql: &str, plan: &'a LogicalPlan) -> Result<&'a Aggregate> {
+/// The aggregation of a query: goes down through what maps the rows of a pane one by one.
+///
+/// # Errors
+/// `Config`, where there is something else.
+pub(super) fn aggregation<'a>(sql: &str, plan: &'a LogicalPlan) -> Result<&'a Aggregate> {
     let pane = "rows leave when a window's trigger fires, and each pane is only a part of the result: \
                 order and limit what you read from the table";
     match plan {
-        LogicalPlan::Projection(node) => above(sql, &node.input),
-        LogicalPlan::Filter(node) => above(sql, &node.input),
-        LogicalPlan::SubqueryAlias(node) => above(sql, &node.input),
-        LogicalPlan::Unnest(node) => above(sql, &node.input),
+        LogicalPlan::Projection(node) => aggregation(sql, &node.input),
+        LogicalPlan::Filter(node) => aggregation(sql, &node.input),
+        LogicalPlan::SubqueryAlias(node) => aggregation(sql, &node.input),
+        LogicalPlan::Unnest(node) => aggregation(sql, &node.input),
         LogicalPlan::Aggregate(aggregate) => Ok(aggregate),
         LogicalPlan::Sort(_) => Err(refused(sql, "ORDER BY", &["ORDER BY"]).hint(pane)),
         LogicalPlan::Limit(_) => {
@@ -233,17 +234,38 @@ impl Trace<'_> {
             if self.expr(expr, &aggregate.input).windows(self) {
                 return Err(self.looks_at_window("an aggregate function", expr));
             }
-            let name = function.func.name();
-            let names: Vec<&str> = std::iter::once(name)
-                .chain(function.func.aliases().iter().map(String::as_str))
-                .collect();
-            if ORDERED.contains(&name) && function.params.order_by.is_empty() {
-                let message = format!(
-                    "the result depends on the order in which states are merged: function={name}"
-                );
-                return Err(caret::refuse(self.sql, &message, &names)
-                    .hint(format!("say which order, as in `{name}(… ORDER BY ts)`")));
-            }
+            self.repeats(function, &aggregate.input)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a figure that may differ when the same states are merged once more.
+    fn repeats(&self, function: &AggregateFunction, input: &LogicalPlan) -> Result<()> {
+        let name = function.func.name();
+        let names: Vec<&str> = std::iter::once(name)
+            .chain(function.func.aliases().iter().map(String::as_str))
+            .collect();
+        let params = &function.params;
+        let distinct = if params.distinct { "DISTINCT " } else { "" };
+        let ordered = ORDERED.contains(&name) || (name == "array_agg" && params.distinct);
+        if ordered && params.order_by.is_empty() {
+            let message = format!(
+                "the result depends on the order in which states are merged: function={name}"
+            );
+            return Err(caret::refuse(self.sql, &message, &names).hint(format!(
+                "say which order, as in `{name}({distinct}… ORDER BY …)`"
+            )));
+        }
+        let floating = |arg: &Expr| {
+            arg.get_type(input.schema())
+                .is_ok_and(|kind| kind.is_floating())
+        };
+        if params.distinct && SUMS.contains(&name) && params.args.iter().any(floating) {
+            let message = format!(
+                "the last digits depend on the order in which values are added: function={name}"
+            );
+            return Err(caret::refuse(self.sql, &message, &names)
+                .hint("of DISTINCT values only whole and decimal numbers can be added, as in `sum(DISTINCT CAST(x AS DECIMAL(18, 3)))`"));
         }
         Ok(())
     }
