@@ -119,8 +119,9 @@ impl<K: Ord + Clone> Panes<K> {
         }
     }
 
-    /// What was saved, again. `strategy` must be the one it was saved under; under another trigger
-    /// a window's trigger begins anew.
+    /// What was saved, again. `strategy` must be the one it was saved under: what a window remembers
+    /// of its trigger means nothing to another. (Only less or more lateness does no harm: windows
+    /// for which it is over by then close with the next watermark.)
     pub fn restore(strategy: Strategy, saved: Saved<K>) -> Self {
         let mut panes = Self::new(strategy);
         panes.watermark = saved.watermark;

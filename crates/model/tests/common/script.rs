@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use calve_model::Micros;
-use calve_model::windows::{Accumulation, Closing, Strategy, Timing, Trigger, Window, Windowing};
+use calve_model::windows::{Accumulation, Closing, Strategy, Trigger, Window, Windowing};
 
 use super::{Caller, Element, Out, sum};
 
@@ -117,11 +117,7 @@ fn show(out: &Out) -> String {
             sum(elements)
         ),
         Out::Fire(key, w, pane, elements) => {
-            let timing = match pane.timing {
-                Timing::Early => "early",
-                Timing::OnTime => "on_time",
-                Timing::Late => "late",
-            };
+            let timing = pane.timing.as_str();
             let mut line = format!("{timing} {key} {} #{}", window(w), pane.index);
             if let Some(index) = pane.on_time_index {
                 let _ = write!(line, "/{index}");
