@@ -120,8 +120,9 @@ impl<K: Ord + Clone> Panes<K> {
     }
 
     /// What was saved, again. `strategy` must be the one it was saved under: what a window remembers
-    /// of its trigger means nothing to another. (Only less or more lateness does no harm: windows
-    /// for which it is over by then close with the next watermark.)
+    /// of its trigger means nothing to another. Less lateness alone does no harm: windows for which
+    /// it is over by then close with the next watermark. More does: windows that have closed would
+    /// open again, and begin at index 0.
     pub fn restore(strategy: Strategy, saved: Saved<K>) -> Self {
         let mut panes = Self::new(strategy);
         panes.watermark = saved.watermark;
@@ -182,7 +183,7 @@ impl<K: Ord + Clone> Panes<K> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Accumulation, Seen, Trigger, Windowing};
+    use super::super::{Accumulation, Effect, Placement, Seen, Trigger, Windowing};
     use super::*;
 
     /// Checkpoints outlive the program that wrote them: this text must stay readable.
@@ -221,5 +222,41 @@ mod tests {
         assert_eq!(saved.open(), 3);
         assert_eq!(saved.watermark(), Some(40));
         assert_eq!(Panes::restore(strategy, saved), panes);
+    }
+
+    #[test]
+    fn windows_restored_under_less_lateness_take_elements_until_they_close() {
+        let mut strategy = Strategy {
+            windowing: Windowing::Session { gap: 10 },
+            allowed_lateness: 100,
+            ..Strategy::default()
+        };
+        let mut panes = Panes::new(strategy.clone());
+        let mut effects = Vec::new();
+        let seen = |at| Seen {
+            key: (),
+            window: Window::new(at, at + 10),
+            count: 1,
+            bytes: 1,
+        };
+        panes.seen(0, seen(0), &mut effects);
+        panes.watermark(0, 50, &mut effects);
+        strategy.allowed_lateness = 0;
+        let mut panes = Panes::restore(strategy, panes.save());
+        effects.clear();
+        let placed = panes.seen(0, seen(5), &mut effects);
+        assert_eq!(placed, Placement::Into(Window::new(0, 15)));
+        assert_eq!(panes.seen(0, seen(30), &mut effects), Placement::Late);
+        panes.settle(0, &mut effects);
+        panes.watermark(0, 51, &mut effects);
+        assert!(matches!(
+            effects[..],
+            [
+                Effect::Merge { .. },
+                Effect::Fire { .. },
+                Effect::Close { .. }
+            ]
+        ));
+        assert_eq!(panes.open(), 0);
     }
 }
