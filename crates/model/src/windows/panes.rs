@@ -84,6 +84,9 @@ pub struct Panes<K> {
     pub(super) strategy: Strategy,
     pub(super) machine: Machine,
     pub(super) watermark: Option<Micros>,
+    /// Windows that end here or before have closed. The watermark less lateness, but for a lateness
+    /// that became longer in a restart: it opens no window again.
+    pub(super) edge: Option<Micros>,
     pub(super) waiting: BTreeMap<Place<K>, State>,
     pub(super) passed: BTreeMap<Place<K>, State>,
     /// Where windows merge: key and start of each open window, to its end.
@@ -101,6 +104,7 @@ impl<K: Ord + Clone> Panes<K> {
             strategy,
             machine,
             watermark: None,
+            edge: None,
             waiting: BTreeMap::new(),
             passed: BTreeMap::new(),
             sessions: BTreeMap::new(),
@@ -125,8 +129,7 @@ impl<K: Ord + Clone> Panes<K> {
         let absorbed = merges.then(|| self.absorb(&key, window, effects));
         let window = absorbed.flatten().unwrap_or(window);
         let place = (window, key);
-        // (Expired and open it is only where less lateness is allowed since a restart.)
-        if self.is_expired(window) && !self.passed.contains_key(&place) {
+        if self.is_over(window) {
             return Placement::Late;
         }
         let is_passed = self.is_passed(window);
@@ -176,9 +179,11 @@ impl<K: Ord + Clone> Panes<K> {
             return;
         }
         self.watermark = Some(to);
+        let edge = self.edge.max(Some(edge(&self.strategy, to)));
+        self.edge = edge;
         // All windows here end below all that wait.
         while let Some(first) = self.passed.first_entry() {
-            if !expired(first.key().0, self.strategy.allowed_lateness, to) {
+            if Some(first.key().0.end) > edge {
                 break;
             }
             let (place, state) = first.remove_entry();
@@ -189,7 +194,7 @@ impl<K: Ord + Clone> Panes<K> {
                 break;
             }
             let (place, mut state) = first.remove_entry();
-            if self.is_expired(place.0) {
+            if self.is_over(place.0) {
                 self.close(place, state, effects);
                 continue;
             }
@@ -277,12 +282,7 @@ impl<K: Ord + Clone> Panes<K> {
     /// ends there has closed; with the global window nothing, until the end of time. Never goes
     /// back; none while there is no watermark.
     pub fn complete_below(&self) -> Option<Micros> {
-        let watermark = self.watermark?;
-        let edge = if watermark == END_OF_TIME {
-            END_OF_TIME
-        } else {
-            watermark.saturating_sub(self.strategy.allowed_lateness)
-        };
+        let edge = self.edge?;
         self.strategy.windowing.complete_below(edge)
     }
 
@@ -290,9 +290,9 @@ impl<K: Ord + Clone> Panes<K> {
         self.watermark.is_some_and(|mark| window.end <= mark)
     }
 
-    pub(super) fn is_expired(&self, window: Window) -> bool {
-        self.watermark
-            .is_some_and(|mark| expired(window, self.strategy.allowed_lateness, mark))
+    /// Lateness is over for a window: it has closed, or never was.
+    fn is_over(&self, window: Window) -> bool {
+        self.edge.is_some_and(|edge| window.end <= edge)
     }
 
     /// Fires a window if it is open and its trigger is ready. `tick`: processing time is that now.
@@ -346,8 +346,13 @@ impl<K: Ord + Clone> Panes<K> {
     }
 }
 
-fn expired(window: Window, allowed_lateness: Micros, watermark: Micros) -> bool {
-    window.end.saturating_add(allowed_lateness) <= watermark
+/// The end up to which windows close by a watermark.
+pub(super) fn edge(strategy: &Strategy, watermark: Micros) -> Micros {
+    if watermark == END_OF_TIME {
+        END_OF_TIME
+    } else {
+        watermark.saturating_sub(strategy.allowed_lateness)
+    }
 }
 
 /// Moves a window's timer, if it moved.

@@ -3,10 +3,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::machine::Progress;
+use super::machine::{Arrival, Progress};
 use super::pane::PaneInfo;
-use super::panes::{Panes, Phase, Standing, State, rearm};
+use super::panes::{Panes, Phase, Standing, State, edge, rearm};
 use super::strategy::Strategy;
+use super::trigger::Trigger;
 use super::window::Window;
 use crate::watermark::Micros;
 
@@ -16,6 +17,12 @@ use crate::watermark::Micros;
 pub struct Saved<K> {
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     watermark: Option<Micros>,
+    /// Windows that end here or before have closed.
+    #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
+    edge: Option<Micros>,
+    /// What the windows' `finished` and `slots` are of.
+    #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
+    trigger: Option<Trigger>,
     /// In the order of end, start, key.
     #[serde(
         rename = "w",
@@ -112,6 +119,8 @@ impl<K: Ord + Clone> Panes<K> {
         let touched = self.touched.iter();
         Saved {
             watermark: self.watermark,
+            edge: self.edge,
+            trigger: (self.open() > 0).then(|| self.strategy.trigger.clone()),
             windows,
             touched: touched
                 .map(|(window, key)| (window.start, window.end, key.clone()))
@@ -119,13 +128,16 @@ impl<K: Ord + Clone> Panes<K> {
         }
     }
 
-    /// What was saved, again. `strategy` must be the one it was saved under: what a window remembers
-    /// of its trigger means nothing to another. Less lateness alone does no harm: windows for which
-    /// it is over by then close with the next watermark. More does: windows that have closed would
-    /// open again, and begin at index 0.
+    /// What was saved, again. Windowing and accumulation of `strategy` must be those that it was
+    /// saved under. Lateness may differ: it counts from the next watermark, and a longer one opens
+    /// no window again that has closed. Another trigger begins anew in each window, as if what has
+    /// not fired had just come, and its periods were over.
     pub fn restore(strategy: Strategy, saved: Saved<K>) -> Self {
+        let same_trigger = saved.trigger.is_none_or(|was| was == strategy.trigger);
         let mut panes = Self::new(strategy);
         panes.watermark = saved.watermark;
+        let by_watermark = saved.watermark.map(|mark| edge(&panes.strategy, mark));
+        panes.edge = saved.edge.or(by_watermark);
         panes.touched = saved
             .touched
             .into_iter()
@@ -134,14 +146,18 @@ impl<K: Ord + Clone> Panes<K> {
         for one in saved.windows {
             let place = (Window::new(one.start, one.end), one.key);
             let passed = panes.is_passed(place.0);
+            let fresh = one.total.saturating_sub(one.fired);
             let mut progress = panes.machine.start();
-            if one.slots.is_empty() {
-                progress.finished = one.finished;
+            if !same_trigger {
+                panes.begin_anew(&mut progress, fresh, passed);
+                if fresh > 0 {
+                    panes.touched.push(place.clone());
+                }
             } else if one.slots.len() == progress.slots.len() {
-                progress = Progress {
-                    finished: one.finished,
-                    slots: one.slots.into(),
-                };
+                progress.slots = one.slots.into();
+                progress.finished = one.finished;
+            } else {
+                progress.finished = one.finished;
             }
             rearm(
                 &mut panes.timers,
@@ -157,7 +173,7 @@ impl<K: Ord + Clone> Panes<K> {
             let standing = one.standing.into_iter();
             let mut state = State {
                 total: one.total,
-                fresh: one.total.saturating_sub(one.fired),
+                fresh,
                 index: one.index,
                 on_time_index: one.on_time_index,
                 standing: standing
@@ -179,11 +195,26 @@ impl<K: Ord + Clone> Panes<K> {
         }
         panes
     }
+
+    /// Another trigger than before takes over a window with so many elements that have not fired.
+    fn begin_anew(&self, progress: &mut Progress, fresh: u64, passed: bool) {
+        if fresh > 0 {
+            let arrival = Arrival {
+                count: fresh,
+                bytes: 0,
+                now: Micros::MIN,
+            };
+            self.machine.arrive(progress, arrival);
+        } else if passed && self.machine.ready(progress, true) {
+            // The firing at the watermark has been.
+            self.machine.fire(progress, true);
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Accumulation, Effect, Placement, Seen, Trigger, Windowing};
+    use super::super::{Accumulation, Effect, Placement, Seen, Timing, Windowing};
     use super::*;
 
     /// Checkpoints outlive the program that wrote them: this text must stay readable.
@@ -216,7 +247,7 @@ mod tests {
             panes.settle(now, &mut effects);
         }
         panes.watermark(100, 40, &mut effects);
-        let written = r#"{"m":40,"w":[{"k":"a","s":5,"e":15,"n":3,"d":3,"i":1,"f":8,"x":[[5,15,{"i":0,"t":"early","f":true,"n":3}]]},{"k":"a","s":30,"e":40,"n":1,"d":1,"i":1,"o":1,"f":8,"x":[[30,40,{"i":0,"t":"on_time","o":0,"f":true,"n":1}]]},{"k":"a","s":50,"e":60,"n":2,"c":[150,2]}]}"#;
+        let written = r#"{"m":40,"e":-60,"g":{"phases":{"early":{"period":{"every":60,"aligned":false}},"late":{"count":2}}},"w":[{"k":"a","s":5,"e":15,"n":3,"d":3,"i":1,"f":8,"x":[[5,15,{"i":0,"t":"early","f":true,"n":3}]]},{"k":"a","s":30,"e":40,"n":1,"d":1,"i":1,"o":1,"f":8,"x":[[30,40,{"i":0,"t":"on_time","o":0,"f":true,"n":1}]]},{"k":"a","s":50,"e":60,"n":2,"c":[150,2]}]}"#;
         assert_eq!(serde_json::to_string(&panes.save()).unwrap(), written);
         let saved: Saved<String> = serde_json::from_str(written).unwrap();
         assert_eq!(saved.open(), 3);
@@ -224,39 +255,93 @@ mod tests {
         assert_eq!(Panes::restore(strategy, saved), panes);
     }
 
-    #[test]
-    fn windows_restored_under_less_lateness_take_elements_until_they_close() {
-        let mut strategy = Strategy {
-            windowing: Windowing::Session { gap: 10 },
-            allowed_lateness: 100,
+    fn fixed(trigger: Trigger, allowed_lateness: Micros) -> Strategy {
+        Strategy {
+            windowing: Windowing::Fixed {
+                size: 10,
+                offset: 0,
+            },
+            trigger,
+            allowed_lateness,
             ..Strategy::default()
-        };
-        let mut panes = Panes::new(strategy.clone());
-        let mut effects = Vec::new();
-        let seen = |at| Seen {
+        }
+    }
+
+    fn one(start: Micros) -> Seen<()> {
+        Seen {
             key: (),
-            window: Window::new(at, at + 10),
+            window: Window::new(start, start + 10),
             count: 1,
             bytes: 1,
-        };
-        panes.seen(0, seen(0), &mut effects);
-        panes.watermark(0, 50, &mut effects);
-        strategy.allowed_lateness = 0;
-        let mut panes = Panes::restore(strategy, panes.save());
-        effects.clear();
-        let placed = panes.seen(0, seen(5), &mut effects);
-        assert_eq!(placed, Placement::Into(Window::new(0, 15)));
-        assert_eq!(panes.seen(0, seen(30), &mut effects), Placement::Late);
+        }
+    }
+
+    fn fired(effects: &mut Vec<Effect<()>>) -> Vec<(Micros, u64, Timing)> {
+        let fired = effects.drain(..).filter_map(|effect| match effect {
+            Effect::Fire { window, pane, .. } => Some((window.start, pane.count, pane.timing)),
+            _ => None,
+        });
+        fired.collect()
+    }
+
+    #[test]
+    fn lateness_that_changes_counts_from_the_next_watermark() {
+        let mut effects = Vec::new();
+        let mut panes = Panes::new(fixed(Trigger::default(), 20));
+        panes.seen(0, one(0), &mut effects);
+        panes.seen(0, one(20), &mut effects);
+        panes.watermark(0, 30, &mut effects);
+        assert_eq!(panes.open(), 1);
+
+        let mut shorter = Panes::restore(fixed(Trigger::default(), 0), panes.save());
+        let placed = shorter.seen(0, one(20), &mut effects);
+        assert_eq!(placed, Placement::Into(Window::new(20, 30)));
+        shorter.watermark(0, 31, &mut effects);
+        assert_eq!(shorter.open(), 0);
+        assert_eq!(shorter.seen(0, one(20), &mut effects), Placement::Late);
+
+        let mut longer = Panes::restore(fixed(Trigger::default(), 1000), panes.save());
+        assert_eq!(longer.seen(0, one(0), &mut effects), Placement::Late);
+        longer.watermark(0, 31, &mut effects);
+        assert_eq!(longer.seen(0, one(0), &mut effects), Placement::Late);
+        assert_eq!(longer.complete_below(), Some(10));
+        let placed = longer.seen(0, one(10), &mut effects);
+        assert_eq!(placed, Placement::Into(Window::new(10, 20)));
+    }
+
+    #[test]
+    fn another_trigger_begins_anew_with_what_has_not_fired() {
+        let mut effects = Vec::new();
+        let late = |least| Trigger::phases(None, Some(Trigger::Count(least)));
+        let mut panes = Panes::new(fixed(late(9), 100));
+        panes.seen(0, one(0), &mut effects);
+        panes.watermark(0, 10, &mut effects);
+        panes.seen(0, one(10), &mut effects);
         panes.settle(0, &mut effects);
-        panes.watermark(0, 51, &mut effects);
-        assert!(matches!(
-            effects[..],
-            [
-                Effect::Merge { .. },
-                Effect::Fire { .. },
-                Effect::Close { .. }
-            ]
-        ));
-        assert_eq!(panes.open(), 0);
+        assert_eq!(fired(&mut effects), [(0, 1, Timing::OnTime)]);
+        let saved = panes.save();
+
+        // The first window's firing at the watermark has been: it waits for two late elements.
+        let mut other = Panes::restore(fixed(late(2), 100), saved.clone());
+        other.seen(0, one(0), &mut effects);
+        other.settle(0, &mut effects);
+        assert_eq!(fired(&mut effects), []);
+        other.seen(0, one(0), &mut effects);
+        other.settle(0, &mut effects);
+        assert_eq!(fired(&mut effects), [(0, 2, Timing::Late)]);
+
+        // The second window has an element that counts, and whose period is over.
+        let mut other = Panes::restore(fixed(Trigger::Count(1).repeated(), 100), saved.clone());
+        other.settle(0, &mut effects);
+        assert_eq!(fired(&mut effects), [(10, 1, Timing::Early)]);
+        let (every, aligned) = (60, false);
+        let period = Trigger::Period { every, aligned }.repeated();
+        let mut other = Panes::restore(fixed(period, 100), saved);
+        assert!(other.next_tick().is_some_and(|at| at < 0));
+        other.tick(0, &mut effects);
+        assert_eq!(fired(&mut effects), [(10, 1, Timing::Early)]);
+        other.settle(0, &mut effects);
+        assert_eq!(fired(&mut effects), []);
+        assert_eq!(other.next_tick(), None);
     }
 }
