@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use calve_model::Micros;
 use calve_model::watermark::END_OF_TIME;
 use calve_model::windows::{
-    Accumulation, Closing, PaneInfo, Strategy as Windows, Timing, Trigger, Window, Windowing,
+    Accumulation, Closing, PaneInfo, Panes, Strategy as Windows, Timing, Trigger, Window, Windowing,
 };
 use common::{Caller, Element, Key, Out};
 use proptest::collection::vec;
@@ -371,6 +371,69 @@ proptest! {
         let one = play(&strategy, &history, false);
         let other = play(&strategy, &history, true);
         prop_assert_eq!(&one.out, &other.out);
+    }
+
+    #[test]
+    fn another_trigger_and_lateness_after_a_restart_lose_nothing(
+        strategy in strategies(&[Accumulation::Discarding]),
+        then in strategies(&[Accumulation::Discarding]),
+        history in histories(),
+        at in any::<prop::sample::Index>(),
+    ) {
+        let then = Windows { windowing: strategy.windowing.clone(), ..then };
+        let mut caller = Caller::new(strategy.clone());
+        let (mut now, mut watermark, mut next) = (0, -20, 0);
+        let restart = at.index(history.len() + 1);
+        for (at, step) in history.iter().enumerate() {
+            now += 1;
+            if at == restart {
+                let complete = caller.panes.complete_below();
+                caller.panes = Panes::restore(then.clone(), caller.panes.save());
+                prop_assert_eq!(caller.panes.complete_below(), complete);
+            }
+            match step {
+                Step::Batch(of) => caller.batch(now, &elements(of, &mut next)),
+                Step::Watermark(by) => {
+                    watermark += by;
+                    caller.watermark(now, watermark);
+                }
+                Step::Tick(by) => {
+                    now += by;
+                    caller.tick(now);
+                }
+            }
+        }
+        caller.drain(now + 1);
+        let mut came: Vec<Element> = Vec::new();
+        let mut panes: BTreeMap<(Key, Window), PaneInfo> = BTreeMap::new();
+        let mut closed = BTreeSet::new();
+        for (_, out) in &caller.out {
+            match out {
+                Out::Fire(key, window, pane, inside) => {
+                    came.extend_from_slice(inside);
+                    let place = (key.clone(), *window);
+                    prop_assert!(!closed.contains(&place), "fires after it closed");
+                    if let Some(before) = panes.insert(place, *pane) {
+                        prop_assert_eq!(before.index + 1, pane.index);
+                        prop_assert!(before.timing <= pane.timing);
+                    }
+                }
+                Out::Late(element) => came.push(element.clone()),
+                Out::Close(key, window) => {
+                    prop_assert!(closed.insert((key.clone(), *window)), "closes twice");
+                }
+                _ => {}
+            }
+        }
+        let mut expected = Vec::new();
+        for element in all_elements(&history) {
+            let mut windows = Vec::new();
+            strategy.windowing.assign(element.at, &mut windows);
+            expected.extend(windows.iter().map(|_| element.clone()));
+        }
+        came.sort();
+        expected.sort();
+        prop_assert_eq!(came, expected);
     }
 
     #[test]
