@@ -222,7 +222,7 @@ pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
     };
     let (table, output) = opening.table(&file.sink, rows).await?;
     let mut outputs = BTreeMap::from([(TABLE.to_owned(), output)]);
-    let late = match windows::late_sink(file, windowed.as_ref()) {
+    let late = match windows::late_sink(file) {
         Some(sink) => {
             let (table, output) = opening.table(&sink, Arc::clone(&front.rows)).await?;
             outputs.insert(LATE.to_owned(), output);

@@ -99,11 +99,14 @@ pub(crate) fn fingerprint(file: &PipelineFile, windowed: Option<&Windowed>) -> S
     parts.to_string()
 }
 
-/// The table of late rows: the sink's, with `_late` behind its name.
-pub(crate) fn late_sink(file: &PipelineFile, windowed: Option<&Windowed>) -> Option<SinkConfig> {
-    let windowed = windowed.filter(|windowed| windowed.late == LateRows::Side)?;
+/// The table of late rows, where they have one of their own: the sink's, with `_late` behind its name.
+pub(crate) fn late_sink(file: &PipelineFile) -> Option<SinkConfig> {
+    let late = file.window.as_ref()?.late();
+    if late != LateRows::Side {
+        return None;
+    }
     // The partitions of an aggregate's table are made of columns that the rows need not have.
-    let own = windowed.aggregate.is_some();
+    let own = file.aggregate.is_some();
     Some(match &file.sink {
         SinkConfig::Iceberg(config) => {
             let mut config = config.clone();

@@ -110,6 +110,14 @@ pub enum Refusal {
         /// The epoch.
         epoch: Epoch,
     },
+    /// A record holds something for an output that the pipeline, as it is configured now, does not
+    /// have: it would be lost.
+    OutputNotConfigured {
+        /// The output's name.
+        output: String,
+        /// The record's epoch.
+        epoch: Epoch,
+    },
     /// The pipeline was changed in a way that its checkpoints do not fit any more.
     Changed {
         /// The fingerprints that differ: source, schema, sql, …
@@ -162,6 +170,11 @@ impl fmt::Display for Refusal {
                 f,
                 "the {output} holds another process's result for an epoch of this pipeline: epoch={epoch}"
             ),
+            Self::OutputNotConfigured { output, epoch } => write!(
+                f,
+                "a checkpoint record holds something for an output that the pipeline file does not name any \
+                 more: output={output} epoch={epoch}"
+            ),
             Self::Changed { what } => {
                 write!(
                     f,
@@ -192,6 +205,9 @@ impl Refusal {
             Self::MissingRecord(_) | Self::DigestDiffers { .. } => {
                 "look with `calve checkpoint ls FILE`; go on from what the outputs hold with `calve checkpoint \
                  rebuild FILE`"
+            }
+            Self::OutputNotConfigured { .. } => {
+                "run the file as it was once more (`calve run OLD_FILE --drain`): it commits what is prepared"
             }
             Self::Changed { .. } => {
                 "to go on at the same offsets: run the old file once more with `calve run OLD_FILE --drain`, which \
@@ -237,6 +253,17 @@ pub fn decide(facts: &Facts) -> Decision {
         .collect();
     if !changed.is_empty() {
         return Decision::Refuse(Refusal::Changed { what: changed });
+    }
+    for record in &facts.records {
+        let prepared = record.outputs.iter().filter(|(_, part)| part.has_content);
+        for (name, _) in prepared {
+            if !facts.outputs.contains_key(name) {
+                return Decision::Refuse(Refusal::OutputNotConfigured {
+                    output: name.clone(),
+                    epoch: record.epoch,
+                });
+            }
+        }
     }
     let mut commit = Vec::new();
     for (name, output) in &facts.outputs {

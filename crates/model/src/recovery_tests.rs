@@ -65,6 +65,24 @@ fn prepared_epochs_are_committed_in_order() {
 }
 
 #[test]
+fn what_is_prepared_for_an_output_that_is_gone_is_not_forgotten() {
+    let mut with_late = record(2, 0, true);
+    let late = RecordOutputFacts {
+        has_content: true,
+        ..RecordOutputFacts::default()
+    };
+    with_late.outputs.insert("late".to_owned(), late);
+    let decision = decide(&facts(vec![with_late.clone()], Some(2)));
+    let Decision::Refuse(Refusal::OutputNotConfigured { output, epoch }) = decision else {
+        panic!("{decision:?}");
+    };
+    assert_eq!((output.as_str(), epoch), ("late", Epoch(2)));
+    // Where it held nothing for it, the output may go.
+    with_late.outputs.get_mut("late").unwrap().has_content = false;
+    assert_eq!(decide(&facts(vec![with_late], Some(2))), resume(2, &[]));
+}
+
+#[test]
 fn an_empty_store_behind_a_table_is_refused() {
     let decision = decide(&facts(vec![], Some(3)));
     assert!(matches!(

@@ -15,12 +15,13 @@ use calve_engine::{
         Checkpoints, Meta, Record, RecordKind, RecordOutput, RecordStore, offsets_digest,
     },
     clock,
-    shard::{REJECTS, TABLE},
+    shard::{LATE, REJECTS, TABLE},
+    windows::SavedWindows,
 };
 use calve_model::{Epoch, Micros, Offsets, Watermarks};
 use uuid::Uuid;
 
-use super::table::{aligned, utc_ms};
+use super::table::{aligned, event_time, utc_ms};
 use crate::{
     config::{self, PipelineFile},
     out,
@@ -76,6 +77,9 @@ struct ResetArgs {
 struct RebuildArgs {
     /// The pipeline file
     file: PathBuf,
+    /// Let go of the rows of windows that are open: they are in the checkpoints, and in no table yet
+    #[arg(long)]
+    lose_open_windows: bool,
 }
 
 /// Runs `calve checkpoint`.
@@ -84,7 +88,10 @@ pub(crate) async fn run(args: CheckpointArgs) -> Result<()> {
         Command::Ls(args) => ls(args).await,
         Command::Show(args) => show(args).await,
         Command::Reset(args) => reset::run(&Target::open(&args.file).await?, args.yes).await,
-        Command::Rebuild(args) => rebuild::run(&Target::open(&args.file).await?).await,
+        Command::Rebuild(args) => {
+            let target = Target::open(&args.file).await?;
+            rebuild::run(&target, args.lose_open_windows).await
+        }
     }
 }
 
@@ -146,31 +153,57 @@ async fn ls(args: LsArgs) -> Result<()> {
         out::note("there are no checkpoints");
         return Ok(());
     }
-    let titles = [
-        "EPOCH", "KIND", "WRITTEN", "ROWS", "FILES", "REJECTS", "OWNER",
-    ];
-    let mut rows = vec![titles.map(str::to_owned).to_vec()];
-    rows.extend(loaded.records.iter().map(|(record, _)| row(record)));
+    let records = || loaded.records.iter().map(|(record, _)| record);
+    let windows = records().any(|r| r.windows.is_some() || r.outputs.contains_key(LATE));
+    let mut titles = vec!["EPOCH", "KIND", "WRITTEN", "ROWS", "FILES", "REJECTS"];
+    if windows {
+        titles.extend(["LATE", "WINDOWS", "HELD", "RUNS"]);
+    }
+    titles.push("OWNER");
+    let mut rows = vec![titles.into_iter().map(str::to_owned).collect()];
+    rows.extend(records().map(|record| row(record, windows)));
     out::line(aligned(&rows));
     Ok(())
 }
 
-fn row(record: &Record) -> Vec<String> {
+/// The open windows of a record, for people.
+fn in_words(windows: &SavedWindows) -> String {
+    let complete = windows.complete().map(event_time);
+    format!(
+        "open={} rows_held={} runs={} closed_up_to={}",
+        windows.open(),
+        windows.rows(),
+        windows.runs().count(),
+        complete.as_deref().unwrap_or("none")
+    )
+}
+
+fn row(record: &Record, windows: bool) -> Vec<String> {
     let kind = match record.kind {
         RecordKind::Claim => "claim",
         RecordKind::Checkpoint => "checkpoint",
     };
     let prepared = |name: &str| record.outputs.get(name).and_then(|o| o.prepared.as_ref());
     let (table, rejects) = (prepared(TABLE), prepared(REJECTS));
-    vec![
+    let mut row = vec![
         record.epoch.to_string(),
         kind.to_owned(),
         utc_ms(record.written_ms),
         table.map_or(0, |p| p.rows).to_string(),
         table.map_or(0, |p| p.files).to_string(),
         rejects.map_or(0, |p| p.rows).to_string(),
-        record.owner.to_string(),
-    ]
+    ];
+    if windows {
+        let open = record.windows.as_ref();
+        row.extend([
+            prepared(LATE).map_or(0, |p| p.rows).to_string(),
+            open.map_or(0, SavedWindows::open).to_string(),
+            open.map_or(0, SavedWindows::rows).to_string(),
+            open.map_or(0, |w| w.runs().count()).to_string(),
+        ]);
+    }
+    row.push(record.owner.to_string());
+    row
 }
 
 async fn show(args: ShowArgs) -> Result<()> {
@@ -193,6 +226,9 @@ async fn show(args: ShowArgs) -> Result<()> {
     };
     let text = serde_json::to_string_pretty(record)
         .map_err(|e| Error::internal("cannot express a record as JSON").because(e))?;
+    if let Some(windows) = &record.windows {
+        out::note(format!("windows: {}", in_words(windows)));
+    }
     out::line(text);
     Ok(())
 }

@@ -1,12 +1,9 @@
 //! `calve run --from`: where a pipeline starts that has read nothing yet. The start is written down as
 //! a first checkpoint record, so that everything after it is as in any other run.
 
-use std::collections::BTreeMap;
-
 use calve_engine::{
     Error, Result, Source, SourceEvent,
     checkpoint::{Checkpoints, RecordOutput},
-    shard::{REJECTS, TABLE},
 };
 use calve_lake::checkpoints::open_store;
 use calve_model::{Epoch, Offsets, Position, SourcePartition, Watermarks};
@@ -116,13 +113,14 @@ pub(super) async fn set(file: &PipelineFile, from: &Start) -> Result<()> {
     let max_delay = file.event_time.as_ref();
     let max_delay = max_delay.map_or(0, |e| e.max_delay.0.as_micros() as i64);
     // Each says that the output must hold nothing: were it not so, the start refuses.
-    let outputs = [TABLE, REJECTS].map(|name| (name.to_owned(), RecordOutput::default()));
+    let outputs = now.facts().into_keys();
+    let outputs = outputs.map(|name| (name, RecordOutput::default()));
     let record = starting_point(
         &file.name,
         epoch,
         offsets,
         Watermarks::new(max_delay),
-        BTreeMap::from(outputs),
+        outputs.collect(),
     );
     checkpoints.create(&record).await?;
     checkpoints.retire(record.epoch).await?;

@@ -152,7 +152,9 @@ fn names(missing: &[(Epoch, String)], epoch: Epoch) -> Vec<String> {
 
 fn refuse(refusal: &Refusal) -> Error {
     let error = match refusal {
-        Refusal::Changed { .. } => Error::config(refusal.to_string()),
+        Refusal::Changed { .. } | Refusal::OutputNotConfigured { .. } => {
+            Error::config(refusal.to_string())
+        }
         _ => Error::corrupt(refusal.to_string()),
     };
     error.hint(refusal.way_out())

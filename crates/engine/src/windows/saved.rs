@@ -61,6 +61,27 @@ impl SavedWindows {
         Ok((self.processing_time, panes, contents))
     }
 
+    /// No window open; event time has come to `watermark`, and what ends by `complete` is closed.
+    pub fn empty(watermark: Option<Micros>, complete: Option<Micros>) -> Self {
+        Self {
+            processing_time: Micros::MIN,
+            complete,
+            panes: Saved::at(watermark),
+            runs: Vec::new(),
+            held: Vec::new(),
+            emitted: Vec::new(),
+        }
+    }
+
+    /// As it is without its open windows, and all that they hold.
+    #[must_use]
+    pub fn emptied(&self) -> Self {
+        Self {
+            processing_time: self.processing_time,
+            ..Self::empty(self.panes.watermark(), self.complete)
+        }
+    }
+
     /// Names of the runs that it refers to.
     pub fn runs(&self) -> impl Iterator<Item = &str> {
         self.runs.iter().map(|(name, _)| name.as_str())
@@ -72,8 +93,8 @@ impl SavedWindows {
         places.map(|[_, _, _, rows]| u64::from(*rows)).sum()
     }
 
-    /// Windows that hold something.
+    /// Windows that are open, also those that hold nothing now.
     pub fn open(&self) -> usize {
-        self.held.len()
+        self.panes.open().max(self.held.len())
     }
 }

@@ -76,6 +76,15 @@ fn is_zero(value: &u64) -> bool {
 }
 
 impl<K> Saved<K> {
+    /// No window open; the watermark, if there is one, has come this far.
+    pub fn at(watermark: Option<Micros>) -> Self {
+        Self {
+            watermark,
+            windows: Vec::new(),
+            touched: Vec::new(),
+        }
+    }
+
     /// How many windows were open.
     pub fn open(&self) -> usize {
         self.windows.len()

@@ -1,6 +1,7 @@
 //! What a pipeline's outputs hold now, and how they let go of it. Looking creates nothing.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::ErrorKind,
     path::{Path, PathBuf},
@@ -9,6 +10,7 @@ use std::{
 use calve_engine::{
     Error, Output, OutputState, Result, durable,
     rejects::{RejectsOutput, RejectsPlace},
+    shard::{LATE, REJECTS, TABLE},
     stores::is_remote,
 };
 use calve_lake::{
@@ -20,6 +22,7 @@ use calve_model::{Epoch, recovery::OutputFacts};
 use crate::{
     config::{PipelineFile, SinkConfig},
     pipeline::{SHARD, stores},
+    windows,
 };
 
 /// How often a table is asked to forget while others commit.
@@ -29,9 +32,18 @@ const TRIES: usize = 5;
 #[derive(Clone, Debug, Default)]
 pub(in crate::commands) struct Now {
     /// The table.
-    pub(super) table: OutputFacts,
+    pub(super) table: TableNow,
+    /// The table of late rows, where the pipeline has one.
+    pub(super) late: Option<TableNow>,
     /// The rejects.
     pub(super) rejects: OutputFacts,
+}
+
+/// What a table holds of the shard.
+#[derive(Clone, Debug, Default)]
+pub(super) struct TableNow {
+    /// As recovery sees it.
+    pub(super) facts: OutputFacts,
     /// What an Iceberg table says of the shard.
     pub(super) shard: Option<ShardInfo>,
     /// The shard's last epoch in an Iceberg table's history.
@@ -41,7 +53,44 @@ pub(in crate::commands) struct Now {
 impl Now {
     /// Looks at the outputs of a pipeline.
     pub(in crate::commands) async fn of(file: &PipelineFile) -> Result<Self> {
-        let mut now = match &file.sink {
+        let late = match windows::late_sink(file) {
+            Some(sink) => Some(TableNow::of(file, &sink).await?),
+            None => None,
+        };
+        let rejects = RejectsOutput::new(rejects_place(file)?);
+        Ok(Self {
+            table: TableNow::of(file, &file.sink).await?,
+            late,
+            rejects: OutputFacts {
+                identity: None,
+                held: rejects.state(&file.name, SHARD).await?.held,
+            },
+        })
+    }
+
+    /// The outputs by name, as recovery sees them.
+    pub(in crate::commands) fn facts(&self) -> BTreeMap<String, OutputFacts> {
+        let mut facts = BTreeMap::from([
+            (TABLE.to_owned(), self.table.facts.clone()),
+            (REJECTS.to_owned(), self.rejects.clone()),
+        ]);
+        if let Some(late) = &self.late {
+            facts.insert(LATE.to_owned(), late.facts.clone());
+        }
+        facts
+    }
+
+    /// The highest epoch that any output holds.
+    pub(in crate::commands) fn highest(&self) -> Epoch {
+        let facts = self.facts().into_values();
+        let held = facts.filter_map(|facts| facts.held.map(|(epoch, _)| epoch));
+        held.max().unwrap_or_default()
+    }
+}
+
+impl TableNow {
+    async fn of(file: &PipelineFile, sink: &SinkConfig) -> Result<Self> {
+        Ok(match sink {
             SinkConfig::Iceberg(sink) => match details(sink).await? {
                 Some(details) => Self::of_iceberg(&file.name, details),
                 None => Self::default(),
@@ -58,15 +107,12 @@ impl Now {
                     Self::default()
                 }
             }
-        };
-        let rejects = RejectsOutput::new(rejects_place(file)?);
-        now.rejects.held = rejects.state(&file.name, SHARD).await?.held;
-        Ok(now)
+        })
     }
 
     fn of_state(state: OutputState) -> Self {
         Self {
-            table: OutputFacts {
+            facts: OutputFacts {
                 identity: state.identity,
                 held: state.held,
             },
@@ -81,20 +127,30 @@ impl Now {
         let mut shards = details.shards.into_iter();
         let shard = shards.find(|s| s.pipeline == pipeline && s.shard == SHARD);
         Self {
-            table: OutputFacts {
+            facts: OutputFacts {
                 identity: Some(details.uuid),
                 held: shard.as_ref().map(|s| (Epoch(s.epoch), s.digest.clone())),
             },
-            rejects: OutputFacts::default(),
             shard,
             in_history,
         }
     }
 
-    /// The highest epoch that any output holds.
-    pub(in crate::commands) fn highest(&self) -> Epoch {
-        let held = |facts: &OutputFacts| facts.held.as_ref().map_or(Epoch::NONE, |(e, _)| *e);
-        held(&self.table).max(held(&self.rejects))
+    /// The last epoch that the table has, as its history tells it.
+    pub(super) fn epoch(&self) -> Epoch {
+        match &self.shard {
+            Some(shard) if shard.trouble.is_some() => self.in_history,
+            _ => {
+                let held = self.facts.held.as_ref();
+                held.map_or(Epoch::NONE, |(epoch, _)| *epoch)
+            }
+        }
+    }
+
+    /// The table's property speaks of an epoch that is not in its history: it must go.
+    pub(super) fn must_forget(&self) -> bool {
+        let mut shards = self.shard.iter();
+        shards.any(|shard| shard.trouble.is_some())
     }
 }
 
@@ -114,9 +170,20 @@ async fn details(sink: &IcebergConfig) -> Result<Option<TableDetails>> {
     iceberg::show(&sink.catalog, &sink.table).await.map(Some)
 }
 
-/// Makes the table forget the pipeline; its rows stay. Answers what was done, if anything.
-pub(super) async fn forget(file: &PipelineFile) -> Result<Option<String>> {
-    match &file.sink {
+/// Makes the table of late rows, where there is one, and the table forget the pipeline; their rows
+/// stay. Answers what was done.
+pub(super) async fn forget_all(file: &PipelineFile) -> Result<Vec<String>> {
+    let mut done = Vec::new();
+    if let Some(late) = windows::late_sink(file) {
+        done.extend(forget(file, &late).await?);
+    }
+    done.extend(forget(file, &file.sink).await?);
+    Ok(done)
+}
+
+/// Makes one table forget the pipeline; its rows stay. Answers what was done, if anything.
+pub(super) async fn forget(file: &PipelineFile, sink: &SinkConfig) -> Result<Option<String>> {
+    match sink {
         SinkConfig::Iceberg(sink) => {
             if details(sink).await?.is_none() {
                 return Ok(None);
@@ -151,7 +218,10 @@ pub(super) async fn forget(file: &PipelineFile) -> Result<Option<String>> {
                 let moved = set_aside(&root.join(commits), &root.join(aside), takes)?;
                 moved.map(|to| to.display().to_string())
             };
-            let left = Now::of(file).await?.table.held;
+            let left = TableNow::of(file, &SinkConfig::Parquet(sink.clone()))
+                .await?
+                .facts
+                .held;
             if let Some((epoch, _)) = left {
                 return Err(Error::internal(format!(
                     "the table still holds an epoch of the pipeline: path={} epoch={epoch}",

@@ -2,47 +2,56 @@
 //! whole and every output holds them, the newest one says where to go on (the pipeline was changed);
 //! else the Iceberg table's own history does (the store was lost, or the table rolled back).
 //!
-//! What to do is a pure function of what was read: [`plan`].
+//! Rows of open windows are in no table: from a record they go on, from a table's history they are lost,
+//! which the user must want. What to do is a pure function of what was read: [`plan`].
 
 use std::collections::BTreeMap;
 
 use calve_engine::{
     Error, ErrorKind, Result,
     checkpoint::{Loaded, Record, RecordOutput, offsets_digest},
-    shard::{REJECTS, TABLE},
+    shard::{LATE, REJECTS, TABLE},
+    windows::SavedWindows,
 };
 use calve_model::{
     Epoch, Micros, Offsets, Watermarks,
-    recovery::{self, Decision, Facts},
+    recovery::{self, Decision, Facts, Refusal},
+    watermark::END_OF_TIME,
 };
 
 use super::{
     Target,
-    outputs::{Now, forget, set_rejects_aside},
+    outputs::{Now, TableNow, forget, set_rejects_aside},
     starting_point,
 };
-use crate::out;
+use crate::{out, windows};
+
+/// What of a record's fingerprints must stay while its windows are open: their rows and states are as
+/// these made them.
+const OF_OPEN_WINDOWS: [&str; 3] = ["schema", "sql", "window"];
 
 /// Where to go on.
 #[derive(Clone, Debug, PartialEq)]
 enum Plan {
     /// Where the newest record stands: every output holds all that was prepared.
     Record(Box<Record>),
-    /// Where the table's history stands.
+    /// Where the tables' history stands.
     Table(FromTable),
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 struct FromTable {
     offsets: Offsets,
     watermark: Option<Micros>,
-    /// The last epoch that the table has.
+    /// The last epoch that the table has; that of the table of late rows, where it has more.
     epoch: Epoch,
-    /// The table's property speaks of an epoch that is not in its history: it must go.
+    /// A property speaks of an epoch that is not in its table's history: it must go.
     forget: bool,
+    /// None of them open.
+    windows: Option<SavedWindows>,
 }
 
-pub(super) async fn run(target: &Target) -> Result<()> {
+pub(super) async fn run(target: &Target, lose_open_windows: bool) -> Result<()> {
     let name = &target.file.name;
     let loaded = match target.checkpoints.load().await {
         Ok(loaded) => loaded,
@@ -53,21 +62,17 @@ pub(super) async fn run(target: &Target) -> Result<()> {
         Err(error) => return Err(error),
     };
     let now = Now::of(&target.file).await?;
-    let plan = plan(&loaded, &now)?;
+    let windows = Windows {
+        allowed_lateness: match &target.file.window {
+            Some(window) => Some(window.strategy()?.allowed_lateness),
+            None => None,
+        },
+        lose: lose_open_windows,
+    };
+    let plan = plan(&loaded, &now, &windows)?;
     let used = target.newest().await?.max(loaded.floor).max(now.highest());
     let record = match &plan {
-        Plan::Record(newest) => {
-            let after = newest.following();
-            let mut record = starting_point(
-                name,
-                used.next(),
-                after.offsets,
-                after.watermarks,
-                after.outputs,
-            );
-            record.totals = after.totals;
-            record
-        }
+        Plan::Record(newest) => from_record(name, used.next(), newest, lose_open_windows),
         Plan::Table(from) => {
             if let Some(to) = set_rejects_aside(&target.file, from.epoch, "rebuild").await? {
                 out::note(format!(
@@ -80,10 +85,15 @@ pub(super) async fn run(target: &Target) -> Result<()> {
     };
     target.checkpoints.create(&record).await?;
     target.checkpoints.retire(record.epoch).await?;
-    if let Plan::Table(FromTable { forget: true, .. }) = plan
-        && let Some(done) = forget(&target.file).await?
-    {
-        out::note(done);
+    if let Plan::Table(FromTable { forget: true, .. }) = plan {
+        let late = windows::late_sink(&target.file);
+        let late = late.filter(|_| now.late.as_ref().is_some_and(TableNow::must_forget));
+        let table = Some(&target.file.sink).filter(|_| now.table.must_forget());
+        for sink in late.iter().chain(table) {
+            if let Some(done) = forget(&target.file, sink).await? {
+                out::note(done);
+            }
+        }
     }
     let from = match &plan {
         Plan::Record(newest) => format!("record epoch={}", newest.epoch),
@@ -94,22 +104,33 @@ pub(super) async fn run(target: &Target) -> Result<()> {
         record.epoch,
         record.offsets.0.len()
     ));
+    if let Some(windows) = record.windows.as_ref().filter(|windows| windows.open() > 0) {
+        out::note(format!(
+            "windows stay open, so schema, SQL and windows must stay as they are until they were drained: {}",
+            super::in_words(windows)
+        ));
+    }
     Ok(())
 }
 
+/// What the user says of windows.
+struct Windows {
+    /// The pipeline file's; none: it has no windows.
+    allowed_lateness: Option<Micros>,
+    /// Rows of open windows may be lost.
+    lose: bool,
+}
+
 /// Decides from what was read where to go on.
-fn plan(loaded: &Loaded, now: &Now) -> Result<Plan> {
-    let trouble = now.shard.as_ref().and_then(|shard| shard.trouble.as_ref());
+fn plan(loaded: &Loaded, now: &Now, windows: &Windows) -> Result<Plan> {
     if let Some(newest) = loaded.newest()
-        && trouble.is_none()
+        && !now.table.must_forget()
+        && !now.late.as_ref().is_some_and(TableNow::must_forget)
     {
         let facts = Facts {
             records: loaded.facts(),
             floor: loaded.floor,
-            outputs: BTreeMap::from([
-                (TABLE.to_owned(), now.table.clone()),
-                (REJECTS.to_owned(), now.rejects.clone()),
-            ]),
+            outputs: now.facts(),
             // What was changed since is what this command accepts.
             fingerprints: BTreeMap::new(),
         };
@@ -124,54 +145,109 @@ fn plan(loaded: &Loaded, now: &Now) -> Result<Plan> {
                 ))
                 .hint("run the pipeline once with the file as it was (`calve run OLD_FILE`): it commits what is prepared; then rebuild"));
             }
+            Decision::Refuse(refusal @ Refusal::OutputNotConfigured { .. }) => {
+                return Err(Error::config(refusal.to_string()).hint(refusal.way_out()));
+            }
             // The records do not fit the outputs: the outputs decide.
             Decision::Refuse(_) | Decision::Start => {}
         }
     }
-    from_history(now).map(Plan::Table)
+    from_history(now, windows).map(Plan::Table)
 }
 
-fn from_history(now: &Now) -> Result<FromTable> {
+fn from_history(now: &Now, windows: &Windows) -> Result<FromTable> {
     let over = "to read the source again from its beginning: `calve checkpoint reset FILE`";
-    let Some(shard) = &now.shard else {
-        return Err(match &now.table.held {
+    let copy = format!("put the checkpoint store back from a copy; or, {over}");
+    let Some(shard) = &now.table.shard else {
+        return Err(match &now.table.facts.held {
             Some((epoch, _)) => Error::config(format!(
                 "plain Parquet does not keep offsets, so the checkpoints cannot be rebuilt from it: held_epoch={epoch}"
             ))
-            .hint(format!("put the checkpoint store back from a copy; or, {over}")),
+            .hint(copy),
             None => Error::config("the table holds nothing of this pipeline to rebuild from")
                 .hint(over),
         });
     };
+    let windowed = windows.allowed_lateness.is_some() || shard.windows_complete.is_some();
+    if windowed && !windows.lose {
+        return Err(Error::config(format!(
+            "the table does not hold the rows of open windows, and events that it does not hold would not be \
+             read again: held_epoch={}",
+            shard.epoch
+        ))
+        .hint(format!(
+            "{copy}; to go on and lose the rows of the windows that were open: `calve checkpoint rebuild FILE \
+             --lose-open-windows`"
+        )));
+    }
+    // Late rows may have been committed in later epochs, which had nothing for the table.
+    let mut shard = shard;
+    let mut epoch = now.table.epoch();
+    if let Some(late) = &now.late
+        && late.epoch() > epoch
+    {
+        if now.table.must_forget() || late.must_forget() {
+            return Err(Error::config(format!(
+                "the table of late rows holds rows of events that would be read again: held_epoch={} \
+                 table_epoch={epoch}",
+                late.epoch()
+            ))
+            .hint(format!(
+                "roll it back too, to its last snapshot of an epoch up to {epoch}, or drop it; then rebuild"
+            )));
+        }
+        epoch = late.epoch();
+        shard = late.shard.as_ref().unwrap_or(shard);
+    }
     let Some(offsets) = &shard.offsets else {
         return Err(Error::config(format!(
             "the snapshots that kept the offsets were expired: held_epoch={}",
             shard.epoch
         ))
-        .hint(format!(
-            "put the checkpoint store back from a copy; or, {over}"
-        )));
+        .hint(copy));
     };
-    let forget = shard.trouble.is_some();
-    if !forget && offsets_digest(offsets) != shard.offsets_digest {
+    if shard.trouble.is_none() && offsets_digest(offsets) != shard.offsets_digest {
         return Err(Error::corrupt(format!(
             "the offsets in the table's history are not those of the last epoch: held_epoch={}",
             shard.epoch
         ))
-        .hint(format!(
-            "put the checkpoint store back from a copy; or, {over}"
-        )));
+        .hint(copy));
     }
     Ok(FromTable {
         offsets: offsets.clone(),
         watermark: shard.watermark,
-        epoch: if forget {
-            now.in_history
-        } else {
-            Epoch(shard.epoch)
-        },
-        forget,
+        epoch,
+        forget: now.table.must_forget() || now.late.as_ref().is_some_and(TableNow::must_forget),
+        windows: windows.allowed_lateness.map(|lateness| {
+            let complete = shard.windows_complete;
+            // At the end of a source nothing says how far event time had come, but what is complete.
+            let known = shard.watermark.filter(|at| *at != END_OF_TIME);
+            let least = complete.filter(|at| *at != END_OF_TIME);
+            let least = least.map(|at| at.saturating_add(lateness));
+            SavedWindows::empty(known.or(least), complete)
+        }),
     })
+}
+
+/// The record that goes on where `newest` stands. Open windows stay open, with what made their rows;
+/// or they are lost.
+fn from_record(pipeline: &str, epoch: Epoch, newest: &Record, lose_open_windows: bool) -> Record {
+    let after = newest.following();
+    let (offsets, marks) = (after.offsets, after.watermarks);
+    let mut record = starting_point(pipeline, epoch, offsets, marks, after.outputs);
+    record.totals = after.totals;
+    record.windows = after.windows;
+    if let Some(windows) = &mut record.windows {
+        if lose_open_windows {
+            *windows = windows.emptied();
+        } else if windows.open() > 0 {
+            let prints = after.fingerprints.into_iter();
+            record.fingerprints = prints
+                .filter(|(name, _)| OF_OPEN_WINDOWS.contains(&name.as_str()))
+                .collect();
+        }
+    }
+    record
 }
 
 fn from_table(
@@ -181,22 +257,33 @@ fn from_table(
     now: &Now,
     max_delay: Micros,
 ) -> Record {
-    let mut table = RecordOutput {
-        identity: now.table.identity.clone(),
-        ..RecordOutput::default()
+    let part = |table: &TableNow| {
+        let mut part = RecordOutput {
+            identity: table.facts.identity.clone(),
+            ..RecordOutput::default()
+        };
+        if let Some(shard) = table.shard.as_ref().filter(|_| !table.must_forget()) {
+            part.previous = Epoch(shard.epoch);
+            part.previous_offsets.clone_from(&shard.offsets_digest);
+        }
+        part
     };
-    if !from.forget {
-        table.previous = from.epoch;
-        table.previous_offsets = offsets_digest(&from.offsets);
-    }
     let held = now.rejects.held.as_ref();
     let rejects = RecordOutput {
         previous: held.map_or(Epoch::NONE, |(epoch, _)| *epoch),
         ..RecordOutput::default()
     };
-    let outputs = BTreeMap::from([(TABLE.to_owned(), table), (REJECTS.to_owned(), rejects)]);
+    let mut outputs = BTreeMap::from([
+        (TABLE.to_owned(), part(&now.table)),
+        (REJECTS.to_owned(), rejects),
+    ]);
+    if let Some(late) = &now.late {
+        outputs.insert(LATE.to_owned(), part(late));
+    }
     let marks = watermarks(max_delay, &from.offsets, from.watermark);
-    starting_point(pipeline, epoch, from.offsets.clone(), marks, outputs)
+    let mut record = starting_point(pipeline, epoch, from.offsets.clone(), marks, outputs);
+    record.windows.clone_from(&from.windows);
+    record
 }
 
 /// Watermarks that stand where the shard's stood. Those of the source partitions are not known one by

@@ -2,18 +2,12 @@
 //! starting point is made above every epoch that was ever used, so that a process that slept through
 //! all this cannot go on. Cut short, the next start refuses, and a second reset finishes.
 
-use std::collections::BTreeMap;
-
-use calve_engine::{
-    Error, Result,
-    checkpoint::RecordOutput,
-    shard::{REJECTS, TABLE},
-};
+use calve_engine::{Error, Result, checkpoint::RecordOutput};
 use calve_model::{Epoch, Offsets, Watermarks};
 
 use super::{
     Target,
-    outputs::{Now, forget, set_rejects_aside},
+    outputs::{Now, forget_all, set_rejects_aside},
     starting_point,
 };
 use crate::{config::SinkConfig, out};
@@ -41,7 +35,7 @@ pub(super) async fn run(target: &Target, yes: bool) -> Result<()> {
             .hint("stop the pipeline, then add `--yes` to do it"));
     }
 
-    if let Some(done) = forget(&target.file).await? {
+    for done in forget_all(&target.file).await? {
         out::note(done);
     }
     if let Some(to) = set_rejects_aside(&target.file, Epoch::NONE, "reset").await? {
@@ -58,8 +52,10 @@ pub(super) async fn run(target: &Target, yes: bool) -> Result<()> {
     let used = left.floor.max(now.highest()).max(newest);
     if used > Epoch::NONE {
         // Each says that the output must hold nothing: were it not so, the next start refuses.
-        let outputs = [TABLE, REJECTS].map(|name| (name.to_owned(), RecordOutput::default()));
-        let outputs = BTreeMap::from(outputs);
+        let outputs = now.facts().into_keys();
+        let outputs = outputs
+            .map(|name| (name, RecordOutput::default()))
+            .collect();
         let marks = Watermarks::new(target.max_delay());
         let record = starting_point(name, used.next(), Offsets::default(), marks, outputs);
         target.checkpoints.create(&record).await?;

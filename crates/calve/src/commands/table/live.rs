@@ -8,7 +8,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use calve_engine::{Error, Result, checkpoint::Checkpoints, rejects, shard::TABLE, stores::Stores};
+use calve_engine::{
+    Error, Result,
+    checkpoint::Checkpoints,
+    rejects,
+    shard::{LATE, TABLE},
+    stores::Stores,
+};
 use calve_lake::{
     checkpoints::{open_store, shown},
     iceberg::{CatalogConfig, TableDetails, content_files},
@@ -29,7 +35,7 @@ pub(super) struct Given {
 /// What records refer to.
 #[derive(Debug, Default)]
 struct Contents {
-    /// The parts of the records that are the table's.
+    /// The parts of the records that are a table's: of rows, or of late rows.
     table: Vec<Value>,
     /// Rejects: staged name, and the name that they get when they are published.
     rejects: HashMap<String, String>,
@@ -89,7 +95,7 @@ impl Given {
                         let Some(content) = output.prepared.map(|p| p.content) else {
                             continue;
                         };
-                        if name == TABLE && !content.is_null() {
+                        if (name == TABLE || name == LATE) && !content.is_null() {
                             contents.table.push(content);
                         } else if let Some(staged) = rejects::staged_in(&content) {
                             let published = rejects::published_name(record.epoch, &digest);
@@ -228,9 +234,13 @@ fn folders(path: &Path) -> Result<Vec<String>> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
+    use std::{collections::BTreeMap, sync::Arc};
 
-    use calve_engine::checkpoint::{LocalRecords, RecordStore};
+    use calve_engine::{
+        Prepared,
+        checkpoint::{LocalRecords, RecordBase, RecordStore},
+    };
+    use calve_model::{Epoch, Offsets, Watermarks};
 
     use super::*;
 
@@ -266,6 +276,40 @@ mod tests {
         let error = given(&[&place], &[]).contents(&[]).await;
         let error = error.expect_err("it may refer to anything");
         assert_eq!(error.kind(), calve_engine::ErrorKind::Corrupt);
+    }
+
+    #[tokio::test]
+    async fn late_rows_that_are_prepared_are_alive() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let place = dir.path().join(FOLDER);
+        let store: Arc<dyn RecordStore> = Arc::new(LocalRecords::new(&place));
+        let checkpoints = Checkpoints::new(store, "orders", "main");
+        let base = RecordBase {
+            fingerprints: BTreeMap::new(),
+            identities: BTreeMap::from([(TABLE.into(), None), (LATE.into(), None)]),
+            offsets: Offsets::default(),
+            watermarks: Watermarks::new(0),
+            previous: BTreeMap::new(),
+            floor: Epoch::NONE,
+        };
+        let (claim, _) = checkpoints.claim(None, base).await.expect("a claim");
+        let mut record = claim.following();
+        for (name, staged) in [(TABLE, ".t.tmp"), (LATE, ".l.tmp")] {
+            let content = serde_json::json!([{ "staged": staged, "path": "a.parquet", "rows": 1, "bytes": 1 }]);
+            let prepared = Prepared {
+                content,
+                ..Prepared::default()
+            };
+            record.outputs.get_mut(name).expect("an output").prepared = Some(prepared);
+        }
+        checkpoints.create(&record).await.expect("a record");
+        let late = dir.path().join("orders_late");
+        let live = parquet(&given(&[], &[&place.display().to_string()]), &late).await;
+        let live = live.expect("they are found");
+        assert!(
+            live.contains(".l.tmp") && live.contains(".t.tmp"),
+            "{live:?}"
+        );
     }
 
     #[test]
