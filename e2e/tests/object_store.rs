@@ -152,6 +152,35 @@ fn killed_at_each_point_and_cleaned() {
 }
 
 #[test]
+fn rows_of_open_windows_lie_in_the_bucket() {
+    let Shared {
+        server,
+        dir,
+        golden,
+    } = &*SHARED;
+    let windows = format!(
+        "{OFTEN}\nwindow: {{ global: {{}}, trigger: {{ repeat: {{ count: 25000 }} }}, late: drop }}"
+    );
+    for (n, fault) in [
+        "windows.before_run=kill@2",
+        "windows.after_run=kill@3",
+        "windows.each_dead_run=kill",
+    ]
+    .iter()
+    .enumerate()
+    {
+        let name = format!("windows-{n}");
+        let pipeline = OnS3::new(server, dir.path(), &name, IN, &windows);
+        assert_eq!(pipeline.run(fault).signal(), Some(9), "{fault}");
+        assert!(pipeline.run("").success(), "{fault}: {}", pipeline.log());
+        assert!(pipeline.clean().status.success(), "{fault}");
+        let found = found(server, &[&name]).remove(0);
+        assert_same(fault, &found, golden);
+        assert_clean(fault, &found);
+    }
+}
+
+#[test]
 fn lost_answers_are_looked_up() {
     let Shared {
         server,

@@ -26,6 +26,15 @@ impl Windows {
         windows
     }
 
+    /// With other intervals between commits.
+    fn commit(self, commit: &str) -> Self {
+        let text = fs::read_to_string(self.file()).expect("read");
+        let often = "every: 40ms, min_interval: 10ms";
+        assert!(text.contains(often));
+        fs::write(self.file(), text.replace(often, commit)).expect("write");
+        self
+    }
+
     /// `sections`: `window` and `aggregate`; 1 in 100 events is 5 minutes late.
     fn write(&self, count: u64, rate: u64, sections: &str) {
         let dir = self.dir.display();
@@ -87,7 +96,9 @@ impl Windows {
 }
 
 const KILLS: &[&str] = &[
+    "start.before_claim=kill",
     "start.after_claim=kill",
+    "write.finish.before_fsync=kill@2",
     "windows.before_run=kill",
     "windows.before_run=kill@4",
     "windows.after_run=kill@2",
@@ -99,9 +110,12 @@ const KILLS: &[&str] = &[
     "commit.before=kill@2",
     "commit.between_outputs=kill@2",
     "commit.between_outputs=kill@5",
+    "iceberg.commit.before_manifest=kill@2",
+    "iceberg.commit.before_metadata=kill@3",
     "iceberg.commit.before_cas=kill@3",
     "iceberg.commit.after_cas=kill@3",
     "commit.after=kill@4",
+    "checkpoint.retire.after_floor=kill",
     "checkpoint.retire.each=kill",
 ];
 
@@ -221,6 +235,19 @@ fn a_window_is_visible_at_once_and_makes_few_files() {
         assert_eq!(row[1], 1, "a window came in one snapshot: {row}");
         assert_eq!(row[2], 5, "a file a region: {row}");
     }
+    let catalog = windows.dir.join("lake/catalog.db");
+    let catalog = catalog.to_str().expect("UTF-8");
+    let shown = calve_e2e::command(&["table", "show", "--catalog", catalog, "shop.orders"]);
+    let shown = String::from_utf8_lossy(&shown.stdout);
+    assert!(
+        shown.contains("windows") && shown.contains("closed up to"),
+        "{shown}"
+    );
+    let late = windows.log();
+    assert!(
+        late.lines().any(|line| line.starts_with("late ")),
+        "the summary counts them: {late}"
+    );
 }
 
 #[test]
@@ -293,4 +320,75 @@ fn rows_of_open_windows_that_are_gone_are_refused() {
         log.contains("rows of open windows are gone from the checkpoint store"),
         "{log}"
     );
+}
+
+#[test]
+fn late_panes_wait_for_the_next_commit() {
+    let root = tempfile::tempdir().expect("a folder");
+    let sections = "window: { fixed: 1m, allowed_lateness: 10m, trigger: { late: { count: 1 } } }";
+    let windows = Windows::new(root.path().join("late"), 0, sections);
+    windows.write(3_000, 1_000, sections);
+    let windows = windows.commit("every: 10s, min_interval: 1s");
+    let begun = std::time::Instant::now();
+    assert!(windows.run("", &[]).success(), "{}", windows.log());
+    let seconds = begun.elapsed().as_secs();
+    let found = windows.ask(&[
+        "SELECT count(DISTINCT snapshot) FROM orders_by_file",
+        "SELECT count(*) FROM orders",
+    ]);
+    assert_eq!(found[1], json!([[3_000]]));
+    let snapshots = found[0][0][0].as_u64().expect("a number");
+    // About 30 late rows fire as many panes.
+    assert!(
+        (2..=seconds + 2).contains(&snapshots),
+        "{snapshots} in {seconds} s: {}",
+        windows.log()
+    );
+}
+
+/// Rows of open windows are blobs of the database then.
+#[test]
+fn windows_with_checkpoints_in_sql() {
+    let root = tempfile::tempdir().expect("a folder");
+    let sections = "window: { fixed: 1m, late: append }";
+    let windows = Windows::new(root.path().join("sql"), RATE, sections);
+    let text = fs::read_to_string(windows.file()).expect("read");
+    let dir = windows.dir.display();
+    let sql = text.replace(
+        &format!("path: \"{dir}/checkpoints\""),
+        &format!("sql: \"sqlite:{dir}/checkpoints.db\""),
+    );
+    assert_ne!(sql, text);
+    fs::write(windows.file(), sql).expect("write");
+    assert_eq!(
+        windows.run("windows.after_run=kill@3", &[]).signal(),
+        Some(9)
+    );
+    assert!(windows.run("", &[]).success(), "{}", windows.log());
+    let found = windows.ask(&["SELECT count(*), count(DISTINCT id) FROM orders"]);
+    assert_eq!(found[0], json!([[EVENTS, EVENTS]]));
+}
+
+#[test]
+fn aggregates_do_not_depend_on_the_number_of_batchers() {
+    let root = tempfile::tempdir().expect("a folder");
+    let sections = "window: { fixed: 1m, allowed_lateness: 10m }\naggregate: { sql: \"SELECT window_start, region, \
+         count(*) AS n, avg(amount) AS mean, approx_percentile_cont(amount, 0.9) AS high FROM events \
+         GROUP BY window_start, window_end, region\" }";
+    let results = [1, 2, 8].map(|batchers| {
+        let dir = root.path().join(batchers.to_string());
+        let windows = Windows::new(
+            dir,
+            0,
+            &format!("{sections}\nlimits: {{ batchers: {batchers} }}"),
+        );
+        assert!(windows.run("", &[]).success(), "{}", windows.log());
+        windows.ask(&[
+            "SELECT window_start::VARCHAR, region, n, round(mean, 9), round(high, 6) FROM orders ORDER BY ALL",
+            "SELECT sum(n) FROM orders",
+        ])
+    });
+    assert_eq!(results[0][1], json!([[EVENTS]]));
+    assert_eq!(results[0], results[1]);
+    assert_eq!(results[0], results[2]);
 }

@@ -27,6 +27,11 @@ pub fn create(path: &Path, bytes: &[u8]) -> io::Result<Created> {
     created
 }
 
+/// Whether a name is one under which [`create`] and [`replace`] write before it counts.
+pub fn is_staged(name: &str) -> bool {
+    name.starts_with('.') && name.strip_suffix(".tmp").is_some()
+}
+
 /// Writes a file with these bytes, durably, in the place of whatever was there.
 pub fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let staged = stage(path, bytes)?;

@@ -258,7 +258,6 @@ pub(super) fn starting_point(
         outputs,
         totals: calve_engine::checkpoint::Totals::default(),
         windows: None,
-        windows_complete: None,
         drained: false,
     }
 }

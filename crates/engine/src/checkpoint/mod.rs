@@ -122,6 +122,12 @@ impl Checkpoints {
         self.store.get(&self.run_path(name)).await
     }
 
+    /// Removes what writers of runs left when they were killed. Only for the owner of the shard.
+    pub(crate) async fn tidy_runs(&self) -> Result<()> {
+        let folder = format!("{}/{RUNS}/{}", self.pipeline, self.shard);
+        self.store.tidy(&folder).await
+    }
+
     /// Whether another owner has taken the shard over.
     ///
     /// # Errors

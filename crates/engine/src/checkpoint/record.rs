@@ -115,10 +115,6 @@ pub struct Record {
     /// The windows that are open at the end of the epoch; none where the pipeline has no windows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<SavedWindows>,
-    /// Every window that ends at or before this event time is closed; see
-    /// [`crate::seams::Commit::complete`].
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub windows_complete: Option<i64>,
     /// Every window was fired and closed (`run --drain`): the pipeline may be changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
@@ -170,7 +166,6 @@ impl Record {
             outputs,
             totals: newest.map(|r| r.totals).unwrap_or_default(),
             windows: newest.and_then(|r| r.windows.clone()),
-            windows_complete: newest.and_then(|r| r.windows_complete),
             drained: newest.is_some_and(|r| r.drained),
         }
     }
@@ -191,6 +186,11 @@ impl Record {
                 .collect(),
             ..self.clone()
         }
+    }
+
+    /// Event time up to which every window is closed; see [`crate::seams::Commit::complete`].
+    pub fn complete(&self) -> Option<i64> {
+        self.windows.as_ref().and_then(SavedWindows::complete)
     }
 
     /// The record's facts for recovery; `digest` is that of its bytes.

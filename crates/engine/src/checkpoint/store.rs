@@ -27,6 +27,12 @@ pub trait RecordStore: Send + Sync {
     async fn folders(&self, folder: &str) -> Result<Vec<String>>;
     /// Removes `name`; fine when it is not there.
     async fn delete(&self, name: &str) -> Result<()>;
+    /// Removes what writes that were cut off left directly below a folder. Nobody may be writing
+    /// there whose writes still count.
+    async fn tidy(&self, folder: &str) -> Result<()> {
+        let _ = folder;
+        Ok(())
+    }
     /// Where it is, for messages; no secrets.
     fn location(&self) -> String;
 }
@@ -134,6 +140,25 @@ impl RecordStore for LocalRecords {
         self.blocking(name, "delete", |path| match std::fs::remove_file(path) {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
+        })
+        .await
+    }
+
+    async fn tidy(&self, folder: &str) -> Result<()> {
+        self.blocking(folder, "tidy", |path| {
+            let entries = match std::fs::read_dir(path) {
+                Ok(entries) => entries,
+                Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error),
+            };
+            for entry in entries {
+                let entry = entry?;
+                let name = entry.file_name().to_string_lossy().into_owned();
+                if durable::is_staged(&name) {
+                    std::fs::remove_file(entry.path())?;
+                }
+            }
+            Ok(())
         })
         .await
     }

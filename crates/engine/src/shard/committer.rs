@@ -93,7 +93,7 @@ impl Committer {
             offsets_to: offsets_digest(&record.offsets),
             offsets: record.offsets.clone(),
             watermark: record.watermarks.clone().current(),
-            complete: record.windows_complete,
+            complete: record.complete(),
             prepared: prepared.clone(),
         };
         let begun = ground::now();

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use calve_model::{Epoch, Micros, Offsets, Watermarks, watermark::END_OF_TIME};
+use calve_model::{Epoch, Offsets, Watermarks, watermark::END_OF_TIME};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
@@ -28,8 +28,6 @@ pub(super) struct Cut {
     pub(super) watermarks: Watermarks,
     pub(super) totals: Totals,
     pub(super) windows: Option<SavedWindows>,
-    /// See [`SealedWindows::complete`].
-    pub(super) complete: Option<Micros>,
     pub(super) drained: bool,
     /// Runs that the record of this epoch does not need any more.
     pub(super) dead_runs: Vec<String>,
@@ -308,14 +306,9 @@ impl Cutter {
             Some(windows) => Some(windows.seal(self.epoch).await?),
             None => None,
         };
-        let (windows, complete, run, dead_runs) = match sealed {
-            Some(SealedWindows {
-                saved,
-                complete,
-                run,
-                dead,
-            }) => (Some(saved), complete, run, dead),
-            None => (None, None, None, Vec::new()),
+        let (windows, run, dead_runs) = match sealed {
+            Some(SealedWindows { saved, run, dead }) => (Some(saved), run, dead),
+            None => (None, None, Vec::new()),
         };
         let table = self.tables.table.seal(self.epoch);
         let late = self.tables.late.as_mut().map(|late| late.seal(self.epoch));
@@ -349,7 +342,6 @@ impl Cutter {
             watermarks: self.watermarks.clone(),
             totals: self.totals,
             windows,
-            complete,
             drained: self.drained,
             dead_runs,
             finish,

@@ -15,6 +15,7 @@ use crate::{
     error::{Error, Result},
     fault,
     metrics::{Metrics, Stage},
+    windows::SavedWindows,
 };
 
 pub(super) struct Preparer {
@@ -46,7 +47,6 @@ impl Preparer {
             record.watermarks = cut.watermarks;
             record.totals = cut.totals;
             record.windows = cut.windows;
-            record.windows_complete = cut.complete;
             record.drained = cut.drained;
             let parts = [(TABLE, Some(table)), (REJECTS, rejects), (LATE, late)];
             for (name, part) in parts {
@@ -72,7 +72,7 @@ impl Preparer {
                 }
             }
             // They may be large, and only a restart needs them.
-            record.windows = None;
+            record.windows = record.windows.as_ref().map(SavedWindows::emptied);
             let record = Arc::new(record);
             self.base = (*record).clone();
             self.metrics.set_behind(prepared.capacity() == 0);

@@ -133,6 +133,7 @@ async fn try_start(
 
 /// Removes the runs that no record refers to, which a crash left.
 async fn remove_runs(checkpoints: &Checkpoints, claim: &Record) -> Result<()> {
+    checkpoints.tidy_runs().await?;
     let needed: BTreeSet<&str> = claim.windows.iter().flat_map(SavedWindows::runs).collect();
     for name in checkpoints.runs().await? {
         if !needed.contains(name.as_str()) {

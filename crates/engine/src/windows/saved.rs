@@ -19,6 +19,9 @@ pub struct SavedWindows {
     /// Highest processing time that was acted on, in microseconds since 1970.
     #[serde(rename = "at")]
     processing_time: Micros,
+    /// Every window that ends at or before this event time is closed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    complete: Option<Micros>,
     /// Triggers, panes, watermark.
     panes: Saved<Key>,
     /// Names of runs, and the rows of each of their batches.
@@ -35,12 +38,18 @@ pub struct SavedWindows {
 type Place = (Key, Micros, Micros, Vec<[u32; 4]>);
 
 impl SavedWindows {
-    pub(crate) fn of(processing_time: Micros, panes: &Panes<Key>, contents: &Contents) -> Self {
+    pub(crate) fn of(
+        processing_time: Micros,
+        complete: Option<Micros>,
+        panes: &Panes<Key>,
+        contents: &Contents,
+    ) -> Self {
         let parts = contents.parts();
         let place = |(of, rows): (Of, Vec<[u32; 4]>)| (of.0, of.1.start, of.1.end, rows);
         let runs = parts.runs.iter();
         Self {
             processing_time,
+            complete,
             panes: panes.save(),
             runs: runs
                 .map(|run| (run.name.clone(), run.rows.clone()))
@@ -80,6 +89,11 @@ impl SavedWindows {
             processing_time: self.processing_time,
             ..Self::empty(self.panes.watermark(), self.complete)
         }
+    }
+
+    /// Every window that ends at or before this event time is closed.
+    pub fn complete(&self) -> Option<Micros> {
+        self.complete
     }
 
     /// Names of the runs that it refers to.

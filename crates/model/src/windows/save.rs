@@ -80,6 +80,8 @@ impl<K> Saved<K> {
     pub fn at(watermark: Option<Micros>) -> Self {
         Self {
             watermark,
+            edge: None,
+            trigger: None,
             windows: Vec::new(),
             touched: Vec::new(),
         }

@@ -36,7 +36,7 @@ enum Plan {
     /// Where the newest record stands: every output holds all that was prepared.
     Record(Box<Record>),
     /// Where the tables' history stands.
-    Table(FromTable),
+    Table(Box<FromTable>),
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -85,7 +85,9 @@ pub(super) async fn run(target: &Target, lose_open_windows: bool) -> Result<()> 
     };
     target.checkpoints.create(&record).await?;
     target.checkpoints.retire(record.epoch).await?;
-    if let Plan::Table(FromTable { forget: true, .. }) = plan {
+    if let Plan::Table(from) = &plan
+        && from.forget
+    {
         let late = windows::late_sink(&target.file);
         let late = late.filter(|_| now.late.as_ref().is_some_and(TableNow::must_forget));
         let table = Some(&target.file.sink).filter(|_| now.table.must_forget());
@@ -152,7 +154,7 @@ fn plan(loaded: &Loaded, now: &Now, windows: &Windows) -> Result<Plan> {
             Decision::Refuse(_) | Decision::Start => {}
         }
     }
-    from_history(now, windows).map(Plan::Table)
+    from_history(now, windows).map(Box::new).map(Plan::Table)
 }
 
 fn from_history(now: &Now, windows: &Windows) -> Result<FromTable> {

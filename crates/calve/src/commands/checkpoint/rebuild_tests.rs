@@ -84,7 +84,7 @@ fn decided(records: Vec<recovery::RecordFacts>, floor: Epoch, now: &Now) -> Deci
 
 fn table_plan(loaded: &Loaded, now: &Now) -> FromTable {
     match plan(loaded, now, &NONE).expect("a plan") {
-        Plan::Table(from) => from,
+        Plan::Table(from) => *from,
         Plan::Record(record) => panic!("not from the record of epoch {}", record.epoch),
     }
 }
