@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Rows of partial states that wait to be merged with those of the same window.
-const UNMERGED_ROWS: usize = 262_144;
+const UNMERGED_ROWS: usize = 65_536;
 
 /// The open windows of a shard.
 pub(super) struct OpenWindows {
@@ -193,7 +193,8 @@ impl OpenWindows {
         }
         self.panes.settle(now, &mut self.effects);
         self.carry_out(table).await?;
-        if self.unmerged > UNMERGED_ROWS {
+        // As many as are merged already, at least: so a state is merged a few times, not each time.
+        if self.unmerged > UNMERGED_ROWS.max(self.panes.open()) {
             self.merge_scattered().await?;
         }
         Ok(late_rows)

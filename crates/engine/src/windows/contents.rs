@@ -17,6 +17,7 @@ use std::{
 use arrow::array::RecordBatch;
 use calve_model::windows::Window;
 use rustc_hash::FxHashMap;
+use smallvec::SmallVec;
 use tokio::sync::Notify;
 
 pub(crate) use self::saving::NewRun;
@@ -37,6 +38,9 @@ pub(crate) struct Piece {
     pub(crate) start: u32,
     pub(crate) rows: u32,
 }
+
+/// Most windows have one.
+pub(crate) type Pieces = SmallVec<[Piece; 1]>;
 
 #[derive(Debug)]
 struct Page {
@@ -87,9 +91,9 @@ const SHORT: u32 = 1024;
 pub(crate) struct Contents {
     pages: Vec<Option<Page>>,
     free: Vec<u32>,
-    held: FxHashMap<Of, Vec<Piece>>,
+    held: FxHashMap<Of, Pieces>,
     /// States of the panes that were emitted last, where they may have to be taken back.
-    emitted: FxHashMap<Of, Vec<Piece>>,
+    emitted: FxHashMap<Of, Pieces>,
     runs: FxHashMap<u32, Run>,
     next_run: u32,
     /// Names of runs that the next record does not need.
@@ -175,7 +179,7 @@ impl Contents {
 
     /// Contents of `from` now belong to `into`.
     pub(crate) fn merge(&mut self, key: &Key, from: &[Window], into: Window) {
-        let mut all = Vec::new();
+        let mut all = Pieces::new();
         for window in from {
             if let Some(pieces) = self.held.remove(&(key.clone(), *window)) {
                 all.extend(pieces);
@@ -190,12 +194,12 @@ impl Contents {
     }
 
     /// What a window holds; the caller releases it when it is done with it.
-    pub(crate) fn take(&mut self, of: &Of) -> Vec<Piece> {
+    pub(crate) fn take(&mut self, of: &Of) -> Pieces {
         self.held.remove(of).unwrap_or_default()
     }
 
     /// What was emitted for a window; the caller releases it when it is done with it.
-    pub(crate) fn take_emitted(&mut self, of: &Of) -> Vec<Piece> {
+    pub(crate) fn take_emitted(&mut self, of: &Of) -> Pieces {
         self.emitted.remove(of).unwrap_or_default()
     }
 
@@ -321,7 +325,7 @@ impl Contents {
 
     /// What a window holds.
     pub(crate) fn held(&self, of: &Of) -> &[Piece] {
-        self.held.get(of).map_or(&[], Vec::as_slice)
+        self.held.get(of).map_or(&[], |pieces| pieces.as_slice())
     }
 
     async fn batch(&self, page: u32, runs: &mut Runs) -> Result<RecordBatch> {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Rows of states that one run of an aggregate's plan takes at once.
-const STATE_ROWS: usize = 262_144;
+const STATE_ROWS: usize = 65_536;
 
 /// Splits batches on the pool.
 pub(super) struct Splits {

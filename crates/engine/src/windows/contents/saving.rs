@@ -6,7 +6,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use arrow::array::RecordBatch;
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::{Contents, Durable, Of, Page, Piece, Run, Runs};
+use super::{Contents, Durable, Of, Page, Piece, Pieces, Run, Runs};
 use crate::error::{Error, Result};
 
 /// Rows of a page that is made of pieces.
@@ -123,7 +123,7 @@ impl Contents {
         }
         let mut old = Vec::new();
         for pieces in self.held.values_mut().chain(self.emitted.values_mut()) {
-            let mut moved: Vec<Piece> = Vec::with_capacity(pieces.len());
+            let mut moved = Pieces::new();
             for piece in pieces.iter() {
                 let new = match to.get(piece) {
                     Some(new) => {
@@ -160,7 +160,7 @@ impl Contents {
             let (run, batch) = self.page(piece.page).run.expect("a sealed page");
             [number[&run], batch, piece.start, piece.rows]
         };
-        let places = |of: &FxHashMap<Of, Vec<Piece>>| {
+        let places = |of: &FxHashMap<Of, Pieces>| {
             let of = of.iter().filter(|(_, pieces)| !pieces.is_empty());
             let mut all: Vec<(Of, Vec<[u32; 4]>)> = of
                 .map(|(of, pieces)| (of.clone(), pieces.iter().map(place).collect()))
@@ -189,7 +189,7 @@ impl Contents {
         let mut pieces = |all: Vec<(Of, Vec<[u32; 4]>)>, contents: &mut Self| {
             let mut of_windows = FxHashMap::default();
             for (of, places) in all {
-                let mut list = Vec::with_capacity(places.len());
+                let mut list = Pieces::new();
                 for [run, batch, start, rows] in places {
                     let in_page = runs.get(run as usize).and_then(|r| r.1.get(batch as usize));
                     let Some(in_page) = in_page.filter(|n| start.saturating_add(rows) <= **n)
