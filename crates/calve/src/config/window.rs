@@ -459,3 +459,7 @@ pub(crate) struct AggregateConfig {
     /// `window_end`), which groups by both and by whatever else.
     pub(crate) sql: String,
 }
+
+#[cfg(test)]
+#[path = "window_tests.rs"]
+mod tests;
