@@ -56,7 +56,11 @@ enum Command {
     Run(commands::run::RunArgs),
     /// Validate a pipeline file without writing
     Check(commands::check::CheckArgs),
+    /// Say what a pipeline's windows do, with a timeline
+    Explain(commands::explain::ExplainArgs),
     /// Print decoded and transformed rows; write nothing
+    ///
+    /// The rows are those of the transform, one after the other, before windows and `aggregate`.
     Tap(commands::tap::TapArgs),
     /// Query the tables of a catalog
     Query(commands::query::QueryArgs),
@@ -94,6 +98,7 @@ async fn dispatch(command: Command) -> calve_engine::Result<()> {
         Command::Demo(args) => commands::demo::run(args).await,
         Command::Run(args) => commands::run::run(args).await,
         Command::Check(args) => commands::check::run(args).await,
+        Command::Explain(args) => commands::explain::run(&args),
         Command::Tap(args) => commands::tap::run(args).await,
         Command::Query(args) => commands::query::run(args).await,
         Command::Table(args) => commands::table::run(args).await,

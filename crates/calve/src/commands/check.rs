@@ -17,6 +17,7 @@ use crate::{
     config::{self, PipelineFile, SinkConfig},
     out,
     pipeline::{self, SHARD},
+    windows,
 };
 
 /// How long to wait for the first events.
@@ -57,12 +58,19 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
             }
         }
     }
-    let rows = events
+    let planned = events
         .as_ref()
-        .map(|events| rows(&file, events))
+        .map(|events| plan(&file, events))
         .transpose()?;
-    let table = match &rows {
-        Some(rows) => table(&file, rows, args.connect).await?,
+    let table = match &planned {
+        Some(planned) => {
+            if let Some(sink) = windows::late_sink(&file) {
+                table(&sink, &planned.rows, args.connect)
+                    .await
+                    .map_err(|error| error.context("the table of late rows"))?;
+            }
+            table(&file.sink, &planned.table, args.connect).await?
+        }
         None => "",
     };
 
@@ -80,13 +88,24 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
             &format!("{}, at most {} late", time.column, time.max_delay),
         );
     }
-    match (&rows, &file.transform) {
-        (Some(rows), Some(_)) => line("rows", &columns(rows)),
+    match (&planned, &file.transform) {
+        (Some(planned), Some(_)) => line("rows", &columns(&planned.rows)),
         (None, Some(_)) => line(
             "sql",
             "planned when the pipeline starts; --connect plans it now",
         ),
         (_, None) => {}
+    }
+    if let Some(window) = &file.window {
+        line("windows", &window.strategy()?.describe());
+        if let Some(sink) = windows::late_sink(&file) {
+            line("late rows", sink.table());
+        }
+    }
+    if let Some(planned) = &planned
+        && planned.table != planned.rows
+    {
+        line("panes", &columns(&planned.table));
     }
     if !file.monitor.0.is_empty() {
         let names: Vec<&str> = file
@@ -105,7 +124,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     if let Some(rejects) = file.rejects_path() {
         line("rejects", rejects);
     }
-    let verdict = match (rows.is_some(), args.connect) {
+    let verdict = match (planned.is_some(), args.connect) {
         (true, _) => "ok",
         (false, false) => "ok as far as can be said without reading events; --connect reads some",
         (false, true) => "ok as far as can be said: there are no events to look at now",
@@ -125,11 +144,19 @@ pub(crate) fn known_schema(file: &PipelineFile) -> Result<Option<SchemaRef>> {
     }
 }
 
-/// Plans everything that depends on the schema of the events; answers that of the table's rows.
+/// Schemas that follow from that of the events.
+pub(crate) struct Planned {
+    /// The rows that the transform makes.
+    pub(crate) rows: SchemaRef,
+    /// The rows that go to the table: those, or what panes make of them.
+    pub(crate) table: SchemaRef,
+}
+
+/// Plans everything that depends on the schema of the events.
 ///
 /// # Errors
 /// `Config`.
-pub(crate) fn rows(file: &PipelineFile, events: &SchemaRef) -> Result<SchemaRef> {
+pub(crate) fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Planned> {
     file.format
         .decoder(SchemaRef::clone(events))
         .map_err(|error| error.context("format"))?;
@@ -148,22 +175,28 @@ pub(crate) fn rows(file: &PipelineFile, events: &SchemaRef) -> Result<SchemaRef>
         }
     };
     Monitors::plan(&file.monitor.0, &rows)?;
-    if let SinkConfig::Parquet(config) = &file.sink {
-        let layout = ParquetLayout::new(config, SchemaRef::clone(&rows), SHARD);
-        let named = match layout {
-            Ok(layout) if is_remote(&config.path) => layout.named_at_once(),
-            layout => layout,
-        };
-        named.map_err(|error| error.context("sink.parquet"))?;
-    }
-    Ok(rows)
+    let table = windows::plan(file, &rows)?.map_or_else(
+        || SchemaRef::clone(&rows),
+        |windowed| windowed.schema(&rows),
+    );
+    Ok(Planned { rows, table })
 }
 
-/// Checks the Iceberg table that the rows go to, and with `connect` the one that is there. Creates
-/// nothing. Says whether it is there.
-async fn table(file: &PipelineFile, rows: &SchemaRef, connect: bool) -> Result<&'static str> {
-    let SinkConfig::Iceberg(config) = &file.sink else {
-        return Ok("");
+/// Checks the layout of a Parquet table; and an Iceberg table that rows go to, with `connect` the one
+/// that is there. Creates nothing. Says whether it is there.
+async fn table(sink: &SinkConfig, rows: &SchemaRef, connect: bool) -> Result<&'static str> {
+    let config = match sink {
+        SinkConfig::Iceberg(config) => config,
+        SinkConfig::Parquet(config) => {
+            let layout = ParquetLayout::new(config, SchemaRef::clone(rows), SHARD);
+            let named = match layout {
+                Ok(layout) if is_remote(&config.path) => layout.named_at_once(),
+                layout => layout,
+            };
+            return named
+                .map(|_| "")
+                .map_err(|error| error.context("sink.parquet"));
+        }
     };
     let there = iceberg::check(config, rows, connect).await;
     Ok(

@@ -62,7 +62,7 @@ mod tests {
             let events = check::known_schema(&file)
                 .expect("a schema")
                 .expect("declared columns");
-            check::rows(&file, &events).unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
+            check::plan(&file, &events).unwrap_or_else(|error| panic!("{kind:?}: {error:?}"));
         }
     }
 }

@@ -3,6 +3,7 @@
 pub(crate) mod check;
 pub(crate) mod checkpoint;
 pub(crate) mod demo;
+pub(crate) mod explain;
 mod from;
 pub(crate) mod init;
 pub(crate) mod query;

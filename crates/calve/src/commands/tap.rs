@@ -1,6 +1,6 @@
 //! `calve tap`: prints decoded and transformed rows as NDJSON, and writes nothing.
 //!
-//! It reads from the beginning, whatever was committed. Rows come in the order of the source; an
+//! It reads from the beginning, whatever was committed. Windows and aggregates are left out. Rows come in the order of the source; an
 //! event that would be rejected is noted on standard error with its source partition and offset.
 
 use std::path::PathBuf;
