@@ -146,11 +146,12 @@ fn snapshot(place: &Place, name: &str, text: &str) {
 #[test]
 fn help_of_every_command() {
     let place = Place::new();
-    let commands: [&[&str]; 18] = [
+    let commands: [&[&str]; 19] = [
         &["--help"],
         &["demo", "--help"],
         &["run", "--help"],
         &["check", "--help"],
+        &["explain", "--help"],
         &["tap", "--help"],
         &["query", "--help"],
         &["table", "--help"],
@@ -184,6 +185,114 @@ fn check_of_good_files() {
     ];
     snapshot(&place, "check_good", &place.session(&commands));
     assert!(!place.path().join("lake").exists(), "check writes nothing");
+}
+
+/// Words and timelines: of the examples with windows, and of a pipeline without.
+#[test]
+fn explain_of_good_and_bad_files() {
+    let place = Place::new();
+    for name in ["hourly-aggregates.yaml", "sessions.yaml"] {
+        let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples");
+        let text = fs::read_to_string(example.join(name)).expect("an example");
+        place.write(name, &text);
+    }
+    let windows = "window: { fixed: 1h, allowed_lateness: 10m, trigger: { early: { every: 30s }, late: { count: 1 } } }\n";
+    place.write("hours.yaml", &format!("{ORDERS}{windows}"));
+    place.write("bad.yaml", &format!("{ORDERS}window: {{ session: 10m }}\n"));
+    let commands: [&[&str]; 9] = [
+        &["explain", "orders.yaml"],
+        &["explain", "hours.yaml"],
+        &["explain", "hourly-aggregates.yaml"],
+        &["explain", "sessions.yaml"],
+        &["explain", "bad.yaml"],
+        &["explain", "nosuch.yaml"],
+        &["check", "hours.yaml"],
+        &["check", "hourly-aggregates.yaml"],
+        &["check", "sessions.yaml"],
+    ];
+    snapshot(&place, "explain", &place.session(&commands));
+    for (file, expected) in [("hours.yaml", 0), ("bad.yaml", 2), ("nosuch.yaml", 2)] {
+        let done = place.calve(&["explain", file]);
+        assert_eq!(code(&done), Some(expected), "{file}: {}", said(&done));
+    }
+    let lake = place.path().join("lake");
+    assert!(!lake.exists(), "neither writes anything");
+}
+
+/// The commands around checkpoints know of windows, and of the table of late rows.
+#[test]
+fn checkpoints_of_windows() {
+    let place = Place::new();
+    // Several batches, so that event time passes within the file.
+    let (path, chunked) = (
+        r#""data/*.ndjson" }"#,
+        r#""data/*.ndjson", chunk_bytes: 256 }"#,
+    );
+    let text = ORDERS.replace(path, chunked);
+    assert_ne!(text, ORDERS);
+    place.write("hours.yaml", &format!("{text}window: {{ fixed: 1h }}\n"));
+    let calve = |args: &[&str], expected: i32| {
+        let done = place.calve(args);
+        assert_eq!(code(&done), Some(expected), "{args:?}: {}", said(&done));
+        (
+            String::from_utf8_lossy(&done.stdout).into_owned(),
+            said(&done),
+        )
+    };
+    calve(&["run", "hours.yaml"], 0);
+    // It comes when its hour has closed.
+    let late = r#"{"ts":1767225600,"user_id":99,"region":"eu","amount":1.5,"sku":"late"}"#;
+    place.write("data/b.ndjson", &format!("{late}\n"));
+    calve(&["run", "hours.yaml"], 0);
+    let (listed, _) = calve(&["checkpoint", "ls", "hours.yaml"], 0);
+    for title in ["LATE", "WINDOWS", "HELD", "RUNS"] {
+        assert!(listed.contains(title), "{listed}");
+    }
+    let (record, notes) = calve(&["checkpoint", "show", "hours.yaml"], 0);
+    assert!(
+        notes.contains("windows: open=0 rows_held=0 runs=0"),
+        "{notes}"
+    );
+    let record: serde_json::Value = serde_json::from_str(&record).expect("JSON");
+    assert!(record["outputs"]["late"].is_object(), "{record}");
+    calve(&["checkpoint", "rebuild", "hours.yaml"], 0);
+
+    // From the tables alone it is a loss, which the user must want.
+    fs::remove_dir_all(place.path().join("lake/.calve-checkpoints")).expect("remove the store");
+    let (_, notes) = calve(&["checkpoint", "rebuild", "hours.yaml"], 2);
+    assert!(notes.contains("--lose-open-windows"), "{notes}");
+    calve(
+        &["checkpoint", "rebuild", "hours.yaml", "--lose-open-windows"],
+        0,
+    );
+    let rows = || {
+        let sql = "SELECT (SELECT count(*) FROM shop.orders) AS rows, (SELECT count(*) FROM shop.orders_late) AS late";
+        calve(
+            &[
+                "query",
+                "--catalog",
+                "lake/catalog.db",
+                "--format",
+                "json",
+                sql,
+            ],
+            0,
+        )
+        .0
+    };
+    let before = rows();
+    calve(&["run", "hours.yaml"], 0);
+    assert_eq!(
+        rows(),
+        before,
+        "everything was read before, the late row too"
+    );
+    assert!(before.contains("\"late\":1"), "{before}");
+
+    let (_, notes) = calve(&["checkpoint", "reset", "hours.yaml", "--yes"], 0);
+    assert!(notes.contains("table=shop.orders_late"), "{notes}");
+    calve(&["run", "hours.yaml"], 0);
+    assert_ne!(rows(), before, "everything was read again");
 }
 
 #[test]

@@ -58,9 +58,7 @@ enum Command {
     Check(commands::check::CheckArgs),
     /// Say what a pipeline's windows do, with a timeline
     Explain(commands::explain::ExplainArgs),
-    /// Print decoded and transformed rows; write nothing
-    ///
-    /// The rows are those of the transform, one after the other, before windows and `aggregate`.
+    /// Print decoded and transformed rows, before windows and aggregates; write nothing
     Tap(commands::tap::TapArgs),
     /// Query the tables of a catalog
     Query(commands::query::QueryArgs),

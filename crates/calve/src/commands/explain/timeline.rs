@@ -222,23 +222,26 @@ impl Run<'_> {
         if !global {
             let _ = write!(what, " of {}", self.clock.time(arrival.event_time));
         }
-        if !into.is_empty() {
-            let into = self.all(&into);
-            self.say('+', format!("{what}, into {into}"));
-        }
-        if !late.is_empty() {
+        let have = if late.len() == 1 { "has" } else { "have" };
+        let closed = format!("{} {have} closed", self.all(&late));
+        // An event in several windows is late when the last of them has closed.
+        if into.is_empty() {
             let place = match (self.of.late, self.of.late_table) {
                 (LateRows::Side, Some(table)) => format!("to {table}"),
                 (LateRows::Side, None) => "to the table of late rows".to_owned(),
                 (LateRows::Drop, _) => "counted and dropped".to_owned(),
                 (LateRows::Append, _) => "to the table at once, in no pane".to_owned(),
             };
-            let (closed, have) = (
-                self.all(&late),
-                if late.len() == 1 { "has" } else { "have" },
-            );
             self.late += arrival.count;
-            self.say('!', format!("{what}: {closed} {have} closed; {place}"));
+            self.say('!', format!("{what}: {closed}; {place}"));
+        } else {
+            let into = self.all(&into);
+            let but = if late.is_empty() {
+                String::new()
+            } else {
+                format!("; {closed}")
+            };
+            self.say('+', format!("{what}, into {into}{but}"));
         }
         self.carry_out();
         self.panes.settle(arrival.at, &mut self.effects);
