@@ -140,7 +140,7 @@ impl Both {
             }
             Step::Fire(window) => {
                 let pieces = self.contents.take(&of(window));
-                let found = self.read(pieces.clone()).await;
+                let found = self.read(pieces.to_vec()).await;
                 self.contents.release(&pieces);
                 assert_eq!(found, self.held.remove(&window).unwrap_or_default());
             }
@@ -194,7 +194,7 @@ impl Both {
                     &self.contents.held
                 };
                 let pieces = all.get(&of).cloned().unwrap_or_default();
-                assert_eq!(self.read(pieces).await, expected);
+                assert_eq!(self.read(pieces.to_vec()).await, expected);
             }
         }
     }
