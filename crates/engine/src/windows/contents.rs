@@ -286,7 +286,12 @@ impl Contents {
         if first.rows >= SHORT {
             let batch = self.batch(first.page, runs).await?;
             let rows = batch.slice(first.start as usize, first.rows as usize);
-            return Ok(Some(rows));
+            let of_run = self.page(first.page).batch.is_none();
+            return if of_run {
+                runs::copied(&rows).map(Some)
+            } else {
+                Ok(Some(rows))
+            };
         }
         let mut together = vec![first];
         let mut rows = first.rows as usize;

@@ -3,12 +3,13 @@
 //! A run is written before the record that refers to it, under a name of its own; it is deleted after
 //! a record that does not. What a crash leaves is removed by the next owner.
 
-use std::{collections::VecDeque, io::Cursor, sync::Arc};
+use std::{collections::VecDeque, sync::Arc};
 
 use arrow::{
-    array::RecordBatch,
+    array::{MutableArrayData, RecordBatch, make_array},
+    buffer::Buffer,
     compute::{concat_batches, interleave_record_batch},
-    ipc::{reader::StreamReader, writer::StreamWriter},
+    ipc::{reader::StreamDecoder, writer::StreamWriter},
 };
 
 use super::arrow_failed;
@@ -68,8 +69,28 @@ impl Runs {
     }
 }
 
+/// All batches lie in the one block that was read: many blocks that one thread makes and others free
+/// would stay with the thread.
 fn decode(bytes: Vec<u8>) -> std::result::Result<Vec<RecordBatch>, arrow::error::ArrowError> {
-    StreamReader::try_new(Cursor::new(bytes), None)?.collect()
+    let mut buffer = Buffer::from_vec(bytes);
+    let mut decoder = StreamDecoder::new();
+    let mut batches = Vec::new();
+    while let Some(batch) = decoder.decode(&mut buffer)? {
+        batches.push(batch);
+    }
+    decoder.finish()?;
+    Ok(batches)
+}
+
+/// A copy of some rows that holds nothing else: a slice of a run holds the run.
+pub(crate) fn copied(rows: &RecordBatch) -> Result<RecordBatch> {
+    let columns = rows.columns().iter().map(|column| {
+        let column = column.to_data();
+        let mut copy = MutableArrayData::new(vec![&column], false, column.len());
+        copy.extend(0, 0, column.len());
+        make_array(copy.freeze())
+    });
+    RecordBatch::try_new(rows.schema(), columns.collect()).map_err(arrow_failed)
 }
 
 /// A run's bytes. A stream and not a file: a file has one dictionary a column, batches have their own.
