@@ -43,7 +43,9 @@ impl One {
             self.highest
                 .map(|highest| highest.saturating_sub(max_delay))
         };
-        self.given.or_else(seen)
+        // A given mark at the beginning of time says nothing yet, but that others will come.
+        let mark = self.given.or_else(seen);
+        mark.filter(|at| *at != Micros::MIN)
     }
 
     fn holds(&self) -> bool {
@@ -61,9 +63,10 @@ impl Watermarks {
         }
     }
 
-    /// A source partition exists and has not been read: it holds the watermark until it is.
+    /// A source partition exists and has not been read to its end: it holds the watermark until it
+    /// is. One that had ended, and has more now, goes on from where its mark was.
     pub fn discover(&mut self, partition: &SourcePartition) {
-        self.of.entry(partition.clone()).or_default();
+        self.of.entry(partition.clone()).or_default().done = false;
     }
 
     /// Events up to `highest` were seen in a source partition; it is not idle any more.
@@ -76,7 +79,8 @@ impl Watermarks {
     /// A source says that no event below `at` will come from a source partition any more (a ledger
     /// that has closed, a heartbeat). From then on its word counts for that source partition, and
     /// `max_delay` does not: events may carry higher times without moving the watermark. A mark
-    /// below an earlier one is ignored; any mark ends idleness.
+    /// below an earlier one is ignored; any mark ends idleness. [`Micros::MIN`] says that nothing is
+    /// known yet: the source partition holds the watermark, whatever events have come.
     pub fn given(&mut self, partition: &SourcePartition, at: Micros) {
         let one = self.of.entry(partition.clone()).or_default();
         one.given = one.given.max(Some(at));
@@ -173,6 +177,18 @@ mod tests {
     }
 
     #[test]
+    fn a_partition_that_has_more_after_its_end_goes_on() {
+        let mut marks = Watermarks::new(10);
+        marks.observe(&partition(0), 100);
+        marks.done(&partition(0));
+        assert_eq!(marks.current(), Some(END_OF_TIME));
+        marks.discover(&partition(0));
+        assert_eq!(marks.current(), Some(90));
+        marks.observe(&partition(0), 200);
+        assert_eq!(marks.current(), Some(190));
+    }
+
+    #[test]
     fn an_unread_partition_holds_it_at_nothing() {
         let mut marks = Watermarks::new(0);
         marks.discover(&partition(0));
@@ -199,6 +215,17 @@ mod tests {
         marks.given(&partition(0), END_OF_TIME);
         marks.given(&partition(1), END_OF_TIME);
         assert_eq!(marks.current(), Some(END_OF_TIME));
+    }
+
+    #[test]
+    fn a_mark_at_the_beginning_of_time_holds_the_watermark() {
+        let mut marks = Watermarks::new(10);
+        marks.given(&partition(0), Micros::MIN);
+        marks.observe(&partition(0), 100);
+        assert_eq!(marks.current(), None);
+        assert_eq!(marks.held_by(), Some((&partition(0), None)));
+        marks.given(&partition(0), 5);
+        assert_eq!(marks.current(), Some(5));
     }
 
     #[test]
