@@ -80,6 +80,9 @@ impl OpenWindows {
         pattern: Box<dyn Splitter>,
         pool: Arc<ThreadPool>,
     ) -> Result<Self> {
+        // Else a period of the source's clock would be long over by the machine's, before the source
+        // has said a word.
+        let source_clock = saved.as_ref().is_some_and(SavedWindows::source_clock);
         let (processing_time, panes, contents) = match saved {
             Some(saved) => saved.restore(&plan.strategy)?,
             None => (
@@ -93,7 +96,7 @@ impl OpenWindows {
             contents,
             runs: Runs::new(checkpoints),
             processing_time,
-            source_clock: false,
+            source_clock,
             splits: Splits::new(pool, pattern),
             fired: false,
             drained: false,
@@ -312,7 +315,12 @@ impl OpenWindows {
             self.panes.complete_below()
         };
         Ok(SealedWindows {
-            saved: SavedWindows::of(self.processing_time, complete, &self.panes, &self.contents),
+            saved: SavedWindows::of(
+                (self.processing_time, self.source_clock),
+                complete,
+                &self.panes,
+                &self.contents,
+            ),
             run,
             dead: self.contents.dead(),
         })

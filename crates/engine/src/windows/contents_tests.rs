@@ -106,7 +106,7 @@ impl Both {
             run.durable.set();
         }
         let panes = Panes::new(Strategy::default());
-        let saved = SavedWindows::of(0, None, &panes, &self.contents);
+        let saved = SavedWindows::of((0, false), None, &panes, &self.contents);
         self.saved = Some(serde_json::to_string(&saved).expect("plain data"));
         for dead in self.contents.dead() {
             self.checkpoints.delete_run(&dead).await.expect("deleted");

@@ -19,6 +19,9 @@ pub struct SavedWindows {
     /// Highest processing time that was acted on, in microseconds since 1970.
     #[serde(rename = "at")]
     processing_time: Micros,
+    /// The source says what time it is: the machine's clock means nothing to these windows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    source_clock: bool,
     /// Every window that ends at or before this event time is closed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     complete: Option<Micros>,
@@ -39,7 +42,7 @@ type Place = (Key, Micros, Micros, Vec<[u32; 4]>);
 
 impl SavedWindows {
     pub(crate) fn of(
-        processing_time: Micros,
+        (processing_time, source_clock): (Micros, bool),
         complete: Option<Micros>,
         panes: &Panes<Key>,
         contents: &Contents,
@@ -49,6 +52,7 @@ impl SavedWindows {
         let runs = parts.runs.iter();
         Self {
             processing_time,
+            source_clock,
             complete,
             panes: panes.save(),
             runs: runs
@@ -74,6 +78,7 @@ impl SavedWindows {
     pub fn empty(watermark: Option<Micros>, complete: Option<Micros>) -> Self {
         Self {
             processing_time: Micros::MIN,
+            source_clock: false,
             complete,
             panes: Saved::at(watermark),
             runs: Vec::new(),
@@ -87,18 +92,24 @@ impl SavedWindows {
     pub fn emptied(&self) -> Self {
         Self {
             processing_time: self.processing_time,
+            source_clock: self.source_clock,
             ..Self::empty(self.panes.watermark(), self.complete)
         }
     }
 
-    /// Every window that ends at or before this event time is closed.
-    pub fn complete(&self) -> Option<Micros> {
-        self.complete
+    /// Whether the source says what time it is.
+    pub(crate) fn source_clock(&self) -> bool {
+        self.source_clock
     }
 
     /// Names of the runs that it refers to.
     pub fn runs(&self) -> impl Iterator<Item = &str> {
         self.runs.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Every window that ends at or before this event time is closed.
+    pub fn complete(&self) -> Option<Micros> {
+        self.complete
     }
 
     /// Rows and partial states of open windows.
