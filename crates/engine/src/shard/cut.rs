@@ -154,6 +154,11 @@ impl Cutter {
                     }
                 }
                 drop(held);
+                // Batches overtake each other on their way here: several may be next at once, and
+                // what fired in one of them does not wait for the others.
+                if self.deadline().is_some_and(|due| due <= ground::now()) {
+                    self.cut(&cuts).await?;
+                }
             }
             let in_flight = (self.permits_in_all
                 - self.permits.available_permits().min(self.permits_in_all))
