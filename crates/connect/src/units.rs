@@ -1,7 +1,9 @@
-//! Sizes and durations as people write them: `1MiB`, `64KB`, `500ms`, `10s`, `1h`.
+//! Sizes and durations as people write them: `1MiB`, `64KB`, `500ms`, `10s`, `1h`; units of numbers that
+//! are times.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
+use calve_engine::event_time::Unit;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -12,6 +14,31 @@ pub struct ByteSize(pub u64);
 /// A length of processing time: a number with ms, s, m, h or d.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Span(pub Duration);
+
+/// Unit of times that are numbers, since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum TimeUnit {
+    /// Seconds.
+    S,
+    /// Milliseconds.
+    Ms,
+    /// Microseconds.
+    Us,
+    /// Nanoseconds.
+    Ns,
+}
+
+impl From<TimeUnit> for Unit {
+    fn from(unit: TimeUnit) -> Self {
+        match unit {
+            TimeUnit::S => Self::Seconds,
+            TimeUnit::Ms => Self::Millis,
+            TimeUnit::Us => Self::Micros,
+            TimeUnit::Ns => Self::Nanos,
+        }
+    }
+}
 
 const SIZES: [(&str, u64); 8] = [
     ("", 1),

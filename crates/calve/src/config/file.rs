@@ -6,9 +6,9 @@ use std::{net::SocketAddr, path::Path, time::Duration};
 use calve_connect::{
     formats::{FormatConfig, JsonConfig},
     sources::SourceConfig,
-    units::{ByteSize, Span},
+    units::{ByteSize, Span, TimeUnit},
 };
-use calve_engine::{event_time::Unit, stores::is_remote};
+use calve_engine::stores::is_remote;
 use calve_lake::{iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression};
 use calve_sql::lookup::LookupConfigs;
 use schemars::JsonSchema;
@@ -106,31 +106,6 @@ fn no_delay() -> Span {
 
 fn a_minute() -> Span {
     Span(Duration::from_mins(1))
-}
-
-/// Unit of event time in a column of numbers, since 1970-01-01T00:00:00Z.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum TimeUnit {
-    /// Seconds.
-    S,
-    /// Milliseconds.
-    Ms,
-    /// Microseconds.
-    Us,
-    /// Nanoseconds.
-    Ns,
-}
-
-impl From<TimeUnit> for Unit {
-    fn from(unit: TimeUnit) -> Self {
-        match unit {
-            TimeUnit::S => Self::Seconds,
-            TimeUnit::Ms => Self::Millis,
-            TimeUnit::Us => Self::Micros,
-            TimeUnit::Ns => Self::Nanos,
-        }
-    }
 }
 
 /// SQL over the events.

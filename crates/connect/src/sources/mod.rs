@@ -7,6 +7,7 @@ pub(crate) mod buffers;
 pub mod file;
 pub mod generator;
 mod peek;
+pub mod replay;
 pub mod stdin;
 pub(crate) mod tag;
 #[cfg(test)]
@@ -23,6 +24,7 @@ pub use self::{
     file::FileConfig,
     generator::GeneratorConfig,
     peek::{Peeked, peek},
+    replay::ReplayConfig,
     stdin::StdinConfig,
 };
 use crate::{
@@ -41,6 +43,8 @@ pub enum SourceConfig {
     Stdin(StdinConfig),
     /// Made-up events, the same for the same seed.
     Generator(GeneratorConfig),
+    /// Events and watermarks of a file, by the clock that the file says.
+    Replay(ReplayConfig),
 }
 
 /// What sources need from their surroundings.
@@ -59,6 +63,7 @@ impl SourceConfig {
             Self::File(_) => "file",
             Self::Stdin(_) => "stdin",
             Self::Generator(_) => "generator",
+            Self::Replay(_) => "replay",
         }
     }
 
@@ -72,6 +77,7 @@ impl SourceConfig {
             Self::File(config) => Box::new(file::FileSource::new(config, format, context)?),
             Self::Stdin(config) => Box::new(stdin::StdinSource::new(config, format)),
             Self::Generator(config) => Box::new(generator::GeneratorSource::new(config)?),
+            Self::Replay(config) => Box::new(replay::ReplaySource::new(config, context)?),
         })
     }
 
@@ -98,6 +104,16 @@ impl SourceConfig {
                 }
                 config.validate()
             }
+            Self::Replay(config) => {
+                if !matches!(format, FormatConfig::Json(_)) {
+                    return Err(Error::config(format!(
+                        "the events of a replay are JSON: format={}",
+                        format.name()
+                    ))
+                    .hint("use `format: json`"));
+                }
+                config.validate()
+            }
         }
     }
 
@@ -107,6 +123,7 @@ impl SourceConfig {
             Self::File(config) => config.fingerprint(),
             Self::Stdin(_) => "stdin".to_owned(),
             Self::Generator(config) => config.fingerprint(),
+            Self::Replay(config) => config.fingerprint(),
         }
     }
 
@@ -114,7 +131,7 @@ impl SourceConfig {
     pub fn is_bounded(&self) -> bool {
         match self {
             Self::File(config) => !config.follow,
-            Self::Stdin(_) => true,
+            Self::Stdin(_) | Self::Replay(_) => true,
             Self::Generator(config) => config.count.is_some(),
         }
     }
@@ -122,7 +139,7 @@ impl SourceConfig {
     /// Whether it can be read again from an offset, after a crash.
     pub fn can_replay(&self) -> bool {
         match self {
-            Self::File(_) | Self::Generator(_) => true,
+            Self::File(_) | Self::Generator(_) | Self::Replay(_) => true,
             Self::Stdin(_) => false,
         }
     }
@@ -133,7 +150,7 @@ impl SourceConfig {
     /// `Config` when the configuration contradicts itself.
     pub fn known_schema(&self) -> Result<Option<SchemaRef>> {
         match self {
-            Self::File(_) | Self::Stdin(_) => Ok(None),
+            Self::File(_) | Self::Stdin(_) | Self::Replay(_) => Ok(None),
             Self::Generator(config) => config.schema().map(Some),
         }
     }
@@ -146,6 +163,7 @@ impl SourceConfig {
         match self {
             Self::File(config) => config.check_connect(context).await,
             Self::Stdin(_) | Self::Generator(_) => Ok(()),
+            Self::Replay(config) => config.check(context),
         }
     }
 }
@@ -159,11 +177,13 @@ pub(crate) struct SourceTable {
     stdin: Option<StdinConfig>,
     #[serde(default, deserialize_with = "or_default")]
     generator: Option<GeneratorConfig>,
+    #[serde(default)]
+    replay: Option<ReplayConfig>,
 }
 
 impl OneOf for SourceConfig {
     type Table = SourceTable;
-    const NAMES: &'static [&'static str] = &["file", "stdin", "generator"];
+    const NAMES: &'static [&'static str] = &["file", "stdin", "generator", "replay"];
 
     fn named(name: &str) -> Option<Self> {
         match name {
@@ -178,6 +198,7 @@ impl OneOf for SourceConfig {
             table.file.map(Self::File),
             table.stdin.map(Self::Stdin),
             table.generator.map(Self::Generator),
+            table.replay.map(Self::Replay),
         ];
         all.into_iter().flatten().collect()
     }
