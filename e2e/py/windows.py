@@ -1,6 +1,6 @@
 """Asks DuckDB about what a pipeline with windows wrote; prints one list of results a folder.
 
-usage: windows.py '[{"dir": "…", "queries": ["SELECT …", …]}, …]'
+usage: windows.py '[{"dir": "…", "table": "shop.orders", "queries": ["SELECT …", …]}, …]'
 Tables: orders and late as PyIceberg reads them; orders_by_file: snapshot, file and minute (w) of each row.
 """
 import json, sys
@@ -27,10 +27,11 @@ for spec in json.loads(sys.argv[1]):
     root = spec["dir"]
     catalog = SqlCatalog("default", uri=f"sqlite:///{root}/lake/catalog.db", warehouse=f"file://{root}/lake")
     con = duckdb.connect()
-    orders = catalog.load_table("shop.orders")
+    name = spec.get("table", "shop.orders")
+    orders = catalog.load_table(name)
     con.register("orders", orders.scan().to_arrow())
     try:
-        con.register("late", catalog.load_table("shop.orders_late").scan().to_arrow())
+        con.register("late", catalog.load_table(f"{name}_late").scan().to_arrow())
     except NoSuchTableError:
         pass
     if any("orders_by_file" in query for query in spec["queries"]):

@@ -40,8 +40,13 @@ fn schema() -> Value {
 }
 
 fn examples() -> Vec<PathBuf> {
-    let entries = fs::read_dir(root().join("examples")).expect("a folder");
-    let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
+    let folders = ["examples", "examples/paper"];
+    let entries = |folder| fs::read_dir(root().join(folder)).expect("a folder");
+    let mut paths: Vec<PathBuf> = folders
+        .into_iter()
+        .flat_map(entries)
+        .map(|e| e.expect("an entry").path())
+        .collect();
     paths.retain(|path| path.extension().is_some_and(|e| e == "yaml"));
     paths.sort();
     assert!(paths.len() >= 3);
