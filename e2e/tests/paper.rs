@@ -188,11 +188,9 @@ fn compare(what: &str, found: &Value, expected: &[Pane]) {
         .map(|(start, end, index, timing, total)| ((*start, *end, *index, *total), timing))
         .collect();
     expected.sort();
-    let values = |rows: &[((i64, i64, i64, i64), String)]| -> Vec<_> {
-        rows.iter().map(|(row, _)| *row).collect()
-    };
+    let values: Vec<_> = found.iter().map(|(row, _)| *row).collect();
     let wanted: Vec<_> = expected.iter().map(|(row, _)| *row).collect();
-    assert_eq!(values(&found), wanted, "{what}");
+    assert_eq!(values, wanted, "{what}");
     for ((row, timing), (_, wanted)) in found.iter().zip(&expected) {
         assert!(
             wanted.is_none_or(|wanted| wanted == timing),
@@ -308,14 +306,13 @@ fn killed_between_panes() {
 fn fixed_windows_at_the_end() {
     let place = tempfile::tempdir().expect("a folder");
     let events = fs::read_to_string(root().join("examples/paper/events.ndjson")).expect("events");
-    let events: String = events
+    let events: Vec<&str> = events
         .lines()
         .filter(|line| line.contains("event"))
-        .map(|line| format!("{line}\n"))
         .collect();
-    assert_eq!(events.lines().count(), 10);
+    assert_eq!(events.len(), 10);
     let path = place.path().join("events.ndjson");
-    fs::write(&path, events).expect("write");
+    fs::write(&path, events.join("\n") + "\n").expect("write");
     let path = path.display().to_string();
     let changes = [
         ("examples/paper/events.ndjson", path.as_str()),
