@@ -101,8 +101,9 @@ pub(crate) fn fingerprint(file: &PipelineFile, windowed: Option<&Windowed>) -> S
 
 /// The table of late rows, where they have one of their own: the sink's, with `_late` behind its name.
 pub(crate) fn late_sink(file: &PipelineFile) -> Option<SinkConfig> {
-    let late = file.window.as_ref()?.late();
-    if late != LateRows::Side {
+    let window = file.window.as_ref()?;
+    // Nothing is ever late for the window of all time.
+    if window.late() != LateRows::Side || window.global.is_some() {
         return None;
     }
     // The partitions of an aggregate's table are made of columns that the rows need not have.

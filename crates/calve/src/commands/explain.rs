@@ -212,7 +212,13 @@ fn when(file: &PipelineFile, strategy: &Strategy, text: &mut Text) {
             }
         }
         Trigger::Repeat(part) if **part == Trigger::AtWatermark => {
-            text.line("when", "when the watermark passes the window's end");
+            let global = strategy.windowing == Windowing::Global;
+            let end = if global {
+                "when all input has ended"
+            } else {
+                "when the watermark passes the window's end"
+            };
+            text.line("when", end);
             if strategy.allowed_lateness > 0 {
                 text.line(
                     "",
