@@ -224,6 +224,8 @@ impl Cutter {
             self.watermarks.observe(&batch.partition, highest);
         }
         if batch.last {
+            // What it said still counts, should another run find more to read.
+            self.advance().await?;
             self.watermarks.done(&batch.partition);
         }
         self.advance().await
