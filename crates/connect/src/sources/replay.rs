@@ -411,17 +411,15 @@ impl Source for ReplaySource {
             let arrival = line.arrival;
             self.due(arrival).await;
         }
-        Ok(match self.waiting.take() {
-            Some(Line { arrival, what }) => match what {
-                What::Event(text) => SourceEvent::Batch(self.batch(text, Some(arrival))),
-                What::Watermark(watermark) => progress(Some(watermark), arrival),
-                What::Clock => progress(None, arrival),
-            },
-            None => {
-                // The lines behind the last event have been said: only now has it ended.
-                self.done = true;
-                SourceEvent::Batch(self.batch(Vec::new(), None))
-            }
+        let Some(Line { arrival, what }) = self.waiting.take() else {
+            // The lines behind the last event have been said: only now has it ended.
+            self.done = true;
+            return Ok(SourceEvent::Batch(self.batch(Vec::new(), None)));
+        };
+        Ok(match what {
+            What::Event(text) => SourceEvent::Batch(self.batch(text, Some(arrival))),
+            What::Watermark(watermark) => progress(Some(watermark), arrival),
+            What::Clock => progress(None, arrival),
         })
     }
 
