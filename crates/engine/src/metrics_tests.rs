@@ -203,3 +203,17 @@ fn labels_are_escaped() {
         "{text}"
     );
 }
+
+#[test]
+fn late_rows_are_counted() {
+    let metrics = Metrics::new("orders", "main");
+    metrics.late(3);
+    metrics.late(0);
+    metrics.late(4);
+    let (_, samples) = parse(&metrics.encode());
+    let late = samples
+        .iter()
+        .find(|(name, ..)| name == "calve_events_late_total");
+    assert!((late.expect("a series").2 - 7.0).abs() < f64::EPSILON);
+    assert_eq!(metrics.status().late, 7);
+}

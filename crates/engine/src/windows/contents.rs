@@ -273,6 +273,12 @@ impl Contents {
         all
     }
 
+    /// Puts pieces into the order of the runs that they lie in, so that each is read once; those in
+    /// memory alone come last, as they came last. The order within a window stays.
+    pub(crate) fn by_run(&self, pieces: &mut [Piece]) {
+        pieces.sort_by_key(|piece| self.page(piece.page).run.map_or(u32::MAX, |(run, _)| run));
+    }
+
     /// The next rows of `pieces`, from their end: a slice of a page, or short pieces together. None
     /// when there are no more. The order is that of the pieces when they were reversed before.
     pub(crate) async fn next(

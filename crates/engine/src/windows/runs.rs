@@ -3,7 +3,7 @@
 //! A run is written before the record that refers to it, under a name of its own; it is deleted after
 //! a record that does not. What a crash leaves is removed by the next owner.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{MutableArrayData, RecordBatch, make_array},
@@ -19,22 +19,21 @@ use crate::{
     shard::blocking,
 };
 
-/// Runs that are kept decoded: windows that fire together read the same ones.
-const KEPT: usize = 2;
 /// Above this many rows a piece, copying slices is cheaper than picking rows.
 const SLICES: usize = 64;
 
 /// Reads runs.
 pub(crate) struct Runs {
     checkpoints: Checkpoints,
-    kept: VecDeque<(String, Arc<Vec<RecordBatch>>)>,
+    /// The last one, decoded. What fires together is read run by run, so one is enough.
+    kept: Option<(String, Arc<Vec<RecordBatch>>)>,
 }
 
 impl Runs {
     pub(crate) fn new(checkpoints: Checkpoints) -> Self {
         Self {
             checkpoints,
-            kept: VecDeque::new(),
+            kept: None,
         }
     }
 
@@ -43,9 +42,12 @@ impl Runs {
     /// # Errors
     /// `Corrupt` when it is not there, or is none; `Fenced` when another owner has deleted it.
     pub(crate) async fn load(&mut self, name: &str) -> Result<Arc<Vec<RecordBatch>>> {
-        if let Some((_, batches)) = self.kept.iter().find(|(kept, _)| kept == name) {
+        if let Some((kept, batches)) = &self.kept
+            && kept == name
+        {
             return Ok(Arc::clone(batches));
         }
+        self.kept = None;
         let Some(bytes) = self.checkpoints.run(name).await? else {
             // The next owner deletes what its own records do not need.
             self.checkpoints.check_owner().await?;
@@ -61,10 +63,7 @@ impl Runs {
         let batches = batches
             .map_err(|e| Error::corrupt(format!("a run is unreadable: run={named}")).because(e))?;
         let batches = Arc::new(batches);
-        if self.kept.len() >= KEPT {
-            self.kept.pop_front();
-        }
-        self.kept.push_back((named, Arc::clone(&batches)));
+        self.kept = Some((named, Arc::clone(&batches)));
         Ok(batches)
     }
 }

@@ -132,6 +132,7 @@ impl OpenWindows {
                 pieces.extend(self.contents.take(of));
             }
             let all = pieces.clone();
+            self.contents.by_run(&mut pieces);
             pieces.reverse();
             let mut ready = Vec::new();
             while let Some(rows) = self.contents.next(&mut pieces, &mut self.runs).await? {
