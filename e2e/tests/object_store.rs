@@ -162,8 +162,8 @@ fn rows_of_open_windows_lie_in_the_bucket() {
         "{OFTEN}\nwindow: {{ global: {{}}, trigger: {{ repeat: {{ count: 25000 }} }}, late: drop }}"
     );
     for (n, fault) in [
-        "windows.before_run=kill@2",
-        "windows.after_run=kill@3",
+        "windows.before_run=kill",
+        "windows.after_run=kill",
         "windows.each_dead_run=kill",
     ]
     .iter()
