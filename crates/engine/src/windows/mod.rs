@@ -90,15 +90,11 @@ impl Windowed {
         Arc::new(Schema::new_with_metadata(fields, rows.metadata().clone()))
     }
 
-    /// Whether panes replace earlier ones, so that rows say whether they are added or taken back.
+    /// Whether panes replace earlier ones, so that rows say whether they are added or taken back, and a
+    /// window keeps its states after a firing. Rows as they are never do: what was appended is not
+    /// appended again.
     pub fn is_changelog(&self) -> bool {
         self.aggregate.is_some() && self.strategy.accumulation != Accumulation::Discarding
-    }
-
-    /// Whether a window keeps its contents after a firing. Rows as they are never do: what was
-    /// appended is not appended again.
-    pub(crate) fn keeps(&self) -> bool {
-        self.is_changelog()
     }
 }
 
@@ -106,7 +102,7 @@ pub(crate) fn arrow_failed(error: arrow::error::ArrowError) -> Error {
     Error::internal("rows of a window do not fit together").because(error)
 }
 
-/// The columns `columns` of a batch as integers of microseconds.
+/// A window column of states, in microseconds.
 pub(crate) fn micros_at(
     rows: &arrow::array::RecordBatch,
     column: usize,

@@ -178,7 +178,6 @@ impl OpenWindows {
         (pane, windows): (PaneInfo, Vec<Of>),
         table: &mut Box<dyn TableWriter>,
     ) -> Result<()> {
-        let keeps = self.plan.keeps();
         let Some((states, pieces)) = self.states_of(&windows).await? else {
             return Ok(());
         };
@@ -189,7 +188,7 @@ impl OpenWindows {
             Ok((merged, rows))
         })
         .await??;
-        if keeps {
+        if self.plan.is_changelog() {
             let retracting = self.plan.strategy.accumulation == Accumulation::Retracting;
             let grouped = by_window(merged, aggregate.as_ref(), &self.plan.key_in_states)?;
             self.contents
