@@ -23,7 +23,7 @@ use super::{
     catalog::{Catalog, local_path},
     config::CatalogConfig,
     files::Content,
-    snapshot::manifests_of,
+    manifests::manifests_of,
     tables::find,
 };
 

@@ -18,8 +18,8 @@ use uuid::Uuid;
 
 use super::{
     catalog::{Catalog, local_path},
-    commit::{DELETE_AFTER_COMMIT, write_all},
     config::{IcebergConfig, SortTerm, TableName, Term},
+    publish::{DELETE_AFTER_COMMIT, write_all},
     schema,
 };
 

@@ -20,19 +20,19 @@ use crate::write::{DescribedFile, FinishedFile, KeyValue};
 
 /// What a checkpoint holds for an Iceberg table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Content {
+pub(crate) struct Content {
     /// The table's location, without a slash at the end.
-    pub(super) location: String,
+    pub(crate) location: String,
     /// Partition spec of the files.
-    pub(super) spec: i32,
+    pub(crate) spec: i32,
     /// Schema of the files.
-    pub(super) schema: i32,
-    pub(super) files: Vec<FileEntry>,
+    pub(crate) schema: i32,
+    pub(crate) files: Vec<FileEntry>,
 }
 
 /// One data file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct FileEntry {
+pub(crate) struct FileEntry {
     /// Relative to the location.
     path: String,
     rows: u64,
@@ -55,7 +55,7 @@ struct Described {
 struct ColumnEntry(i32, u64, u64, Option<u64>, Option<String>, Option<String>);
 
 /// What the checkpoint needs of a complete file beyond its path, size and partition.
-pub(super) fn describe(file: &FinishedFile<'_>, schema: &Schema) -> Result<Value> {
+pub(crate) fn describe(file: &FinishedFile<'_>, schema: &Schema) -> Result<Value> {
     let mut columns: Vec<(ColumnEntry, Bounds)> = Vec::new();
     let groups = file.metadata.row_groups();
     for group in groups {
@@ -118,7 +118,7 @@ fn first_byte(group: &parquet::file::metadata::RowGroupMetaData) -> i64 {
 }
 
 impl Content {
-    pub(super) fn new(
+    pub(crate) fn new(
         location: &str,
         spec: i32,
         schema: i32,
@@ -150,21 +150,21 @@ impl Content {
         })
     }
 
-    pub(super) fn to_json(&self) -> Result<Value> {
+    pub(crate) fn to_json(&self) -> Result<Value> {
         serde_json::to_value(self)
             .map_err(|e| Error::internal("content of a checkpoint").because(e))
     }
 
     /// # Errors
     /// `Corrupt`: not what was written.
-    pub(super) fn from_json(value: &Value) -> Result<Self> {
+    pub(crate) fn from_json(value: &Value) -> Result<Self> {
         Self::deserialize(value).map_err(|e| {
             Error::corrupt("the checkpoint holds no files of an Iceberg table").because(e)
         })
     }
 
     /// Locations of the files.
-    pub(super) fn locations(&self) -> impl Iterator<Item = String> {
+    pub(crate) fn locations(&self) -> impl Iterator<Item = String> {
         self.files
             .iter()
             .map(|file| format!("{}/{}", self.location, file.path))
@@ -174,7 +174,7 @@ impl Content {
     ///
     /// # Errors
     /// `Corrupt` when they do not fit the schema and spec that they name.
-    pub(super) fn data_files(&self, metadata: &TableMetadata) -> Result<Vec<DataFile>> {
+    pub(crate) fn data_files(&self, metadata: &TableMetadata) -> Result<Vec<DataFile>> {
         let missing = |what: &str, id: i32| {
             Error::corrupt(format!(
                 "the table has lost what prepared files refer to: {what}={id}"
@@ -293,7 +293,7 @@ fn literal(of: &PrimitiveType, value: &Value) -> Option<Literal> {
     Some(Literal::Primitive(primitive))
 }
 
-pub(super) fn to_hex(bytes: &[u8]) -> String {
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut hex = String::with_capacity(bytes.len() * 2);
     for byte in bytes {

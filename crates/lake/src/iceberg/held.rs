@@ -12,21 +12,21 @@ use calve_model::Epoch;
 use iceberg::spec::{SnapshotRef, TableMetadata};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-pub(super) const PIPELINE: &str = "calve.pipeline";
-pub(super) const SHARD: &str = "calve.shard";
-pub(super) const EPOCH: &str = "calve.epoch";
-pub(super) const DIGEST: &str = "calve.digest";
-pub(super) const WATERMARK: &str = "calve.watermark";
+pub(crate) const PIPELINE: &str = "calve.pipeline";
+pub(crate) const SHARD: &str = "calve.shard";
+pub(crate) const EPOCH: &str = "calve.epoch";
+pub(crate) const DIGEST: &str = "calve.digest";
+pub(crate) const WATERMARK: &str = "calve.watermark";
 /// Summary: every window that ends at or before this event time is closed, in microseconds.
-pub(super) const WINDOWS_COMPLETE: &str = "calve.windows-complete";
-pub(super) const OFFSETS: &str = "calve.offsets";
-pub(super) const RECORD: &str = "calve.record";
+pub(crate) const WINDOWS_COMPLETE: &str = "calve.windows-complete";
+pub(crate) const OFFSETS: &str = "calve.offsets";
+pub(crate) const RECORD: &str = "calve.record";
 
 /// The dot separates pipeline and shard.
 const PART: &AsciiSet = &CONTROLS.add(b'.').add(b'%');
 
 /// Name of the property of a shard: `calve.<pipeline>.<shard>`.
-pub(super) fn property(pipeline: &str, shard: &str) -> String {
+pub(crate) fn property(pipeline: &str, shard: &str) -> String {
     format!(
         "calve.{}.{}",
         utf8_percent_encode(pipeline, PART),
@@ -35,7 +35,7 @@ pub(super) fn property(pipeline: &str, shard: &str) -> String {
 }
 
 /// Pipeline and shard of a property's name; none: it is not of that kind.
-pub(super) fn parse_property(name: &str) -> Option<(String, String)> {
+pub(crate) fn parse_property(name: &str) -> Option<(String, String)> {
     let (pipeline, shard) = name.strip_prefix("calve.")?.split_once('.')?;
     let decode = |text: &str| {
         percent_decode_str(text)
@@ -48,20 +48,20 @@ pub(super) fn parse_property(name: &str) -> Option<(String, String)> {
 
 /// The value of the property: `<epoch>:<digest>:<digest of the offsets>[:<snapshot>[:<sequence>]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Held {
-    pub(super) epoch: Epoch,
+pub(crate) struct Held {
+    pub(crate) epoch: Epoch,
     /// Digest of the epoch's record.
-    pub(super) digest: String,
+    pub(crate) digest: String,
     /// Digest of the offsets at its end.
-    pub(super) offsets: String,
+    pub(crate) offsets: String,
     /// The shard's last snapshot.
-    pub(super) snapshot: Option<i64>,
+    pub(crate) snapshot: Option<i64>,
     /// Its sequence number; none in what older versions wrote.
-    pub(super) sequence: Option<i64>,
+    pub(crate) sequence: Option<i64>,
 }
 
 impl Held {
-    pub(super) fn to_value(&self) -> String {
+    pub(crate) fn to_value(&self) -> String {
         let Self {
             epoch,
             digest,
@@ -77,7 +77,7 @@ impl Held {
         }
     }
 
-    pub(super) fn parse(value: &str) -> Option<Self> {
+    pub(crate) fn parse(value: &str) -> Option<Self> {
         let mut parts = value.split(':');
         let held = Self {
             epoch: Epoch(parts.next()?.parse().ok()?),
@@ -93,7 +93,7 @@ impl Held {
     ///
     /// # Errors
     /// `Corrupt` when the property cannot be read, or disagrees with the history.
-    pub(super) fn of(
+    pub(crate) fn of(
         metadata: &TableMetadata,
         pipeline: &str,
         shard: &str,
@@ -148,19 +148,19 @@ impl Held {
 }
 
 /// The current snapshot, its parent, and so on, as far as the history is there.
-pub(super) fn ancestors(metadata: &TableMetadata) -> impl Iterator<Item = &SnapshotRef> {
+pub(crate) fn ancestors(metadata: &TableMetadata) -> impl Iterator<Item = &SnapshotRef> {
     std::iter::successors(metadata.current_snapshot(), |snapshot| {
         metadata.snapshot_by_id(snapshot.parent_snapshot_id()?)
     })
 }
 
 /// Whether a shard's commit made the snapshot.
-pub(super) fn of_shard(snapshot: &SnapshotRef, pipeline: &str, shard: &str) -> bool {
+pub(crate) fn of_shard(snapshot: &SnapshotRef, pipeline: &str, shard: &str) -> bool {
     summary(snapshot, PIPELINE) == Some(pipeline) && summary(snapshot, SHARD) == Some(shard)
 }
 
 /// An entry of the snapshot's summary.
-pub(super) fn summary<'a>(snapshot: &'a SnapshotRef, key: &str) -> Option<&'a str> {
+pub(crate) fn summary<'a>(snapshot: &'a SnapshotRef, key: &str) -> Option<&'a str> {
     snapshot
         .summary()
         .additional_properties

@@ -8,16 +8,29 @@
 //! when it is proven that nothing refers to it. Start with [`open`], then `commit.rs`.
 
 mod bounds;
-mod catalog;
+pub(crate) mod catalog;
 mod clean;
-mod commit;
+pub(crate) mod commit;
 mod config;
 mod create;
-mod files;
-mod held;
+#[allow(dead_code, reason = "upkeep and changes stand on it")]
+pub(crate) mod deletes;
+mod drafts;
+#[allow(dead_code, reason = "upkeep and changes stand on it")]
+pub(crate) mod edit;
+pub(crate) mod epochs;
+pub(crate) mod files;
+#[allow(dead_code, reason = "upkeep and changes stand on it")]
+pub(crate) mod handle;
+pub(crate) mod held;
+#[allow(dead_code, reason = "upkeep and changes stand on it")]
+pub(crate) mod live;
+mod manifests;
 mod place;
+pub(crate) mod publish;
 mod schema;
-mod snapshot;
+pub(crate) mod snapshot;
+mod summary;
 mod tables;
 #[cfg(test)]
 mod tests;

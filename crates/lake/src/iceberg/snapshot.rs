@@ -1,138 +1,134 @@
-//! Builds one snapshot over the crate's types: a manifest with the new files, the list of all
-//! manifests, and the table's next metadata. Bytes only; nothing is written here.
+//! Builds one snapshot of an edit over the crate's types: manifests, their list, and the table's next
+//! metadata. Bytes only; nothing is written here.
+//!
+//! Manifests are carried over as they are, unless one holds a file that the edit removes, or small
+//! ones are merged. What is written again keeps each entry's snapshot, sequence numbers and row ids;
+//! entries that are marked as deleted are not carried on. Start with [`build`].
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
 };
 
-use calve_engine::{
-    error::{Error, Result},
-    seams::Commit,
-};
+use calve_engine::error::{Error, Result};
 use iceberg::{
-    io::FileIO,
+    TableUpdate,
     spec::{
-        DataFile, FormatVersion, MAIN_BRANCH, ManifestContentType, ManifestFile, ManifestList,
-        ManifestListWriter, ManifestWriterBuilder, Operation, Snapshot, Summary, TableMetadata,
+        FormatVersion, MAIN_BRANCH, ManifestContentType, ManifestFile, Snapshot, TableMetadata,
     },
 };
 use uuid::Uuid;
 
 use super::{
     catalog::Catalog,
-    files::Content,
-    held::{self, Held, summary},
+    drafts::Drafts,
+    edit::{AddedFile, Edit, RemovedFile},
+    manifests::{self, Draft, Limits, ManifestCache, Parsed},
+    summary::Counts,
 };
 
 /// What a commit writes, and what the next one need not read again.
-pub(super) struct Built {
+pub(crate) struct Built {
     /// The table's next state, not yet written.
-    pub(super) metadata: TableMetadata,
-    /// Location and bytes of each file to be written: manifest, list.
-    pub(super) files: Vec<(String, Vec<u8>)>,
+    pub(crate) metadata: TableMetadata,
+    /// The same as changes, for a catalog that wants those.
+    #[allow(dead_code, reason = "for catalogs that write the metadata themselves")]
+    pub(crate) changes: Vec<TableUpdate>,
+    /// Location and bytes of each file to be written: manifests, list.
+    pub(crate) files: Vec<(String, Vec<u8>)>,
     /// The new snapshot and its manifests; none: no files, no snapshot.
-    pub(super) snapshot: Option<(i64, Arc<Vec<ManifestFile>>)>,
+    pub(crate) snapshot: Option<(i64, Arc<Vec<ManifestFile>>)>,
+    /// What reading the new manifests would give, by path.
+    pub(super) parsed: Vec<(String, Arc<Parsed>)>,
     /// Metadata files that the log has dropped.
-    pub(super) expired: Vec<String>,
+    pub(crate) expired: Vec<String>,
+    /// Folder of the metadata, and the new metadata file in it.
+    pub(crate) folder: String,
+    pub(crate) location: String,
 }
 
 /// The state in which a commit finds the table.
-pub(super) struct Base<'a> {
-    pub(super) metadata: &'a TableMetadata,
-    pub(super) location: &'a str,
+pub(crate) struct Base<'a> {
+    pub(crate) catalog: &'a Catalog,
+    pub(crate) metadata: &'a TableMetadata,
+    pub(crate) location: &'a str,
     /// Manifests of the current snapshot.
-    pub(super) manifests: &'a [ManifestFile],
-    pub(super) held: Option<&'a Held>,
+    pub(crate) manifests: &'a [ManifestFile],
+    pub(crate) cache: &'a ManifestCache,
 }
 
-/// The manifests of the current snapshot.
-pub(super) async fn manifests(
-    catalog: &Catalog,
-    metadata: &TableMetadata,
-) -> Result<Vec<ManifestFile>> {
-    let Some(snapshot) = metadata.current_snapshot() else {
-        return Ok(Vec::new());
-    };
-    manifests_of(catalog, metadata, snapshot.manifest_list()).await
-}
-
-/// The manifests in a list.
-pub(super) async fn manifests_of(
-    catalog: &Catalog,
-    metadata: &TableMetadata,
-    list: &str,
-) -> Result<Vec<ManifestFile>> {
-    let failed = |e| {
-        Error::corrupt(format!(
-            "cannot read the table's list of manifests: file={list}"
-        ))
-        .because(e)
-        .hint("a snapshot refers to this file; restore it, or roll the table back")
-    };
-    let bytes = catalog
-        .file_io()
-        .new_input(list)
-        .map_err(failed)?
-        .read()
-        .await
-        .map_err(failed)?;
-    let list =
-        ManifestList::parse_with_version(&bytes, metadata.format_version()).map_err(failed)?;
-    Ok(list.entries().to_vec())
-}
-
-/// Builds what makes the files visible, with the shard's property.
+/// Builds what makes the edit visible, against a state of the table. New files go to the metadata
+/// folder, the first of `place`, whose second is the new metadata file; `now_ms` stamps the snapshot.
 ///
 /// # Errors
-/// `Corrupt` when the files do not fit the table.
-pub(super) async fn build(
-    base: Base<'_>,
-    commit: &Commit,
-    content: &Content,
-    folder: &str,
+/// `Conflict` when a file that the edit removes is not live any more. `Corrupt` when files do not fit
+/// the table, or a manifest cannot be read.
+pub(crate) async fn build(
+    base: &Base<'_>,
+    edit: Edit,
+    place: (String, String),
     now_ms: i64,
 ) -> Result<Built> {
+    let (folder, location) = place;
     let metadata = base.metadata;
     let internal = |e: iceberg::Error| Error::internal("cannot build a snapshot").because(e);
     let mut builder = metadata
         .clone()
         .into_builder(Some(base.location.to_owned()));
-    let mut files = Vec::new();
+    let Edit {
+        operation,
+        added,
+        removed,
+        mut properties,
+        remove_properties,
+        summary,
+        epoch,
+        remove_snapshots,
+    } = edit;
+    let sequence = metadata.next_sequence_number();
+    let mut work = Work {
+        base,
+        id: new_snapshot_id(metadata),
+        sequence,
+        uuid: Uuid::new_v4(),
+        folder: &folder,
+        limits: Limits::of(metadata.properties()),
+        counts: Counts::default(),
+        files: Vec::new(),
+        manifests: Vec::new(),
+        parsed: Vec::new(),
+    };
     let mut snapshot = None;
-    if !content.files.is_empty() {
-        let data_files = content.data_files(metadata)?;
-        let id = new_snapshot_id(metadata);
+    let mut parsed = Vec::new();
+    if !added.is_empty() || !removed.is_empty() {
+        work.manifests(&added, &removed).await?;
+        let next_row_id = match metadata.format_version() {
+            FormatVersion::V3 => Some(assign_row_ids(&mut work.manifests, metadata.next_row_id())?),
+            _ => None,
+        };
+        // The new manifests are the last ones, in the order of what was parsed.
+        let first = work.manifests.len() - work.parsed.len();
+        for (new, manifest) in std::mem::take(&mut work.parsed)
+            .into_iter()
+            .zip(&work.manifests[first..])
+        {
+            let new = Arc::new(new.with_row_ids(manifest)?);
+            parsed.push((manifest.manifest_path.clone(), new));
+        }
+        let list = format!("{folder}/snap-{}-1-{}.avro", work.id, work.uuid);
+        let bytes = manifests::list(metadata, work.id, &work.manifests).await?;
+        work.files.push((list.clone(), bytes));
         let last_ms = metadata
             .current_snapshot()
             .map_or(i64::MIN, |s| s.timestamp_ms());
-        let timestamp_ms = now_ms.max(last_ms).max(metadata.last_updated_ms());
-        let uuid = Uuid::new_v4();
-        let counts = Counts::of(&data_files);
-        let manifest_path = format!("{folder}/{uuid}-m0.avro");
-        let (manifest, bytes) = manifest(metadata, id, content, data_files, &manifest_path).await?;
-        files.push((manifest_path, bytes));
-        let mut all: Vec<ManifestFile> = base
-            .manifests
-            .iter()
-            .filter(|m| {
-                m.content == ManifestContentType::Deletes
-                    || m.has_added_files()
-                    || m.has_existing_files()
-            })
-            .cloned()
-            .collect();
-        all.push(manifest);
-        let list_path = format!("{folder}/snap-{id}-1-{uuid}.avro");
-        let (bytes, next_row_id) = list(metadata, id, &all).await?;
-        files.push((list_path.clone(), bytes));
+        let summary = work.counts.summary(metadata, operation, summary);
         let new = Snapshot::builder()
-            .with_snapshot_id(id)
+            .with_snapshot_id(work.id)
             .with_parent_snapshot_id(metadata.current_snapshot_id())
-            .with_sequence_number(metadata.next_sequence_number())
-            .with_timestamp_ms(timestamp_ms)
-            .with_manifest_list(list_path)
-            .with_summary(describe(metadata, commit, &counts)?)
+            .with_sequence_number(sequence)
+            .with_timestamp_ms(now_ms.max(last_ms).max(metadata.last_updated_ms()))
+            .with_manifest_list(list)
+            .with_summary(summary)
             .with_schema_id(metadata.current_schema_id());
         let new = match next_row_id {
             Some(next) => {
@@ -145,115 +141,188 @@ pub(super) async fn build(
         builder = builder
             .set_branch_snapshot(new, MAIN_BRANCH)
             .map_err(internal)?;
-        snapshot = Some((id, Arc::new(all)));
+        snapshot = Some((work.id, Arc::new(std::mem::take(&mut work.manifests))));
     }
-    // A commit without files makes no snapshot: the last one stays the shard's.
-    let (last, sequence) = match (&snapshot, base.held) {
-        (Some((id, _)), _) => (Some(*id), Some(metadata.next_sequence_number())),
-        (None, Some(held)) => (held.snapshot, held.sequence),
-        (None, None) => (None, None),
-    };
-    let held = Held {
-        epoch: commit.epoch,
-        digest: commit.digest.clone(),
-        offsets: commit.offsets_to.clone(),
-        snapshot: last,
-        sequence,
-    };
-    let property = (
-        held::property(&commit.pipeline, &commit.shard),
-        held.to_value(),
-    );
-    let built = builder
-        .set_properties(HashMap::from([property]))
-        .map_err(internal)?;
-    let built = built.build().map_err(internal)?;
+    if let Some(mark) = epoch {
+        let made = snapshot.as_ref().map(|(id, _)| (*id, sequence));
+        properties.extend([mark.property(made)]);
+    }
+    if !properties.is_empty() {
+        builder = builder.set_properties(properties).map_err(internal)?;
+    }
+    if !remove_properties.is_empty() {
+        builder = builder
+            .remove_properties(&remove_properties)
+            .map_err(internal)?;
+    }
+    if !remove_snapshots.is_empty() {
+        builder = builder.remove_snapshots(&remove_snapshots);
+    }
+    let built = builder.build().map_err(internal)?;
+    let files = work.files;
     Ok(Built {
         metadata: built.metadata,
+        changes: built.changes,
         files,
         snapshot,
+        parsed,
         expired: built
             .expired_metadata_logs
             .into_iter()
             .map(|log| log.metadata_file)
             .collect(),
+        folder,
+        location,
     })
 }
 
-async fn manifest(
-    metadata: &TableMetadata,
-    snapshot: i64,
-    content: &Content,
-    files: Vec<DataFile>,
-    path: &str,
-) -> Result<(ManifestFile, Vec<u8>)> {
-    let internal = |e: iceberg::Error| Error::internal("cannot build a manifest").because(e);
-    let lost = || Error::corrupt("the table has lost the schema or spec of prepared files");
-    let schema = metadata
-        .schema_by_id(content.schema)
-        .ok_or_else(lost)?
-        .clone();
-    let spec = metadata
-        .partition_spec_by_id(content.spec)
-        .ok_or_else(lost)?;
-    let memory = FileIO::new_with_memory();
-    let output = memory.new_output("memory:///manifest").map_err(internal)?;
-    let builder = ManifestWriterBuilder::new(output, Some(snapshot), schema, spec.as_ref().clone());
-    let mut writer = match metadata.format_version() {
-        FormatVersion::V3 => builder.build_v3_data(),
-        _ => builder.build_v2_data(),
-    };
-    for file in files {
-        // -1: the sequence number is inherited from the snapshot.
-        writer.add_file(file, -1).map_err(internal)?;
+/// A snapshot in the making.
+struct Work<'a> {
+    base: &'a Base<'a>,
+    id: i64,
+    sequence: i64,
+    uuid: Uuid,
+    folder: &'a str,
+    limits: Limits,
+    counts: Counts,
+    files: Vec<(String, Vec<u8>)>,
+    manifests: Vec<ManifestFile>,
+    parsed: Vec<Parsed>,
+}
+
+impl Work<'_> {
+    /// The manifests of the new snapshot: what is carried over, what is written again, what is new.
+    async fn manifests(&mut self, added: &[AddedFile], removed: &[RemovedFile]) -> Result<()> {
+        let live = |m: &&ManifestFile| m.has_added_files() || m.has_existing_files();
+        let carried: Vec<&ManifestFile> = self.base.manifests.iter().filter(live).collect();
+        let touched = self.find(&carried, removed).await?;
+        let mut drafts = Drafts::new(self.base.metadata, self.limits);
+
+        for (at, gone) in &touched {
+            let parsed = self.load(carried[*at]).await?;
+            let bytes = carried[*at].manifest_length.unsigned_abs();
+            drafts.open(&parsed, bytes);
+            for (n, entry) in parsed.entries.iter().enumerate() {
+                if gone.contains(&n) {
+                    self.counts
+                        .remove(entry.data_file(), parsed.metadata.partition_spec.spec_id());
+                    drafts.remove(entry, self.id);
+                } else if entry.is_alive() {
+                    drafts.keep(entry);
+                }
+            }
+        }
+        let rest: Vec<&ManifestFile> = carried
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| !touched.contains_key(at))
+            .map(|(_, manifest)| *manifest)
+            .collect();
+        let merged = manifests::group_to_merge(&rest, self.limits);
+        let mut alone: HashSet<usize> = (0..rest.len()).collect();
+        for at in merged {
+            let parsed = self.load(rest[at]).await?;
+            drafts.open(&parsed, rest[at].manifest_length.unsigned_abs());
+            for entry in parsed.live() {
+                drafts.keep(entry);
+            }
+            alone.remove(&at);
+        }
+        self.manifests = rest
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| alone.contains(at))
+            .map(|(_, manifest)| (*manifest).clone())
+            .collect();
+
+        for added in added {
+            self.counts.add(&added.file, added.spec);
+            drafts.add(added, self.id)?;
+        }
+        for draft in drafts.done {
+            self.write(draft).await?;
+        }
+        Ok(())
     }
-    let mut manifest = writer.write_manifest_file().await.map_err(internal)?;
-    let bytes = read_back(&memory, "memory:///manifest").await?;
-    path.clone_into(&mut manifest.manifest_path);
-    manifest.sequence_number = metadata.next_sequence_number();
-    manifest.min_sequence_number = metadata.next_sequence_number();
-    Ok((manifest, bytes))
+
+    async fn load(&self, manifest: &ManifestFile) -> Result<Arc<Parsed>> {
+        let file_io = self.base.catalog.file_io();
+        self.base.cache.load(file_io, manifest).await
+    }
+
+    /// Which manifests hold the files that are to go, and where in them.
+    async fn find(
+        &self,
+        carried: &[&ManifestFile],
+        removed: &[RemovedFile],
+    ) -> Result<BTreeMap<usize, HashSet<usize>>> {
+        let mut wanted: HashSet<(u8, Arc<str>, Option<Arc<str>>)> = removed
+            .iter()
+            .map(|r| (r.content as u8, r.path.clone(), r.referenced.clone()))
+            .collect();
+        let mut found = BTreeMap::new();
+        let hinted: HashSet<&str> = removed.iter().map(|r| &*r.manifest).collect();
+        let (first, then): (Vec<usize>, Vec<usize>) =
+            (0..carried.len()).partition(|at| hinted.contains(&*carried[*at].manifest_path));
+        for at in first.into_iter().chain(then) {
+            let content = carried[at].content as u8;
+            if !wanted.iter().any(|(of, ..)| *of == content) {
+                continue;
+            }
+            let parsed = self.load(carried[at]).await?;
+            for (n, entry) in parsed.entries.iter().enumerate() {
+                let file = entry.data_file();
+                let vector = file.content_offset().and(file.referenced_data_file());
+                let key = (content, entry.file_path().into(), vector.map(Into::into));
+                if entry.is_alive() && wanted.remove(&key) {
+                    found.entry(at).or_insert_with(HashSet::new).insert(n);
+                }
+            }
+        }
+        match wanted.into_iter().next() {
+            None => Ok(found),
+            Some((_, path, _)) => Err(Error::conflict(format!(
+                "a file that was to be replaced is not in the table any more: file={path}"
+            ))),
+        }
+    }
+
+    async fn write(&mut self, draft: Draft) -> Result<()> {
+        let path = format!("{}/{}-m{}.avro", self.folder, self.uuid, self.files.len());
+        let (mut manifest, bytes, parsed) = draft.write(self.id, self.sequence, &path).await?;
+        let data = manifest.content == ManifestContentType::Data;
+        if data && self.base.metadata.format_version() == FormatVersion::V3 {
+            // Where every row has its id already, none is to be given again.
+            let ids: Option<Vec<i64>> = parsed
+                .live()
+                .map(|entry| entry.data_file().first_row_id())
+                .collect();
+            manifest.first_row_id = ids.and_then(|ids| ids.into_iter().min()).map(|n| n as u64);
+        }
+        self.files.push((path, bytes));
+        self.parsed.push(parsed);
+        self.manifests.push(manifest);
+        Ok(())
+    }
 }
 
-async fn list(
-    metadata: &TableMetadata,
-    snapshot: i64,
-    manifests: &[ManifestFile],
-) -> Result<(Vec<u8>, Option<u64>)> {
-    let internal =
-        |e: iceberg::Error| Error::internal("cannot build a list of manifests").because(e);
-    let memory = FileIO::new_with_memory();
-    let output = memory.new_output("memory:///list").map_err(internal)?;
-    let output = output.writer().await.map_err(internal)?;
-    let parent = metadata.current_snapshot_id();
-    let sequence = metadata.next_sequence_number();
-    let mut writer = match metadata.format_version() {
-        FormatVersion::V3 => ManifestListWriter::v3(
-            output,
-            snapshot,
-            parent,
-            sequence,
-            Some(metadata.next_row_id()),
-        ),
-        _ => ManifestListWriter::v2(output, snapshot, parent, sequence),
-    };
-    writer
-        .add_manifests(manifests.iter().cloned())
-        .map_err(internal)?;
-    let next_row_id = writer.next_row_id();
-    writer.close().await.map_err(internal)?;
-    Ok((read_back(&memory, "memory:///list").await?, next_row_id))
-}
-
-async fn read_back(memory: &FileIO, path: &str) -> Result<Vec<u8>> {
-    let internal = |e: iceberg::Error| Error::internal("cannot read what was built").because(e);
-    let bytes = memory
-        .new_input(path)
-        .map_err(internal)?
-        .read()
-        .await
-        .map_err(internal)?;
-    Ok(bytes.to_vec())
+/// Gives row ids to the data manifests that have none. Answers the table's next row id.
+fn assign_row_ids(manifests: &mut [ManifestFile], next: u64) -> Result<u64> {
+    let mut next = next;
+    for manifest in manifests {
+        if manifest.content == ManifestContentType::Data && manifest.first_row_id.is_none() {
+            let rows = manifest.existing_rows_count.zip(manifest.added_rows_count);
+            let (existing, added) = rows.ok_or_else(|| {
+                Error::corrupt(format!(
+                    "a manifest does not say how many rows it has: file={}",
+                    manifest.manifest_path
+                ))
+            })?;
+            manifest.first_row_id = Some(next);
+            next += existing + added;
+        }
+    }
+    Ok(next)
 }
 
 fn new_snapshot_id(metadata: &TableMetadata) -> i64 {
@@ -264,70 +333,4 @@ fn new_snapshot_id(metadata: &TableMetadata) -> i64 {
             return id;
         }
     }
-}
-
-/// What the new files add.
-struct Counts {
-    files: u64,
-    rows: u64,
-    bytes: u64,
-    partitions: usize,
-}
-
-impl Counts {
-    fn of(files: &[DataFile]) -> Self {
-        let partitions: HashSet<_> = files.iter().map(DataFile::partition).collect();
-        Self {
-            files: files.len() as u64,
-            rows: files.iter().map(DataFile::record_count).sum(),
-            bytes: files.iter().map(DataFile::file_size_in_bytes).sum(),
-            partitions: partitions.len(),
-        }
-    }
-}
-
-fn describe(metadata: &TableMetadata, commit: &Commit, counts: &Counts) -> Result<Summary> {
-    let offsets = serde_json::to_string(&commit.offsets)
-        .map_err(|e| Error::internal("cannot write the offsets").because(e))?;
-    let mut entries = HashMap::from([
-        ("added-data-files".to_owned(), counts.files.to_string()),
-        ("added-records".to_owned(), counts.rows.to_string()),
-        ("added-files-size".to_owned(), counts.bytes.to_string()),
-        (
-            "changed-partition-count".to_owned(),
-            counts.partitions.to_string(),
-        ),
-        (held::PIPELINE.to_owned(), commit.pipeline.to_string()),
-        (held::SHARD.to_owned(), commit.shard.to_string()),
-        (held::EPOCH.to_owned(), commit.epoch.to_string()),
-        (held::DIGEST.to_owned(), commit.digest.clone()),
-        (held::OFFSETS.to_owned(), offsets),
-        (held::RECORD.to_owned(), commit.record.clone()),
-    ]);
-    if let Some(watermark) = commit.watermark {
-        entries.insert(held::WATERMARK.to_owned(), watermark.to_string());
-    }
-    if let Some(complete) = commit.complete {
-        entries.insert(held::WINDOWS_COMPLETE.to_owned(), complete.to_string());
-    }
-    let added = [
-        ("total-data-files", counts.files),
-        ("total-records", counts.rows),
-        ("total-files-size", counts.bytes),
-        ("total-delete-files", 0),
-        ("total-position-deletes", 0),
-        ("total-equality-deletes", 0),
-    ];
-    for (name, added) in added {
-        // A total that the parent does not tell cannot be carried on.
-        let before = match metadata.current_snapshot() {
-            None => Some(0),
-            Some(parent) => summary(parent, name).and_then(|text| text.parse::<u64>().ok()),
-        };
-        entries.extend(before.map(|before| (name.to_owned(), (before + added).to_string())));
-    }
-    Ok(Summary {
-        operation: Operation::Append,
-        additional_properties: entries,
-    })
 }

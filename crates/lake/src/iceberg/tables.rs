@@ -12,11 +12,12 @@ use serde::Serialize;
 
 use super::{
     catalog::Catalog,
-    commit::{next_metadata, write_all},
     config::{CatalogConfig, TableName},
     create::partition_terms,
     held::{self, Held, ancestors, of_shard, parse_property, summary},
-    schema, snapshot,
+    manifests,
+    publish::{next_metadata, write_all},
+    schema,
 };
 
 /// A table in a list.
@@ -323,10 +324,9 @@ async fn totals(catalog: &Catalog, metadata: &TableMetadata) -> Result<Totals> {
         bytes: told("total-files-size"),
     };
     if totals.rows.is_none() || totals.files.is_none() {
-        let manifests = snapshot::manifests(catalog, metadata).await?;
+        let list = manifests::manifests(catalog, metadata).await?;
         let data = || {
-            manifests
-                .iter()
+            list.iter()
                 .filter(|m| m.content == ManifestContentType::Data)
         };
         totals.rows = data()

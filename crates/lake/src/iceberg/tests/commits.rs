@@ -11,7 +11,7 @@ use iceberg::spec::MAIN_BRANCH;
 
 use super::{Lake, commit, committed, prepare, rows, schema};
 use crate::{
-    iceberg::{clean, commit::next_metadata, content_files, forget, ls, open, show},
+    iceberg::{clean, content_files, forget, ls, open, publish::next_metadata, show},
     write::WriteOptions,
 };
 

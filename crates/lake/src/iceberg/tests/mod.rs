@@ -2,6 +2,7 @@
 //! catalog and transactions.
 
 mod commits;
+mod edits;
 mod others;
 mod placing;
 

@@ -1,0 +1,289 @@
+//! A table that is committed to: its state as it was read last, and one try to change it.
+//!
+//! A change reads the table's row, is built against that state, is written and made durable, and
+//! swaps the row. Nothing refers to what was written before the swap. Metadata files never change, so
+//! what was parsed is kept under its location. Protocol: design.md section 3.
+
+use std::{fs, sync::Arc, time::Duration};
+
+use calve_engine::{
+    clock::now_ms,
+    error::{Error, ErrorKind, Result},
+    fault,
+    seams::Outcome,
+};
+use iceberg::spec::{ManifestFile, TableMetadata};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::{
+    catalog::{Catalog, local_path},
+    config::TableName,
+    edit::Edit,
+    epochs::check_identity,
+    live::LiveFiles,
+    manifests::{self, ManifestCache},
+    publish::{DELETE_AFTER_COMMIT, next_metadata, write_all},
+    snapshot::{self, Base, Built},
+    tables::find,
+};
+
+/// A table of a catalog, as a place for commits.
+pub(crate) struct TableHandle {
+    pub(crate) catalog: Catalog,
+    pub(crate) table: TableName,
+    /// The table that was opened; another one under its name is refused.
+    pub(crate) uuid: Uuid,
+    known: Mutex<Option<Known>>,
+    cache: ManifestCache,
+}
+
+/// What was read or written last.
+#[derive(Clone)]
+pub(crate) struct Known {
+    /// The table's newest metadata file.
+    pub(crate) location: String,
+    pub(crate) metadata: Arc<TableMetadata>,
+    /// Snapshot and its manifests.
+    manifests: Option<(i64, Arc<Vec<ManifestFile>>)>,
+}
+
+impl TableHandle {
+    pub(crate) fn new(catalog: Catalog, table: TableName, uuid: Uuid) -> Self {
+        Self {
+            catalog,
+            table,
+            uuid,
+            known: Mutex::new(None),
+            cache: ManifestCache::default(),
+        }
+    }
+
+    /// The table of this name (`namespace.name`), whichever it is.
+    ///
+    /// # Errors
+    /// `Config` when there is no such table.
+    pub(crate) async fn open(catalog: Catalog, table: &str) -> Result<Self> {
+        let (name, _, metadata) = find(&catalog, table).await?;
+        Ok(Self::new(catalog, name, metadata.uuid()))
+    }
+
+    /// The table as the catalog has it now; none: there is none.
+    ///
+    /// # Errors
+    /// `Unavailable` when the catalog does not answer, `Corrupt` when the metadata cannot be read.
+    pub(crate) async fn load(&self) -> Result<Option<Known>> {
+        let Some(location) = self.catalog.locate(&self.table).await? else {
+            return Ok(None);
+        };
+        let mut known = self.known.lock().await;
+        if let Some(known) = known.as_ref().filter(|known| known.location == location) {
+            return Ok(Some(known.clone()));
+        }
+        let metadata = Arc::new(self.catalog.read(&location).await?);
+        Ok(Some(
+            known
+                .insert(Known {
+                    location,
+                    metadata,
+                    manifests: None,
+                })
+                .clone(),
+        ))
+    }
+
+    /// [`TableHandle::load`] of a table that must be there.
+    ///
+    /// # Errors
+    /// `Corrupt` when it is gone.
+    pub(crate) async fn load_existing(&self) -> Result<Known> {
+        self.load().await?.ok_or_else(|| {
+            Error::corrupt(format!("the table is gone: table={}", self.table))
+                .hint("restore it, or start over with `calve checkpoint reset`")
+        })
+    }
+
+    /// Manifests of the current snapshot.
+    pub(crate) async fn manifests(&self, known: &Known) -> Result<Arc<Vec<ManifestFile>>> {
+        if let Some((id, manifests)) = &known.manifests
+            && Some(*id) == known.metadata.current_snapshot_id()
+        {
+            return Ok(manifests.clone());
+        }
+        let read = Arc::new(manifests::manifests(&self.catalog, &known.metadata).await?);
+        if let Some(id) = known.metadata.current_snapshot_id()
+            && let Some(kept) = self.known.lock().await.as_mut()
+            && kept.location == known.location
+        {
+            kept.manifests = Some((id, read.clone()));
+        }
+        Ok(read)
+    }
+
+    /// Brings `live` to the state of the table in `known`.
+    ///
+    /// # Errors
+    /// `Corrupt` when a manifest cannot be read; `live` is as it was then.
+    pub(crate) async fn live(&self, known: &Known, live: &mut LiveFiles) -> Result<()> {
+        let manifests = self.manifests(known).await?;
+        let id = known.metadata.current_snapshot_id();
+        live.update(self.catalog.file_io(), id, &manifests, &self.cache)
+            .await
+    }
+
+    /// Builds the edit against the state in `known`; nothing is written.
+    ///
+    /// # Errors
+    /// See [`snapshot::build`].
+    pub(crate) async fn build(&self, known: &Known, edit: Edit) -> Result<Built> {
+        let manifests = self.manifests(known).await?;
+        let (folder, next) = next_metadata(&known.location, known.metadata.location());
+        let base = Base {
+            catalog: &self.catalog,
+            metadata: &known.metadata,
+            location: &known.location,
+            manifests: &manifests,
+            cache: &self.cache,
+        };
+        snapshot::build(&base, edit, (folder, next), now_ms()).await
+    }
+
+    /// Writes what was built, makes it durable, and swaps the table's row if it still is what `known`
+    /// says. On a conflict nothing is left; on an unknown outcome everything is, since something may
+    /// refer to it.
+    ///
+    /// # Errors
+    /// When nothing can have been changed: `Unavailable` or `Full` of disk and catalog.
+    pub(crate) async fn apply(&self, known: &Known, built: Built) -> Result<Outcome> {
+        let json = serde_json::to_vec(&built.metadata)
+            .map_err(|e| Error::internal("cannot write the table's metadata").because(e))?;
+        let mut files = built.files;
+        files.push((built.location.clone(), json));
+        let written = write_all(files, &built.folder).await?;
+        fault::point("iceberg.commit.before_cas")?;
+
+        let swapped = self
+            .catalog
+            .swap(&self.table, &known.location, &built.location)
+            .await;
+        match swapped {
+            Ok(true) => {}
+            Ok(false) => {
+                // The row was another's, so nothing can refer to what we wrote.
+                for path in written {
+                    let _ = fs::remove_file(path);
+                }
+                return Ok(Outcome::Conflict);
+            }
+            // The next try looks at the table again in any case.
+            Err(error) if error.hint_text().is_some() => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, table = %self.table, "no answer to a commit; looking");
+                return Ok(Outcome::Unknown);
+            }
+        }
+        fault::point("iceberg.commit.after_cas")?;
+        if fault::lost("iceberg.commit.after_cas") {
+            return Ok(Outcome::Unknown);
+        }
+        for (path, parsed) in &built.parsed {
+            self.cache.put(path, parsed);
+        }
+        let id = built.snapshot.as_ref().map(|(id, _)| *id);
+        let forget = built
+            .metadata
+            .properties()
+            .get(DELETE_AFTER_COMMIT)
+            .is_some_and(|v| v == "true");
+        *self.known.lock().await = Some(Known {
+            location: built.location,
+            metadata: Arc::new(built.metadata),
+            // Without a new snapshot the manifests are what they were.
+            manifests: built.snapshot.or_else(|| known.manifests.clone()),
+        });
+        if forget {
+            for path in built
+                .expired
+                .iter()
+                .filter_map(|location| local_path(location).ok())
+            {
+                let _ = fs::remove_file(path);
+            }
+        }
+        Ok(Outcome::Committed {
+            snapshot: id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+        })
+    }
+
+    /// Whether a metadata file is in the table's history: how an unknown outcome is resolved.
+    async fn has_landed(&self, location: &str, snapshot: Option<i64>) -> Result<bool> {
+        let known = self.load_existing().await?;
+        let metadata = &known.metadata;
+        Ok(known.location == location
+            || snapshot.is_some_and(|id| metadata.snapshot_by_id(id).is_some())
+            || metadata
+                .metadata_log()
+                .iter()
+                .any(|log| log.metadata_file == location))
+    }
+}
+
+/// How often a change for upkeep is planned again, when others are faster.
+const TRIES: u32 = 40;
+
+/// Commits what `plan` makes of the table's state, and plans again when somebody else was faster. The
+/// plan answers none when there is nothing to do. Answers the new snapshot (`none` where the edit has
+/// no files), or none when nothing was to be done.
+///
+/// # Errors
+/// `Conflict` when others were faster every time; else whatever the plan or a step failed with.
+pub(crate) async fn commit_edit<P>(handle: &TableHandle, mut plan: P) -> Result<Option<String>>
+where
+    P: AsyncFnMut(&Known) -> Result<Option<Edit>>,
+{
+    for attempt in 0..TRIES {
+        let known = handle.load_existing().await?;
+        check_identity(&handle.table, handle.uuid, &known.metadata)?;
+        let Some(edit) = plan(&known).await? else {
+            return Ok(None);
+        };
+        fault::point("iceberg.commit.before_manifest")?;
+        let built = match handle.build(&known, edit).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                tracing::debug!(%error, "planning again");
+                back_off(attempt).await;
+                continue;
+            }
+            built => built?,
+        };
+        fault::point("iceberg.commit.before_metadata")?;
+        let (location, id) = (
+            built.location.clone(),
+            built.snapshot.as_ref().map(|(id, _)| *id),
+        );
+        match handle.apply(&known, built).await? {
+            Outcome::Committed { snapshot } => return Ok(Some(snapshot)),
+            Outcome::Unknown => {
+                if handle.has_landed(&location, id).await? {
+                    return Ok(Some(
+                        id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+                    ));
+                }
+            }
+            Outcome::AlreadyCommitted | Outcome::Conflict | Outcome::Fenced => {}
+        }
+        back_off(attempt).await;
+    }
+    Err(Error::conflict(format!(
+        "somebody else committed first, again and again: table={} tries={TRIES}",
+        handle.table
+    ))
+    .hint("try again when the table is written to less often"))
+}
+
+/// Waits for up to half a second, by chance, so that two do not keep step.
+async fn back_off(attempt: u32) {
+    let most = 10 << attempt.min(6);
+    let chance = Uuid::new_v4().as_u64_pair().0 % most;
+    tokio::time::sleep(Duration::from_millis(chance)).await;
+}
