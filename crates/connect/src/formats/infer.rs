@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use calve_engine::{Error, Payload, RawBatch, Result};
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess};
 
-use super::{FormatConfig, mark_bytes, types};
+use super::{FormatConfig, debezium, mark_bytes, types};
 
 /// Events that are looked at.
 pub const SAMPLE_EVENTS: usize = 20_480;
@@ -27,6 +27,7 @@ pub const SAMPLE_EVENTS: usize = 20_480;
 pub fn infer(format: &FormatConfig, first: &[RawBatch]) -> Result<SchemaRef> {
     let schema = match format {
         FormatConfig::Json(_) => infer_json(first)?,
+        FormatConfig::Debezium(config) => debezium::infer(config, first)?.as_ref().clone(),
         FormatConfig::Csv(config) => {
             let text = first.iter().find_map(|raw| match &raw.payload {
                 Payload::Bytes(text) if raw.range.from == 0 && !text.is_empty() => Some(text),
@@ -112,13 +113,9 @@ fn infer_json(first: &[RawBatch]) -> Result<Schema> {
             if !line.starts_with(b"{") {
                 continue;
             }
-            let mut json = serde_json::Deserializer::from_slice(line);
-            let Ok(kind) = KindSeed.deserialize(&mut json) else {
+            let Some(kind) = std::str::from_utf8(line).ok().and_then(Kind::of) else {
                 continue;
             };
-            if json.end().is_err() {
-                continue;
-            }
             event = event.merge(kind);
             events += 1;
             if events == SAMPLE_EVENTS {
@@ -140,7 +137,7 @@ fn into_field((name, kind): (String, Kind)) -> Field {
 
 /// What is known of a value after some events.
 #[derive(Clone, Debug, PartialEq)]
-enum Kind {
+pub(super) enum Kind {
     Unknown,
     Bool,
     Int {
@@ -156,7 +153,15 @@ enum Kind {
 }
 
 impl Kind {
-    fn merge(self, other: Self) -> Self {
+    /// Of one value; none where it is not JSON.
+    pub(super) fn of(text: &str) -> Option<Self> {
+        let mut json = serde_json::Deserializer::from_str(text);
+        let kind = KindSeed.deserialize(&mut json).ok()?;
+        json.end().is_ok().then_some(kind)
+    }
+
+    /// Of two values.
+    pub(super) fn merge(self, other: Self) -> Self {
         match (self, other) {
             (Self::Unknown, kind) | (kind, Self::Unknown) => kind,
             (
@@ -198,7 +203,8 @@ impl Kind {
         }
     }
 
-    fn data_type(self) -> DataType {
+    /// The type of a column of such values.
+    pub(super) fn data_type(self) -> DataType {
         match self {
             Self::Bool => DataType::Boolean,
             Self::Int { big: false, .. } => DataType::Int64,

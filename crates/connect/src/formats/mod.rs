@@ -5,6 +5,7 @@
 
 pub mod columns;
 pub mod csv;
+pub mod debezium;
 pub mod infer;
 pub mod json;
 pub mod rows;
@@ -15,7 +16,10 @@ use calve_engine::{Decoder, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
-pub use self::columns::{Columns, schema_from_json, schema_to_json, schema_to_yaml};
+pub use self::{
+    columns::{Columns, schema_from_json, schema_to_json, schema_to_yaml},
+    debezium::DebeziumConfig,
+};
 use crate::one_of::{self, OneOf, or_default};
 
 /// What the events of a source look like.
@@ -25,6 +29,8 @@ use crate::one_of::{self, OneOf, or_default};
 pub enum FormatConfig {
     /// One JSON object a line.
     Json(JsonConfig),
+    /// Changes of a table as Debezium writes them, as JSON.
+    Debezium(DebeziumConfig),
     /// Comma-separated values, or separated by something else.
     Csv(CsvConfig),
     /// Apache Parquet files.
@@ -96,6 +102,7 @@ impl FormatConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Json(_) => "json",
+            Self::Debezium(_) => "debezium",
             Self::Csv(_) => "csv",
             Self::Parquet(_) => "parquet",
             Self::Arrow(_) => "arrow",
@@ -104,20 +111,24 @@ impl FormatConfig {
 
     /// Whether its events are text that is read line by line.
     pub fn is_text(&self) -> bool {
-        matches!(self, Self::Json(_) | Self::Csv(_))
+        matches!(self, Self::Json(_) | Self::Debezium(_) | Self::Csv(_))
     }
 
     fn columns(&self) -> Option<&Columns> {
         match self {
             Self::Json(c) => c.columns.as_ref(),
+            Self::Debezium(c) => c.columns.as_ref(),
             Self::Csv(c) => c.columns.as_ref(),
             Self::Parquet(c) => c.columns.as_ref(),
             Self::Arrow(c) => c.columns.as_ref(),
         }
     }
 
-    /// The schema of `columns`; none when it is to be inferred.
+    /// The schema of the rows when `columns` declares it; none when it is to be inferred.
     pub fn declared_schema(&self) -> Option<Result<SchemaRef>> {
+        if let Self::Debezium(config) = self {
+            return config.declared_schema();
+        }
         Some(self.columns()?.schema())
     }
 
@@ -128,6 +139,9 @@ impl FormatConfig {
     pub fn validate(&self) -> Result<()> {
         if let Self::Csv(csv) = self {
             csv.validate()?;
+        }
+        if let Self::Debezium(config) = self {
+            config.validate()?;
         }
         match self.declared_schema() {
             Some(schema) => self.decoder(schema?).map(|_| ()),
@@ -142,6 +156,7 @@ impl FormatConfig {
                 "csv header={} delimiter={:?} quote={:?} escape={:?}",
                 c.header, c.delimiter, c.quote, c.escape
             ),
+            Self::Debezium(config) => config.fingerprint(),
             other => other.name().to_owned(),
         }
     }
@@ -153,6 +168,7 @@ impl FormatConfig {
     pub fn decoder(&self, schema: SchemaRef) -> Result<Box<dyn Decoder>> {
         Ok(match self {
             Self::Json(_) => Box::new(json::JsonDecoder::new(schema)?),
+            Self::Debezium(config) => Box::new(debezium::DebeziumDecoder::new(config, schema)?),
             Self::Csv(config) => Box::new(csv::CsvDecoder::new(config, schema)?),
             Self::Parquet(_) | Self::Arrow(_) => Box::new(rows::RowsDecoder::new(schema)),
         })
@@ -165,6 +181,8 @@ pub(crate) struct FormatTable {
     #[serde(default, deserialize_with = "or_default")]
     json: Option<JsonConfig>,
     #[serde(default, deserialize_with = "or_default")]
+    debezium: Option<DebeziumConfig>,
+    #[serde(default, deserialize_with = "or_default")]
     csv: Option<CsvConfig>,
     #[serde(default, deserialize_with = "or_default")]
     parquet: Option<ParquetConfig>,
@@ -174,11 +192,12 @@ pub(crate) struct FormatTable {
 
 impl OneOf for FormatConfig {
     type Table = FormatTable;
-    const NAMES: &'static [&'static str] = &["json", "csv", "parquet", "arrow"];
+    const NAMES: &'static [&'static str] = &["json", "csv", "parquet", "arrow", "debezium"];
 
     fn named(name: &str) -> Option<Self> {
         match name {
             "json" => Some(Self::Json(JsonConfig::default())),
+            "debezium" => Some(Self::Debezium(DebeziumConfig::default())),
             "csv" => Some(Self::Csv(CsvConfig::default())),
             "parquet" => Some(Self::Parquet(ParquetConfig::default())),
             "arrow" => Some(Self::Arrow(ArrowConfig::default())),
@@ -189,6 +208,7 @@ impl OneOf for FormatConfig {
     fn given(table: FormatTable) -> Vec<Self> {
         let all = [
             table.json.map(Self::Json),
+            table.debezium.map(Self::Debezium),
             table.csv.map(Self::Csv),
             table.parquet.map(Self::Parquet),
             table.arrow.map(Self::Arrow),

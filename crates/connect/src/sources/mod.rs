@@ -105,7 +105,7 @@ impl SourceConfig {
                 config.validate()
             }
             Self::Replay(config) => {
-                if !matches!(format, FormatConfig::Json(_)) {
+                if !matches!(format, FormatConfig::Json(_) | FormatConfig::Debezium(_)) {
                     return Err(Error::config(format!(
                         "the events of a replay are JSON: format={}",
                         format.name()

@@ -13,15 +13,17 @@ use calve_engine::{Error, Result};
 
 use super::{
     dictionary::Dictionary,
+    encoded,
     fixed::{Fixed, other_fixed},
     nested::{FixedList, List, Map, Struct},
     scalar::{Boolean, Null},
-    strings::{Hex, Strings},
+    strings::{Octets, Strings, hexadecimal},
     text::{Failure, Step, byte, found, word},
+    wire::{How, Wire},
 };
 
 /// Values of one field, in the order of the rows.
-pub(super) trait Column: Send {
+pub(in crate::formats) trait Column: Send {
     /// How many there are.
     fn len(&self) -> usize;
     /// Appends the value at `at` (white space before it is fine); answers where it ends.
@@ -37,7 +39,7 @@ pub(super) trait Column: Send {
 /// A column; the frequent ones without a call through a table of functions. With a tag of its own,
 /// which is cheaper to read than one that hides in a field.
 #[repr(u8)]
-pub(super) enum Slot {
+pub(in crate::formats) enum Slot {
     Int(Fixed<i64>),
     Float(Fixed<f64>),
     Text(Strings),
@@ -48,7 +50,12 @@ impl Slot {
     /// Appends the value at `at` as that of `row`, when its type is frequent, the value plain, and the
     /// row has none yet; answers where it ends.
     #[inline]
-    pub(super) fn plain(&mut self, bytes: &[u8], at: usize, row: usize) -> Option<usize> {
+    pub(in crate::formats) fn plain(
+        &mut self,
+        bytes: &[u8],
+        at: usize,
+        row: usize,
+    ) -> Option<usize> {
         match self {
             Self::Int(column) => column.plain(bytes, at, row),
             Self::Float(column) => column.plain(bytes, at, row),
@@ -59,7 +66,7 @@ impl Slot {
 
     /// Appends the value at `at`.
     #[inline]
-    pub(super) fn append(&mut self, text: &str, at: usize) -> Step {
+    pub(in crate::formats) fn append(&mut self, text: &str, at: usize) -> Step {
         match self {
             Self::Int(column) => column.append(text, at),
             Self::Float(column) => column.append(text, at),
@@ -68,7 +75,7 @@ impl Slot {
         }
     }
 
-    pub(super) fn any(&mut self) -> &mut dyn Column {
+    pub(in crate::formats) fn any(&mut self) -> &mut dyn Column {
         match self {
             Self::Int(column) => column,
             Self::Float(column) => column,
@@ -77,13 +84,18 @@ impl Slot {
         }
     }
 
-    /// The column of a field.
+    /// The column of a field whose values are written as `wire` says.
     ///
     /// # Errors
     /// `Config` for a type that cannot be read from JSON.
-    pub(super) fn new(field: &Field) -> Result<Self> {
+    pub(in crate::formats) fn new(field: &Field, wire: &Wire) -> Result<Self> {
         let nullable = field.is_nullable();
         let data_type = field.data_type();
+        if wire.how != How::Plain
+            && let Some(column) = encoded::column(field, wire.how)?
+        {
+            return Ok(Self::Other(column));
+        }
         let other: Box<dyn Column> = match data_type {
             DataType::Int64 => return Ok(Self::Int(Fixed::integers(data_type, nullable))),
             DataType::Float64 => return Ok(Self::Float(Fixed::floats(data_type, nullable))),
@@ -101,15 +113,20 @@ impl Slot {
             DataType::Binary
             | DataType::LargeBinary
             | DataType::BinaryView
-            | DataType::FixedSizeBinary(_) => Box::new(Hex::new(data_type.clone(), nullable)),
+            | DataType::FixedSizeBinary(_) => {
+                let (decode, expected) = (hexadecimal, "a string of hexadecimal digits");
+                Box::new(Octets::new(data_type.clone(), nullable, decode, expected))
+            }
             DataType::Dictionary(key, value) => {
                 Box::new(Dictionary::new(field, key, value, nullable)?)
             }
-            DataType::Struct(fields) => Box::new(Struct::new(fields, nullable)?),
-            DataType::List(item) => Box::new(List::new(item, false, nullable)?),
-            DataType::LargeList(item) => Box::new(List::new(item, true, nullable)?),
-            DataType::FixedSizeList(item, size) => Box::new(FixedList::new(item, *size, nullable)?),
-            DataType::Map(entries, false) => Box::new(Map::new(entries, nullable)?),
+            DataType::Struct(fields) => Box::new(Struct::new(fields, wire, nullable)?),
+            DataType::List(item) => Box::new(List::new(item, wire, false, nullable)?),
+            DataType::LargeList(item) => Box::new(List::new(item, wire, true, nullable)?),
+            DataType::FixedSizeList(item, size) => {
+                Box::new(FixedList::new(item, wire, *size, nullable)?)
+            }
+            DataType::Map(entries, false) => Box::new(Map::new(entries, wire, nullable)?),
             _ => other_fixed(data_type, nullable)?.ok_or_else(|| unsupported(field))?,
         };
         Ok(Self::Other(other))
@@ -117,7 +134,7 @@ impl Slot {
 }
 
 /// The error for a field whose type cannot be read from JSON.
-pub(super) fn unsupported(field: &Field) -> Error {
+pub(in crate::formats) fn unsupported(field: &Field) -> Error {
     Error::config(format!(
         "type is not supported by the json format: field={} type={}",
         field.name(),
@@ -127,21 +144,21 @@ pub(super) fn unsupported(field: &Field) -> Error {
 
 /// Which rows are null: their numbers, rising. Costs nothing while there are none.
 #[derive(Debug, Default)]
-pub(super) struct Nulls(Vec<u32>);
+pub(in crate::formats) struct Nulls(Vec<u32>);
 
 impl Nulls {
-    pub(super) fn push(&mut self, row: usize) {
+    pub(in crate::formats) fn push(&mut self, row: usize) {
         self.0.push(row as u32);
     }
 
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(in crate::formats) fn truncate(&mut self, len: usize) {
         while self.0.last().is_some_and(|&row| row as usize >= len) {
             self.0.pop();
         }
     }
 
     /// The validity of `len` rows; starts over.
-    pub(super) fn finish(&mut self, len: usize) -> Option<NullBuffer> {
+    pub(in crate::formats) fn finish(&mut self, len: usize) -> Option<NullBuffer> {
         if self.0.is_empty() {
             return None;
         }
@@ -156,7 +173,7 @@ impl Nulls {
 
 /// Appends null, where it stands at `at` and the field allows it, or says what is wrong with the
 /// value; answers where it ends.
-pub(super) fn append_null(
+pub(in crate::formats) fn append_null(
     column: &mut dyn Column,
     bytes: &[u8],
     at: usize,
@@ -169,7 +186,7 @@ pub(super) fn append_null(
 }
 
 /// Walks over `null` where the field allows it, or says what is wrong with the value at `at`.
-pub(super) fn null_or_fail(
+pub(in crate::formats) fn null_or_fail(
     bytes: &[u8],
     at: usize,
     nullable: bool,

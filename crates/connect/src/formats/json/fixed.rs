@@ -27,10 +27,10 @@ use super::{
 };
 
 /// Reads a value from the text of a number or a string; none where it does not fit.
-type Convert<T> = Box<dyn Fn(&str) -> Option<T> + Send>;
+pub(super) type Convert<T> = Box<dyn Fn(&str) -> Option<T> + Send>;
 
 /// Values of a fixed width.
-pub(super) struct Fixed<T> {
+pub(in crate::formats) struct Fixed<T> {
     values: Vec<T>,
     nulls: Nulls,
     nullable: bool,
@@ -39,12 +39,14 @@ pub(super) struct Fixed<T> {
     number: Convert<T>,
     /// From the content of a JSON string.
     string: Convert<T>,
+    /// What to say behind the message about a value that does not fit.
+    advice: &'static str,
     /// Rows of the last batch: the first guess for the next.
     rows: usize,
 }
 
 /// A type of values that may have a short cut for plain numbers.
-pub(super) trait Native: ArrowNativeType {
+pub(in crate::formats) trait Native: ArrowNativeType {
     /// Reads the number at `at` when it is short and plain; answers where it ends.
     #[inline]
     fn plain(_bytes: &[u8], _at: usize) -> Option<(Self, usize)> {
@@ -62,6 +64,7 @@ impl<T: Native> Fixed<T> {
             data_type,
             number,
             string,
+            advice: "",
             rows: 0,
         }
     }
@@ -113,8 +116,10 @@ impl<T: Native> Column for Fixed<T> {
                 return Ok(end);
             }
         };
-        let value = value
-            .ok_or_else(|| Failure::new(format!("the value does not fit {}", self.data_type)))?;
+        let value = value.ok_or_else(|| {
+            let of = &self.data_type;
+            Failure::new(format!("the value does not fit {of}{}", self.advice))
+        })?;
         self.values.push(value);
         Ok(end)
     }
@@ -336,6 +341,24 @@ fn decimals<T: Native>(
         Box::new(move |text| decimal(text, precision, scale).and_then(narrow))
     };
     Box::new(Fixed::new(data_type, nullable, convert(), convert()))
+}
+
+/// A column of decimals whose strings are not text: `string` reads them.
+pub(super) fn unscaled(
+    data_type: &DataType,
+    nullable: bool,
+    digits: (u8, i8),
+    string: Convert<i128>,
+    advice: &'static str,
+) -> Box<dyn Column> {
+    let (precision, scale) = digits;
+    let number: Convert<i128> = Box::new(move |text| {
+        decimal(text, precision, scale).and_then(arrow::datatypes::i256::to_i128)
+    });
+    Box::new(Fixed {
+        advice,
+        ..Fixed::new(data_type, nullable, number, string)
+    })
 }
 
 /// A column of timestamps; `zone` is where strings without an offset are at home.

@@ -17,9 +17,9 @@ use wide::u8x16;
 use super::text::{BLOCK, Failure, block, byte, colon, last_block, same, skip_space, string};
 
 /// The edge that stands before an object; its successors are the first keys.
-pub(super) const START: usize = 0;
+pub(in crate::formats) const START: usize = 0;
 /// Stands for what was not learned.
-pub(super) const UNLEARNED: usize = 1;
+pub(in crate::formats) const UNLEARNED: usize = 1;
 /// So many edges, and four more for each field; behind them the tree grows no more.
 const EDGES: usize = 160;
 /// So many edges at the most, whatever the schema.
@@ -34,33 +34,33 @@ const UNKNOWN_KEYS: usize = 32;
 const LONGEST: usize = 256;
 
 /// What is behind an edge: the number of a field, or one of the two below.
-pub(super) type Target = u32;
+pub(in crate::formats) type Target = u32;
 /// A value that no column wants.
-pub(super) const SKIP: Target = u32::MAX - 1;
+pub(in crate::formats) const SKIP: Target = u32::MAX - 1;
 /// The end of an object that may lack fields.
-pub(super) const END: Target = u32::MAX;
+pub(in crate::formats) const END: Target = u32::MAX;
 /// The end of an object on whose way every field has come.
-pub(super) const COMPLETE: Target = u32::MAX - 2;
+pub(in crate::formats) const COMPLETE: Target = u32::MAX - 2;
 
 /// Counts as a byte that no block has: the literal is longer than a block.
 const LONG: u32 = 1 << BLOCK;
 
 /// The bytes between two values. Half a cache line, since every value passes one.
-pub(super) struct Edge {
+pub(in crate::formats) struct Edge {
     /// Its first bytes, and a bit for each that counts; [`LONG`] when there are more.
     literal: u8x16,
     counts: u32,
-    pub(super) target: Target,
-    pub(super) len: u16,
+    pub(in crate::formats) target: Target,
+    pub(in crate::formats) len: u16,
     /// The edge that is expected behind it, and the one that is tried then.
-    pub(super) next: u16,
-    pub(super) alternative: u16,
+    pub(in crate::formats) next: u16,
+    pub(in crate::formats) alternative: u16,
 }
 
 impl Edge {
     /// Whether these are its bytes. Never says so of a long one.
     #[inline]
-    pub(super) fn matches(&self, ahead: &[u8; BLOCK]) -> bool {
+    pub(in crate::formats) fn matches(&self, ahead: &[u8; BLOCK]) -> bool {
         same(ahead, self.literal) & self.counts == self.counts
     }
 }
@@ -78,8 +78,8 @@ struct Ways {
 }
 
 /// What was learned about an object's keys.
-pub(super) struct Keys {
-    pub(super) edges: Vec<Edge>,
+pub(in crate::formats) struct Keys {
+    pub(in crate::formats) edges: Vec<Edge>,
     /// As many as edges.
     ways: Vec<Ways>,
     by_name: FxHashMap<String, Target>,
@@ -88,7 +88,7 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) fn new(fields: &Fields) -> Self {
+    pub(in crate::formats) fn new(fields: &Fields) -> Self {
         let mut by_name = FxHashMap::default();
         for (n, field) in fields.iter().enumerate() {
             by_name.entry(field.name().clone()).or_insert(n as Target); // of two of a name, the first
@@ -142,7 +142,7 @@ impl Keys {
     /// The edge at `at` where the expected one is not, or is long: its number, its target, and where
     /// its value begins.
     #[inline(never)]
-    pub(super) fn turn(
+    pub(in crate::formats) fn turn(
         &mut self,
         text: &str,
         previous: usize,

@@ -14,17 +14,19 @@
 //! Invariant: whatever an event holds, the columns have either one row more after it, or none; a
 //! value never reaches beyond its line. Start with [`JsonDecoder::decode_lines`], then `object` and `keys`.
 
-mod column;
+pub(in crate::formats) mod column;
 mod decimal;
 mod dictionary;
+mod encoded;
 mod fixed;
-mod keys;
+pub(in crate::formats) mod keys;
 mod nested;
-mod object;
+pub(in crate::formats) mod object;
 mod packed;
 mod scalar;
 mod strings;
-mod text;
+pub(in crate::formats) mod text;
+pub(in crate::formats) mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -40,6 +42,7 @@ use memchr::memrchr;
 use self::{
     object::Object,
     text::{Failure, byte, line_end, skip_space},
+    wire::Wire,
 };
 use super::mark_bytes;
 
@@ -56,7 +59,7 @@ impl JsonDecoder {
     /// `Config` for a type that cannot be read from JSON, for dictionary keys below 32 bits, for an
     /// unknown time zone.
     pub fn new(schema: SchemaRef) -> Result<Self> {
-        let rows = Object::new(schema.fields())?;
+        let rows = Object::new(schema.fields(), &Wire::default())?;
         Ok(Self { schema, rows })
     }
 
@@ -78,7 +81,9 @@ impl JsonDecoder {
         let mut rejects = Vec::new();
         match simdutf8::basic::from_utf8(lines) {
             Ok(text) => self.append(text, base_offset, &mut rejects),
-            Err(_) => self.append_damaged(lines, base_offset, &mut rejects),
+            Err(_) => damaged(lines, base_offset, &mut rejects, |text, base, rejects| {
+                self.append(text, base, rejects);
+            }),
         }
         let options = RecordBatchOptions::new().with_row_count(Some(self.rows.len()));
         let rows = self
@@ -130,33 +135,44 @@ impl JsonDecoder {
         }
         Ok(end)
     }
+}
 
-    /// Appends the events of lines of which some are not UTF-8.
-    #[cold]
-    fn append_damaged(&mut self, lines: &[u8], base: u64, rejects: &mut Vec<Reject>) {
-        let mut from = 0;
-        while from < lines.len() {
-            let rest = &lines[from..];
-            let (text, damage) = match simdutf8::compat::from_utf8(rest) {
-                Ok(text) => (text, None),
-                Err(error) => {
-                    let (valid, _) = rest.split_at(error.valid_up_to());
-                    let start = memrchr(b'\n', valid).map_or(0, |n| n + 1);
-                    let text = std::str::from_utf8(&valid[..start]).unwrap_or_default();
-                    (text, Some((start, line_end(rest, valid.len()))))
-                }
-            };
-            self.append(text, base + from as u64, rejects);
-            let Some((start, end)) = damage else { return };
-            let message = "the line is not utf-8".to_owned();
-            rejects.push(reject(rest, start..end, base + from as u64, message));
-            from += end + 1;
-        }
+/// Reads lines of which some are not UTF-8: `append` takes each stretch of valid lines with the offset
+/// of its byte 0, in order; the others are rejects.
+#[cold]
+pub(super) fn damaged(
+    lines: &[u8],
+    base: u64,
+    rejects: &mut Vec<Reject>,
+    mut append: impl FnMut(&str, u64, &mut Vec<Reject>),
+) {
+    let mut from = 0;
+    while from < lines.len() {
+        let rest = &lines[from..];
+        let (text, damage) = match simdutf8::compat::from_utf8(rest) {
+            Ok(text) => (text, None),
+            Err(error) => {
+                let (valid, _) = rest.split_at(error.valid_up_to());
+                let start = memrchr(b'\n', valid).map_or(0, |n| n + 1);
+                let text = std::str::from_utf8(&valid[..start]).unwrap_or_default();
+                (text, Some((start, line_end(rest, valid.len()))))
+            }
+        };
+        append(text, base + from as u64, rejects);
+        let Some((start, end)) = damage else { return };
+        let message = "the line is not utf-8".to_owned();
+        rejects.push(reject(rest, start..end, base + from as u64, message));
+        from += end + 1;
     }
 }
 
 /// The reject of one line, whose line feed is excluded; `base` is the offset of byte 0.
-fn reject(bytes: &[u8], line: std::ops::Range<usize>, base: u64, error: String) -> Reject {
+pub(super) fn reject(
+    bytes: &[u8],
+    line: std::ops::Range<usize>,
+    base: u64,
+    error: String,
+) -> Reject {
     let offset = base + line.start as u64;
     let raw = &bytes[line];
     let raw = raw.strip_suffix(b"\r").unwrap_or(raw);

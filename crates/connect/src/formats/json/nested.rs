@@ -14,6 +14,7 @@ use super::{
     column::{Column, Nulls, Slot, append_null},
     object::Object,
     text::{Failure, Step, byte, colon, skip_space},
+    wire::Wire,
 };
 
 /// Objects with fields of their own.
@@ -27,8 +28,8 @@ pub(super) struct Struct {
 impl Struct {
     /// # Errors
     /// `Config` for a field whose type cannot be read from JSON; so the others.
-    pub(super) fn new(fields: &Fields, nullable: bool) -> Result<Self> {
-        let object = Object::new(fields)?;
+    pub(super) fn new(fields: &Fields, wire: &Wire, nullable: bool) -> Result<Self> {
+        let object = Object::new(fields, wire)?;
         Ok(Self {
             object,
             fields: fields.clone(),
@@ -148,8 +149,8 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) fn new(field: &FieldRef, large: bool, nullable: bool) -> Result<Self> {
-        let (item, field) = (Slot::new(field)?, Arc::clone(field));
+    pub(super) fn new(field: &FieldRef, wire: &Wire, large: bool, nullable: bool) -> Result<Self> {
+        let (item, field) = (Slot::new(field, wire.child(0))?, Arc::clone(field));
         Ok(Self {
             item,
             field,
@@ -216,8 +217,8 @@ pub(super) struct FixedList {
 }
 
 impl FixedList {
-    pub(super) fn new(field: &FieldRef, size: i32, nullable: bool) -> Result<Self> {
-        let (item, field) = (Slot::new(field)?, Arc::clone(field));
+    pub(super) fn new(field: &FieldRef, wire: &Wire, size: i32, nullable: bool) -> Result<Self> {
+        let (item, field) = (Slot::new(field, wire.child(0))?, Arc::clone(field));
         let size = usize::try_from(size)
             .map_err(|e| Error::config(format!("list size is negative: size={size}")).because(e))?;
         Ok(Self {
@@ -291,7 +292,7 @@ pub(super) struct Map {
 }
 
 impl Map {
-    pub(super) fn new(field: &FieldRef, nullable: bool) -> Result<Self> {
+    pub(super) fn new(field: &FieldRef, wire: &Wire, nullable: bool) -> Result<Self> {
         let DataType::Struct(entries) = field.data_type() else {
             return Err(super::column::unsupported(field));
         };
@@ -299,8 +300,8 @@ impl Map {
             return Err(super::column::unsupported(field));
         };
         Ok(Self {
-            keys: Slot::new(key)?,
-            values: Slot::new(value)?,
+            keys: Slot::new(key, wire.child(0))?,
+            values: Slot::new(value, wire.child(1))?,
             field: Arc::clone(field),
             entries: entries.clone(),
             ends: Ends::new(),

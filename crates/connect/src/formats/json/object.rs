@@ -11,6 +11,7 @@ use super::{
     column::Slot,
     keys::{COMPLETE, Keys, SKIP, START, UNLEARNED},
     text::{Failure, Step, block, skip_value},
+    wire::Wire,
 };
 
 /// One field of an object.
@@ -21,7 +22,7 @@ struct Place {
 }
 
 /// Reads objects into the columns of a struct, or of the rows.
-pub(super) struct Object {
+pub(in crate::formats) struct Object {
     places: Vec<Place>,
     keys: Keys,
     /// What did not fit in the object that is being read, by field.
@@ -31,11 +32,13 @@ pub(super) struct Object {
 }
 
 impl Object {
+    /// Fields as the children of `wire` say that they are written.
+    ///
     /// # Errors
     /// `Config` for a field whose type cannot be read from JSON.
-    pub(super) fn new(fields: &Fields) -> Result<Self> {
-        let place = |field: &arrow::datatypes::FieldRef| {
-            let slot = Slot::new(field)?;
+    pub(in crate::formats) fn new(fields: &Fields, wire: &Wire) -> Result<Self> {
+        let place = |(n, field): (usize, &arrow::datatypes::FieldRef)| {
+            let slot = Slot::new(field, wire.child(n))?;
             Ok(Place {
                 slot,
                 nullable: field.is_nullable(),
@@ -43,7 +46,11 @@ impl Object {
             })
         };
         Ok(Self {
-            places: fields.iter().map(place).collect::<Result<_>>()?,
+            places: fields
+                .iter()
+                .enumerate()
+                .map(place)
+                .collect::<Result<_>>()?,
             keys: Keys::new(fields),
             failed: Vec::new(),
             len: 0,
@@ -51,13 +58,13 @@ impl Object {
     }
 
     /// Objects read, nulls among them.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::formats) fn len(&self) -> usize {
         self.len
     }
 
     /// Reads the object at `at`; every column has one value more then. After a failure the caller
     /// truncates.
-    pub(super) fn read(&mut self, text: &str, mut at: usize) -> Step {
+    pub(in crate::formats) fn read(&mut self, text: &str, mut at: usize) -> Step {
         let bytes = text.as_bytes();
         let mut previous = START;
         let mut next = self.keys.edges[START].next as usize;
@@ -148,7 +155,7 @@ impl Object {
     }
 
     /// A null in every column.
-    pub(super) fn append_null(&mut self) {
+    pub(in crate::formats) fn append_null(&mut self) {
         for place in &mut self.places {
             place.slot.any().append_null();
         }
@@ -156,7 +163,7 @@ impl Object {
     }
 
     /// Keeps the first `len` objects.
-    pub(super) fn truncate(&mut self, len: usize) {
+    pub(in crate::formats) fn truncate(&mut self, len: usize) {
         for place in &mut self.places {
             place.slot.any().truncate(len);
         }
@@ -165,7 +172,7 @@ impl Object {
     }
 
     /// The columns; starts over, but remembers the keys.
-    pub(super) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
+    pub(in crate::formats) fn finish(&mut self) -> Result<Vec<ArrayRef>, ArrowError> {
         self.len = 0;
         self.places
             .iter_mut()

@@ -1,4 +1,4 @@
-//! Columns of strings, and of bytes (hexadecimal in JSON).
+//! Columns of strings, and of bytes (in JSON hexadecimal, or base64).
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use super::{
 };
 
 /// Strings, in any of Arrow's three layouts.
-pub(super) struct Strings {
+pub(in crate::formats) struct Strings {
     packed: Packed,
     nullable: bool,
     data_type: DataType,
@@ -96,24 +96,34 @@ impl Column for Strings {
     }
 }
 
-/// Bytes, written in JSON as hexadecimal strings.
-pub(super) struct Hex {
+/// Bytes, written in JSON as strings of some alphabet.
+pub(super) struct Octets {
     packed: Packed,
     nullable: bool,
     data_type: DataType,
+    decode: fn(&str) -> Option<Vec<u8>>,
+    /// What the values are.
+    expected: &'static str,
 }
 
-impl Hex {
-    pub(super) fn new(data_type: DataType, nullable: bool) -> Self {
+impl Octets {
+    pub(super) fn new(
+        data_type: DataType,
+        nullable: bool,
+        decode: fn(&str) -> Option<Vec<u8>>,
+        expected: &'static str,
+    ) -> Self {
         Self {
             packed: Packed::new(),
             nullable,
             data_type,
+            decode,
+            expected,
         }
     }
 }
 
-impl Column for Hex {
+impl Column for Octets {
     #[inline]
     fn len(&self) -> usize {
         self.packed.len()
@@ -123,17 +133,12 @@ impl Column for Hex {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
         if byte(bytes, at) != b'"' {
-            let nullable = self.nullable;
-            return append_null(self, bytes, at, nullable, "a string of hexadecimal digits");
+            let (nullable, expected) = (self.nullable, self.expected);
+            return append_null(self, bytes, at, nullable, expected);
         }
         let (content, end) = string(text, at)?;
-        // A digit that is left over at the end counts as a byte, as in arrow-json.
-        let value: Option<Vec<u8>> = content
-            .as_bytes()
-            .chunks(2)
-            .map(|pair| pair.iter().try_fold(0, |sum, &b| Some(sum << 4 | hex(b)?)))
-            .collect();
-        let value = value.ok_or_else(|| Failure::new("the string is not hexadecimal"))?;
+        let value = (self.decode)(&content)
+            .ok_or_else(|| Failure::new(format!("the value is not {}", self.expected)))?;
         if let DataType::FixedSizeBinary(size) = self.data_type
             && value.len() != size as usize
         {
@@ -180,6 +185,15 @@ impl Column for Hex {
             )?),
         })
     }
+}
+
+/// The bytes of hexadecimal digits. A digit that is left over at the end counts as a byte, as in
+/// arrow-json.
+pub(super) fn hexadecimal(text: &str) -> Option<Vec<u8>> {
+    let pairs = text.as_bytes().chunks(2);
+    pairs
+        .map(|pair| pair.iter().try_fold(0, |sum, &b| Some(sum << 4 | hex(b)?)))
+        .collect()
 }
 
 fn hex(digit: u8) -> Option<u8> {

@@ -9,14 +9,14 @@ use memchr::memchr;
 use wide::u8x16;
 
 /// Bytes that are looked at together.
-pub(super) const BLOCK: usize = 16;
+pub(in crate::formats) const BLOCK: usize = 16;
 
 /// How deep values of fields that the schema does not know may nest.
-pub(super) const MAX_DEPTH: usize = 512;
+pub(in crate::formats) const MAX_DEPTH: usize = 512;
 
 /// Why an event cannot be a row. One word wide, since every read of a value may answer it.
 #[derive(Debug)]
-pub(super) struct Failure(Box<Reason>);
+pub(in crate::formats) struct Failure(Box<Reason>);
 
 #[derive(Debug)]
 struct Reason {
@@ -26,11 +26,11 @@ struct Reason {
 }
 
 /// Where reading goes on, or why it cannot.
-pub(super) type Step = Result<usize, Failure>;
+pub(in crate::formats) type Step = Result<usize, Failure>;
 
 impl Failure {
     #[cold]
-    pub(super) fn new(what: impl Into<Cow<'static, str>>) -> Self {
+    pub(in crate::formats) fn new(what: impl Into<Cow<'static, str>>) -> Self {
         Self(Box::new(Reason {
             path: Vec::new(),
             what: what.into(),
@@ -39,13 +39,13 @@ impl Failure {
 
     /// Says in which field it happened.
     #[cold]
-    pub(super) fn within(mut self, field: &str) -> Self {
+    pub(in crate::formats) fn within(mut self, field: &str) -> Self {
         self.0.path.push(field.to_owned());
         self
     }
 
     /// The message of the reject: names the field, never the value.
-    pub(super) fn message(&self) -> String {
+    pub(in crate::formats) fn message(&self) -> String {
         let Reason { path, what } = &*self.0;
         if path.is_empty() {
             return what.clone().into_owned();
@@ -57,21 +57,21 @@ impl Failure {
 
 /// The byte at `at`; behind the end, a line feed.
 #[inline]
-pub(super) fn byte(bytes: &[u8], at: usize) -> u8 {
+pub(in crate::formats) fn byte(bytes: &[u8], at: usize) -> u8 {
     bytes.get(at).copied().unwrap_or(b'\n')
 }
 
 /// The 16 bytes at `at`; none near the end, where [`last_block`] serves. Two functions, so that the
 /// common one stays in registers.
 #[inline]
-pub(super) fn block(bytes: &[u8], at: usize) -> Option<&[u8; BLOCK]> {
+pub(in crate::formats) fn block(bytes: &[u8], at: usize) -> Option<&[u8; BLOCK]> {
     let at = at as u32 as usize; // which it is, and so the compiler knows that no sum below overflows
     bytes.get(at..at + BLOCK)?.first_chunk()
 }
 
 /// The bytes at `at`, filled up with line feeds.
 #[cold]
-pub(super) fn last_block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
+pub(in crate::formats) fn last_block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
     let mut block = [b'\n'; BLOCK];
     let rest = bytes.get(at..).unwrap_or_default();
     let len = rest.len().min(BLOCK);
@@ -81,7 +81,7 @@ pub(super) fn last_block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
 
 /// One bit for each byte that ends a plain stretch of a string: quote, backslash, line feed.
 #[inline]
-pub(super) fn special(block: u8x16) -> u32 {
+pub(in crate::formats) fn special(block: u8x16) -> u32 {
     const QUOTE: u8x16 = u8x16::new([b'"'; BLOCK]);
     const BACKSLASH: u8x16 = u8x16::new([b'\\'; BLOCK]);
     const LINE_FEED: u8x16 = u8x16::new([b'\n'; BLOCK]);
@@ -91,18 +91,18 @@ pub(super) fn special(block: u8x16) -> u32 {
 
 /// One bit for each byte that two blocks have in common.
 #[inline]
-pub(super) fn same(left: &[u8; BLOCK], right: u8x16) -> u32 {
+pub(in crate::formats) fn same(left: &[u8; BLOCK], right: u8x16) -> u32 {
     u8x16::new(*left).cmp_eq(right).move_mask().cast_unsigned()
 }
 
 /// Where the line that holds `at` ends: its line feed, or the end of the text.
-pub(super) fn line_end(bytes: &[u8], at: usize) -> usize {
+pub(in crate::formats) fn line_end(bytes: &[u8], at: usize) -> usize {
     memchr(b'\n', &bytes[at..]).map_or(bytes.len(), |n| at + n)
 }
 
 /// Skips white space within a line.
 #[inline]
-pub(super) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
+pub(in crate::formats) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
     while matches!(byte(bytes, at), b' ' | b'\t' | b'\r') {
         at += 1;
     }
@@ -110,7 +110,7 @@ pub(super) fn skip_space(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// What a value looks like from its first byte, for messages.
-pub(super) fn found(first: u8) -> &'static str {
+pub(in crate::formats) fn found(first: u8) -> &'static str {
     match first {
         b'"' => "a string",
         b'{' => "an object",
@@ -125,13 +125,13 @@ pub(super) fn found(first: u8) -> &'static str {
 
 /// Whether `null` is at `at`.
 #[inline]
-pub(super) fn is_null(bytes: &[u8], at: usize) -> bool {
+pub(in crate::formats) fn is_null(bytes: &[u8], at: usize) -> bool {
     let at = at as u32 as usize; // as in `block`
     bytes.get(at..at + 4) == Some(b"null")
 }
 
 /// Walks over a fixed word such as `null`.
-pub(super) fn word(bytes: &[u8], at: usize, word: &'static [u8]) -> Step {
+pub(in crate::formats) fn word(bytes: &[u8], at: usize, word: &'static [u8]) -> Step {
     if bytes.get(at..).is_some_and(|rest| rest.starts_with(word)) {
         Ok(at + word.len())
     } else {
@@ -140,7 +140,7 @@ pub(super) fn word(bytes: &[u8], at: usize, word: &'static [u8]) -> Step {
 }
 
 /// The end of the number that begins at `at`.
-pub(super) fn number_end(bytes: &[u8], mut at: usize) -> Step {
+pub(in crate::formats) fn number_end(bytes: &[u8], mut at: usize) -> Step {
     let digits = |mut at: usize| {
         let from = at;
         while byte(bytes, at).is_ascii_digit() {
@@ -174,7 +174,7 @@ pub(super) fn number_end(bytes: &[u8], mut at: usize) -> Step {
 }
 
 /// The character of the escape sequence whose backslash is at `at`, and where it ends.
-pub(super) fn escape(bytes: &[u8], at: usize) -> Result<(char, usize), Failure> {
+pub(in crate::formats) fn escape(bytes: &[u8], at: usize) -> Result<(char, usize), Failure> {
     let plain = match byte(bytes, at + 1) {
         plain @ (b'"' | b'\\' | b'/') => char::from(plain),
         b'b' => '\u{8}',
@@ -229,7 +229,7 @@ fn plain_end(bytes: &[u8], mut at: usize) -> usize {
 }
 
 /// Walks over the string whose opening quote is at `at`.
-pub(super) fn skip_string(bytes: &[u8], at: usize) -> Step {
+pub(in crate::formats) fn skip_string(bytes: &[u8], at: usize) -> Step {
     let mut at = at + 1;
     loop {
         at = plain_end(bytes, at);
@@ -243,12 +243,12 @@ pub(super) fn skip_string(bytes: &[u8], at: usize) -> Step {
 
 /// What to say when a line ends in the middle of a string.
 #[cold]
-pub(super) fn unended() -> Failure {
+pub(in crate::formats) fn unended() -> Failure {
     Failure::new("the line ends within a string")
 }
 
 /// The string whose opening quote is at `at`, and where it ends.
-pub(super) fn string(text: &str, at: usize) -> Result<(Cow<'_, str>, usize), Failure> {
+pub(in crate::formats) fn string(text: &str, at: usize) -> Result<(Cow<'_, str>, usize), Failure> {
     let bytes = text.as_bytes();
     let mut from = at + 1;
     let mut decoded = String::new();
@@ -281,7 +281,7 @@ fn skip_key(bytes: &[u8], at: usize) -> Step {
 }
 
 /// Walks over a colon and the white space around it.
-pub(super) fn colon(bytes: &[u8], at: usize) -> Step {
+pub(in crate::formats) fn colon(bytes: &[u8], at: usize) -> Step {
     let at = skip_space(bytes, at);
     if byte(bytes, at) != b':' {
         return Err(Failure::new("expected a colon after a key"));
@@ -290,7 +290,7 @@ pub(super) fn colon(bytes: &[u8], at: usize) -> Step {
 }
 
 /// Walks over any value, checking that it is JSON. Needs no stack of its own, however deep.
-pub(super) fn skip_value(bytes: &[u8], mut at: usize) -> Step {
+pub(in crate::formats) fn skip_value(bytes: &[u8], mut at: usize) -> Step {
     let mut open = Open::default();
     loop {
         at = skip_space(bytes, at);

@@ -169,7 +169,7 @@ impl FileSource {
     async fn open_reader(&mut self, name: &str) -> Result<Reader> {
         let file = &self.files[name];
         let csv = match &self.format {
-            FormatConfig::Json(_) => None,
+            FormatConfig::Json(_) | FormatConfig::Debezium(_) => None,
             FormatConfig::Csv(csv) => Some(csv.clone()),
             FormatConfig::Parquet(_) | FormatConfig::Arrow(_) => {
                 let parquet = matches!(self.format, FormatConfig::Parquet(_));

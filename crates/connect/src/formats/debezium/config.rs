@@ -1,0 +1,271 @@
+//! The settings of the format, and the schema of its rows.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use calve_engine::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::formats::{
+    columns::Columns,
+    json::wire::{How, Wire},
+};
+
+/// The column of the operation: `c` (create), `u` (update), `d` (delete), `r` (read, by a snapshot)
+/// or `t` (truncate).
+pub const OP: &str = "_op";
+
+/// Changes of a table as Debezium writes them, one JSON object a line, with or without their schema.
+/// Each becomes a row: the columns of the table, `_op`, and what `metadata` asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct DebeziumConfig {
+    /// The columns of the table; without it they are inferred from the first changes, or from the
+    /// schema that they carry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Columns>,
+    /// What else of a change becomes a column, by its path: `source.lsn`, `ts_ms`, `source.pos`, …
+    /// The column has the path as its name.
+    pub metadata: Vec<String>,
+    /// The changes are rows, as the transform ExtractNewRecordState leaves them, with `__op` or
+    /// `__deleted` among their fields.
+    pub unwrapped: bool,
+    /// What integers in columns of times mean, where changes carry no schema.
+    pub time: TimeEncoding,
+    /// What strings in columns of bytes are, where changes carry no schema.
+    pub binary: BinaryEncoding,
+    /// What strings in columns of decimals are, where changes carry no schema.
+    pub decimal: DecimalEncoding,
+}
+
+/// The connector's `time.precision.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TimeEncoding {
+    /// They count the unit of the column's type. Text in ISO 8601 is read too.
+    #[default]
+    Adaptive,
+    /// They are milliseconds, whatever the column's type.
+    Connect,
+    /// Text in ISO 8601, as with `isostring`; integers are read as with `adaptive`.
+    Isostring,
+}
+
+/// The connector's `binary.handling.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BinaryEncoding {
+    /// Base64; also that of `bytes`.
+    #[default]
+    Base64,
+    /// Base64 in the alphabet that is safe in URLs.
+    #[serde(rename = "base64url", alias = "base64-url-safe")]
+    Base64Url,
+    /// Hexadecimal digits.
+    Hex,
+}
+
+/// The connector's `decimal.handling.mode`. JSON numbers are read in each of them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DecimalEncoding {
+    /// Base64 of the unscaled number.
+    #[default]
+    Precise,
+    /// Digits.
+    String,
+    /// JSON numbers.
+    Double,
+}
+
+impl DebeziumConfig {
+    /// Asks for metadata that a reader of the rows needs, such as the columns that order them. What
+    /// is no path of metadata, or a column of the table by declaration, is passed over.
+    pub fn with_metadata(&mut self, paths: &[String]) {
+        for path in paths {
+            let first = path.split('.').next().unwrap_or_default();
+            let known = if path.len() == first.len() {
+                matches!(first, "ts_ms" | "ts_us" | "ts_ns")
+            } else {
+                matches!(first, "source" | "transaction")
+            };
+            let declared = self.columns.iter().flat_map(|columns| &columns.0);
+            let is_column = declared.into_iter().any(|(name, _)| name == path);
+            if known && !is_column && !self.metadata.contains(path) {
+                self.metadata.push(path.clone());
+            }
+        }
+    }
+
+    /// Checks what can be checked without the schema.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn validate(&self) -> Result<()> {
+        for (n, path) in self.metadata.iter().enumerate() {
+            let wrong = |what: &str| {
+                Err(Error::config(format!("metadata {what}: path={path}"))
+                    .hint("name fields of the change, such as source.lsn, source.pos, ts_ms"))
+            };
+            if path.split('.').any(str::is_empty) {
+                return wrong("has an empty name");
+            }
+            if ["op", "before", "after", "schema", "payload", "source", OP].contains(&path.as_str())
+            {
+                return wrong("cannot be a column");
+            }
+            if self.metadata[..n].contains(path) {
+                return wrong("is there twice");
+            }
+            let inside = |other: &String| other.starts_with(&format!("{path}."));
+            if self.metadata.iter().any(inside) {
+                return wrong("is asked for whole and in part");
+            }
+        }
+        Ok(())
+    }
+
+    /// The schema of the rows, when the columns are declared. A declared column that is named as a
+    /// path of metadata gives that its type.
+    pub(crate) fn declared_schema(&self) -> Option<Result<SchemaRef>> {
+        let declared = self.columns.as_ref()?;
+        Some(self.validate().and_then(|()| {
+            let declared = declared.schema()?;
+            let fields = declared.fields();
+            if let Some(field) = fields.iter().find(|field| !field.is_nullable()) {
+                return Err(Error::config(format!(
+                    "a column of changes cannot be `not null`: column={}",
+                    field.name()
+                ))
+                .hint("a delete may hold nothing but its key: leave `not null` out"));
+            }
+            Ok(self.schema_of(fields.iter().map(|field| field.as_ref().clone()), |_| None))
+        }))
+    }
+
+    /// The schema of the rows: the table's columns, the operation, metadata of the types that are
+    /// among the columns, known, or inferred.
+    pub(super) fn schema_of(
+        &self,
+        columns: impl Iterator<Item = Field>,
+        inferred: impl Fn(&str) -> Option<DataType>,
+    ) -> SchemaRef {
+        let (named, mut fields): (Vec<Field>, Vec<Field>) =
+            columns.partition(|field| self.is_extra(field.name()));
+        let op = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+        fields.push(Field::new(OP, op, true));
+        fields.extend(self.metadata.iter().map(|path| {
+            let declared = named.iter().find(|field| field.name() == path);
+            let of = match declared {
+                Some(field) => field.data_type().clone(),
+                None => known_type(path)
+                    .or_else(|| inferred(path))
+                    .unwrap_or(DataType::Utf8),
+            };
+            Field::new(path, of, true)
+        }));
+        Arc::new(Schema::new(fields))
+    }
+
+    /// Whether a column of the rows is none of the table.
+    pub(super) fn is_extra(&self, name: &str) -> bool {
+        name == OP || self.metadata.iter().any(|path| path == name)
+    }
+
+    /// What must not change while a pipeline has checkpoints, apart from the schema.
+    pub(crate) fn fingerprint(&self) -> String {
+        format!(
+            "debezium unwrapped={} time={:?} binary={:?} decimal={:?}",
+            self.unwrapped, self.time, self.binary, self.decimal
+        )
+        .to_lowercase()
+    }
+
+    /// How values of a type are written where no schema says it.
+    pub(super) fn wire(&self, of: &DataType) -> Wire {
+        let inside = match of {
+            DataType::Struct(fields) => fields.iter().map(|f| self.wire(f.data_type())).collect(),
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+                vec![self.wire(item.data_type())]
+            }
+            DataType::Map(entries, _) => match entries.data_type() {
+                DataType::Struct(pair) => pair.iter().map(|f| self.wire(f.data_type())).collect(),
+                _ => Vec::new(),
+            },
+            _ => Vec::new(),
+        };
+        let how = match of {
+            DataType::Timestamp(..) | DataType::Time32(_) | DataType::Time64(_)
+                if self.time == TimeEncoding::Connect =>
+            {
+                How::Unit(TimeUnit::Millisecond)
+            }
+            DataType::Binary
+            | DataType::LargeBinary
+            | DataType::BinaryView
+            | DataType::FixedSizeBinary(_) => self.octets(),
+            DataType::Decimal32(..)
+            | DataType::Decimal64(..)
+            | DataType::Decimal128(..)
+            | DataType::Decimal256(..)
+                if self.decimal == DecimalEncoding::Precise =>
+            {
+                How::Unscaled(None)
+            }
+            _ => How::Plain,
+        };
+        Wire { how, inside }
+    }
+
+    /// How bytes are written that the connector has made strings of.
+    pub(super) fn octets(&self) -> How {
+        match self.binary {
+            BinaryEncoding::Base64 => How::Base64,
+            BinaryEncoding::Base64Url => How::Base64Url,
+            BinaryEncoding::Hex => How::Plain,
+        }
+    }
+}
+
+/// The type of metadata that connectors agree on.
+fn known_type(path: &str) -> Option<DataType> {
+    const NUMBERS: [&str; 16] = [
+        "ts_ms",
+        "ts_us",
+        "ts_ns",
+        "source.ts_ms",
+        "source.ts_us",
+        "source.ts_ns",
+        "source.lsn",
+        "source.xmin",
+        "source.txId",
+        "source.pos",
+        "source.row",
+        "source.server_id",
+        "source.thread",
+        "source.ord",
+        "transaction.total_order",
+        "transaction.data_collection_order",
+    ];
+    const TEXTS: [&str; 14] = [
+        "source.version",
+        "source.connector",
+        "source.name",
+        "source.db",
+        "source.schema",
+        "source.table",
+        "source.collection",
+        "source.snapshot",
+        "source.sequence",
+        "source.file",
+        "source.gtid",
+        "source.scn",
+        "source.commit_lsn",
+        "source.change_lsn",
+    ];
+    if NUMBERS.contains(&path) {
+        return Some(DataType::Int64);
+    }
+    (TEXTS.contains(&path) || path == "transaction.id").then_some(DataType::Utf8)
+}

@@ -1,0 +1,493 @@
+//! Changes of tables, as Debezium writes them in JSON: each becomes a row with the table's columns,
+//! the operation, and what was asked of the metadata.
+//!
+//! A change may carry its schema, which says how values are written; a schema that was seen before is
+//! compared and not read. Changes are read one by one straight into columns (`envelope`); where
+//! another schema means other columns (a `Plan`), the rows so far become a chunk of their own.
+//!
+//! Invariant: as of the JSON decoder; and a change that is no row (a tombstone, a message) leaves
+//! neither a row nor a reject. Start with [`DebeziumDecoder::decode_lines`].
+
+mod config;
+mod connect;
+mod envelope;
+mod infer;
+mod mongo;
+#[cfg(test)]
+mod tests;
+mod unwrapped;
+
+use std::{collections::HashSet, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, RecordBatchOptions, StringArray},
+    compute::concat_batches,
+    datatypes::{Field, Fields, Int32Type, SchemaRef},
+    error::ArrowError,
+};
+use bytes::Bytes;
+use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
+
+pub use self::config::{BinaryEncoding, DebeziumConfig, DecimalEncoding, OP, TimeEncoding};
+pub(super) use self::infer::infer;
+use self::{
+    connect::Connect,
+    envelope::{Change, Envelope},
+};
+use super::{
+    json::{
+        damaged,
+        object::Object,
+        reject,
+        text::{Failure, byte, colon, is_null, line_end, skip_space, skip_value},
+        wire::{How, Wire},
+    },
+    mark_bytes,
+};
+
+/// The letters of operations that make rows, as the dictionary has them.
+const OPS: [&str; 5] = ["c", "u", "d", "r", "t"];
+/// So many schemas, and ways of reading them, are remembered.
+const REMEMBERED: usize = 64;
+
+/// Turns changes into rows. Remembers the schemas and the order of the keys that it saw.
+pub struct DebeziumDecoder {
+    config: DebeziumConfig,
+    schema: SchemaRef,
+    /// The columns of the table.
+    columns: Fields,
+    /// Columns of metadata; their names are the paths.
+    metadata: Vec<Field>,
+    envelope: Envelope,
+    /// Ways of reading rows; the first is that of changes without schema.
+    plans: Vec<Plan>,
+    /// The plan of the rows that are being read.
+    plan: usize,
+    /// Schemas that were seen, and their plans.
+    schemas: Vec<(Box<[u8]>, usize)>,
+    /// The schema that was seen last.
+    last_schema: usize,
+    /// Columns of schemas that the rows lack.
+    dropped: HashSet<String>,
+    /// Finished rows of the raw batch, and how many they are.
+    chunks: Vec<RecordBatch>,
+    finished: usize,
+    /// Where the line of each row begins in the raw batch.
+    starts: Vec<u32>,
+    /// The letters of operations, shared by all batches.
+    letters: ArrayRef,
+}
+
+/// How the values of rows are written, and the columns that read them.
+struct Plan {
+    wire: Wire,
+    rows: Object,
+}
+
+impl DebeziumDecoder {
+    /// A decoder to rows of this schema: columns of the table, [`OP`], and the metadata of `config`.
+    ///
+    /// # Errors
+    /// `Config` for a type that cannot be read, or where the schema lacks what the settings ask for.
+    pub fn new(config: &DebeziumConfig, schema: SchemaRef) -> Result<Self> {
+        config.validate()?;
+        for name in std::iter::once(OP).chain(config.metadata.iter().map(String::as_str)) {
+            if schema.column_with_name(name).is_none() {
+                return Err(Error::config(format!(
+                    "the stored schema lacks a column of the format: column={name}"
+                ))
+                .hint("put `metadata` back, or start over with `calve checkpoint reset FILE`"));
+            }
+        }
+        let fields = schema.fields().iter();
+        let columns: Fields = fields
+            .filter(|field| !config.is_extra(field.name()))
+            .cloned()
+            .collect();
+        let metadata: Vec<Field> = config
+            .metadata
+            .iter()
+            .map(|path| schema.field_with_name(path).cloned())
+            .collect::<Result<_, _>>()
+            .map_err(|e| Error::internal("a column of metadata is gone").because(e))?;
+        let letters: ArrayRef = Arc::new(StringArray::from(OPS.to_vec()));
+        let mut decoder = Self {
+            config: config.clone(),
+            schema,
+            envelope: Envelope::new(&metadata)?,
+            columns,
+            metadata,
+            plans: Vec::new(),
+            plan: 0,
+            schemas: Vec::new(),
+            last_schema: 0,
+            dropped: HashSet::new(),
+            chunks: Vec::new(),
+            finished: 0,
+            starts: Vec::new(),
+            letters,
+        };
+        let plain = decoder.plan_of(None)?;
+        decoder.plans.push(plain);
+        Ok(decoder)
+    }
+
+    /// How rows of a schema are read; without one, by the settings.
+    fn plan_of(&self, schema: Option<&Connect>) -> Result<Plan> {
+        let mut inside: Vec<Wire> = self
+            .columns
+            .iter()
+            .map(|field| {
+                let of = field.data_type();
+                match schema.and_then(|schema| schema.child(field.name())) {
+                    Some(connect) => connect.wire(of, &self.config),
+                    None => self.config.wire(of),
+                }
+            })
+            .collect();
+        let mut fields: Vec<Field> = self.columns.iter().map(|f| f.as_ref().clone()).collect();
+        if self.config.unwrapped {
+            let (extras, wires) = unwrapped::extras(&self.metadata);
+            fields.extend(extras);
+            inside.extend(wires);
+        }
+        let wire = Wire {
+            how: How::Plain,
+            inside,
+        };
+        let rows = Object::new(&fields.into(), &wire)?;
+        Ok(Plan { wire, rows })
+    }
+
+    /// Decodes whole lines (the last may lack its line feed), as
+    /// [`JsonDecoder::decode_lines`](super::json::JsonDecoder::decode_lines) does.
+    ///
+    /// # Errors
+    /// `Internal` for 2 GiB or more at once. A bad change is a reject.
+    pub fn decode_lines(&mut self, lines: &[u8], base_offset: u64) -> Result<Decoded> {
+        if lines.len() >= i32::MAX as usize {
+            return Err(Error::internal(format!(
+                "raw batch is too large: bytes={}",
+                lines.len()
+            )));
+        }
+        self.chunks.clear();
+        self.starts.clear();
+        self.finished = 0;
+        self.undo();
+        let mark = mark_bytes(lines, base_offset);
+        let mut rejects = Vec::new();
+        let (rest, base) = (&lines[mark..], base_offset + mark as u64);
+        let broken = |e| Error::internal("decoded columns do not make a batch").because(e);
+        match simdutf8::basic::from_utf8(rest) {
+            Ok(text) => self.append(text, base, base_offset, &mut rejects),
+            Err(_) => damaged(rest, base, &mut rejects, |text, base, rejects| {
+                self.append(text, base, base_offset, rejects);
+            }),
+        }
+        self.finish().map_err(broken)?;
+        let rows = match self.chunks.as_slice() {
+            [] => RecordBatch::new_empty(Arc::clone(&self.schema)),
+            [one] => one.clone(),
+            several => concat_batches(&self.schema, several).map_err(broken)?,
+        };
+        self.chunks.clear();
+        Ok(Decoded { rows, rejects })
+    }
+
+    /// Appends the changes of valid text, of which byte 0 has offset `base`, in the raw batch that
+    /// begins at `from`.
+    fn append(&mut self, text: &str, base: u64, from: u64, rejects: &mut Vec<Reject>) {
+        let bytes = text.as_bytes();
+        let shift = (base - from) as u32;
+        let mut at = 0;
+        while at < bytes.len() {
+            match self.append_line(text, at) {
+                Ok((row, end)) => {
+                    if row {
+                        self.starts.push(shift + at as u32);
+                    }
+                    at = end + 1;
+                }
+                Err(failure) => {
+                    self.undo();
+                    let end = line_end(bytes, at);
+                    rejects.push(reject(bytes, at..end, base, failure.message()));
+                    at = end + 1;
+                }
+            }
+        }
+    }
+
+    /// Takes back what was appended for a line that failed.
+    fn undo(&mut self) {
+        let settled = self.starts.len() - self.finished;
+        self.envelope.truncate(settled);
+        self.plans[self.plan].rows.truncate(settled);
+    }
+
+    /// Appends the change of the line that begins at `at`, if it holds one; answers whether it made a
+    /// row, and where the line ends.
+    #[inline]
+    fn append_line(&mut self, text: &str, at: usize) -> Result<(bool, usize), Failure> {
+        let bytes = text.as_bytes();
+        let at = skip_space(bytes, at);
+        if byte(bytes, at) == b'\n' {
+            return Ok((false, at));
+        }
+        let (row, end) = match wrapped(bytes, at, self.schemas.get(self.last_schema)) {
+            Some((schema, payload)) => {
+                let (row, end) = self.inside(text, payload, schema)?;
+                let end = skip_space(bytes, end);
+                if byte(bytes, end) != b'}' {
+                    return Err(Failure::new("something follows the payload"));
+                }
+                (row, end + 1)
+            }
+            None => self.event(text, at)?,
+        };
+        let end = skip_space(bytes, end);
+        if byte(bytes, end) != b'\n' {
+            return Err(Failure::new("something follows the object"));
+        }
+        Ok((row, end))
+    }
+
+    /// Appends the change at `at`, with an envelope of its own or without schema.
+    fn event(&mut self, text: &str, at: usize) -> Result<(bool, usize), Failure> {
+        let bytes = text.as_bytes();
+        if is_null(bytes, at) {
+            return Ok((false, at + 4));
+        }
+        self.choose(0)?;
+        let (change, end) = self.change(text, at)?;
+        let (payload, schema) = match change {
+            Change::Row => return Ok((true, end)),
+            Change::None => return Ok((false, end)),
+            Change::Inside { payload, schema } => (payload, schema),
+        };
+        self.undo();
+        let schema = match schema {
+            Some(from) => from..skip_value(bytes, from)?,
+            None => 0..0,
+        };
+        let (row, _) = self.inside(text, payload, schema)?;
+        Ok((row, end))
+    }
+
+    /// Appends the change at `payload`, whose schema is `schema` (empty: it has none).
+    fn inside(
+        &mut self,
+        text: &str,
+        payload: usize,
+        schema: std::ops::Range<usize>,
+    ) -> Result<(bool, usize), Failure> {
+        let bytes = text.as_bytes();
+        if is_null(bytes, payload) {
+            return Ok((false, payload + 4));
+        }
+        let plan = self.plan_for(&bytes[schema])?;
+        self.choose(plan)?;
+        match self.change(text, payload)? {
+            (Change::Row, end) => Ok((true, end)),
+            (Change::None, end) => Ok((false, end)),
+            (Change::Inside { .. }, _) => Err(Failure::new("not a change: it has no `op`")),
+        }
+    }
+
+    #[inline]
+    fn change(&mut self, text: &str, at: usize) -> Result<(Change, usize), Failure> {
+        let rows = &mut self.plans[self.plan].rows;
+        if self.config.unwrapped {
+            return Ok((Change::Row, rows.read(text, at)?));
+        }
+        self.envelope.read(rows, text, at)
+    }
+
+    /// Rows are read by this plan from now on.
+    #[inline]
+    fn choose(&mut self, plan: usize) -> Result<(), Failure> {
+        if plan != self.plan {
+            self.finish()
+                .map_err(|_| Failure::new("rows before the change cannot be finished"))?;
+            self.plan = plan;
+        }
+        Ok(())
+    }
+
+    /// The plan of a schema.
+    #[inline]
+    fn plan_for(&mut self, schema: &[u8]) -> Result<usize, Failure> {
+        if schema.is_empty() {
+            return Ok(0);
+        }
+        if let Some((known, plan)) = self.schemas.get(self.last_schema)
+            && **known == *schema
+        {
+            return Ok(*plan);
+        }
+        self.look_up(schema)
+    }
+
+    #[cold]
+    fn look_up(&mut self, schema: &[u8]) -> Result<usize, Failure> {
+        if let Some(n) = self
+            .schemas
+            .iter()
+            .position(|(known, _)| **known == *schema)
+        {
+            self.last_schema = n;
+            return Ok(self.schemas[n].1);
+        }
+        if self.schemas.len() == REMEMBERED {
+            self.choose(0)?;
+            self.schemas.clear();
+            self.plans.truncate(1);
+        }
+        // What is no schema of rows says nothing, as if it were not there.
+        let connect = Connect::row(schema, self.config.unwrapped);
+        let plan = match &connect {
+            Some(connect) => {
+                self.warn(connect);
+                let plan = self.plan_of(Some(connect));
+                let plan = plan.map_err(|_| Failure::new("its schema cannot be read"))?;
+                let known = self.plans.iter().position(|known| known.wire == plan.wire);
+                known.unwrap_or_else(|| {
+                    self.plans.push(plan);
+                    self.plans.len() - 1
+                })
+            }
+            None => 0,
+        };
+        self.last_schema = self.schemas.len();
+        self.schemas.push((schema.into(), plan));
+        Ok(plan)
+    }
+
+    /// Says which columns of a schema are dropped, once for each.
+    fn warn(&mut self, schema: &Connect) {
+        for name in schema
+            .fields
+            .iter()
+            .filter_map(|field| field.field.as_ref())
+        {
+            let known = self.columns.iter().any(|column| column.name() == name)
+                || (self.config.unwrapped && unwrapped::is_extra(&self.config, name));
+            if !known && self.dropped.insert(name.clone()) {
+                tracing::warn!(
+                    "changes have a column that the pipeline lacks; it is dropped: column={name}"
+                );
+            }
+        }
+    }
+
+    /// Makes a chunk of the rows so far.
+    fn finish(&mut self) -> Result<(), ArrowError> {
+        let rows = &mut self.plans[self.plan].rows;
+        let count = rows.len();
+        if count == 0 {
+            return Ok(());
+        }
+        let mut columns = rows.finish()?;
+        let (ops, metadata) = if self.config.unwrapped {
+            let extras = columns.split_off(self.columns.len());
+            unwrapped::finish(&self.metadata, &extras)
+        } else {
+            let ops = std::mem::take(&mut self.envelope.ops);
+            (ops, self.envelope.finish(&self.metadata)?)
+        };
+        let letters = ops.iter().map(|op| {
+            let place = OPS.iter().position(|letter| letter.as_bytes() == [*op]);
+            place.map(|place| place as i32)
+        });
+        let letters: Int32Array = letters.collect();
+        let ops = DictionaryArray::<Int32Type>::try_new(letters, Arc::clone(&self.letters))?;
+        let (mut columns, mut metadata) = (columns.into_iter(), metadata.into_iter());
+        let mut ops = Some(Arc::new(ops) as ArrayRef);
+        let mut all = Vec::with_capacity(self.schema.fields().len());
+        let mut extra: Vec<(usize, ArrayRef)> = Vec::new();
+        for path in &self.metadata {
+            if let (Ok(place), Some(column)) = (self.schema.index_of(path.name()), metadata.next())
+            {
+                extra.push((place, column));
+            }
+        }
+        for (n, field) in self.schema.fields().iter().enumerate() {
+            let column = if field.name() == OP {
+                ops.take()
+            } else if let Some((_, column)) = extra.iter().find(|(place, _)| *place == n) {
+                Some(Arc::clone(column))
+            } else {
+                columns.next()
+            };
+            all.extend(column);
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), all, &options)?;
+        self.chunks.push(batch);
+        self.finished += count;
+        Ok(())
+    }
+}
+
+/// Schema (empty where it is null) and payload of `{"schema": …, "payload": …}` at `at`; none where
+/// it is something else, or written otherwise.
+#[inline]
+fn wrapped(
+    bytes: &[u8],
+    at: usize,
+    known: Option<&(Box<[u8]>, usize)>,
+) -> Option<(std::ops::Range<usize>, usize)> {
+    let key = |at: usize, key: &[u8]| {
+        let end = at + key.len();
+        (bytes.get(at..end)? == key).then(|| colon(bytes, end).ok())?
+    };
+    if byte(bytes, at) != b'{' {
+        return None;
+    }
+    let schema = key(skip_space(bytes, at + 1), b"\"schema\"")?;
+    let end = match known {
+        Some((known, _)) if bytes[schema..].starts_with(known) => schema + known.len(),
+        _ => skip_value(bytes, schema).ok()?,
+    };
+    let comma = skip_space(bytes, end);
+    if byte(bytes, comma) != b',' {
+        return None;
+    }
+    let payload = key(skip_space(bytes, comma + 1), b"\"payload\"")?;
+    let end = if is_null(bytes, schema) { schema } else { end };
+    Some((schema..end, payload))
+}
+
+impl Decoder for DebeziumDecoder {
+    fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
+        match &raw.payload {
+            Payload::Bytes(lines) => self.decode_lines(lines, raw.range.from),
+            Payload::Rows(_) => Err(Error::internal("the debezium decoder was given rows")),
+        }
+    }
+
+    fn locate(&self, raw: &RawBatch, _: &Decoded, row: usize) -> Reject {
+        let base = raw.range.from;
+        let missing = || Reject {
+            offset: base,
+            raw: Bytes::new(),
+            error: format!("row is not in the batch: row={row}"),
+        };
+        let Payload::Bytes(lines) = &raw.payload else {
+            return missing();
+        };
+        // Which lines are rows is known only by reading them.
+        let Ok(mut again) = Self::new(&self.config, Arc::clone(&self.schema)) else {
+            return missing();
+        };
+        if again.decode_lines(lines, base).is_err() {
+            return missing();
+        }
+        let Some(&start) = again.starts.get(row) else {
+            return missing();
+        };
+        let start = start as usize;
+        reject(lines, start..line_end(lines, start), base, String::new())
+    }
+}

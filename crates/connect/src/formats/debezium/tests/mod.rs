@@ -1,0 +1,3 @@
+//! Changes as rows.
+
+mod fixture;
