@@ -201,6 +201,11 @@ impl DebeziumConfig {
             {
                 How::Unit(TimeUnit::Millisecond)
             }
+            DataType::Date32 | DataType::Time32(_) | DataType::Time64(_)
+                if self.time == TimeEncoding::Isostring =>
+            {
+                How::Iso
+            }
             DataType::Binary
             | DataType::LargeBinary
             | DataType::BinaryView

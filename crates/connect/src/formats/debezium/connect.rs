@@ -33,6 +33,7 @@ pub(super) struct Connect {
 /// What the logical names mean.
 enum Meaning {
     Date,
+    IsoDate,
     IsoTimestamp,
     Time(TimeUnit),
     Timestamp(TimeUnit),
@@ -76,9 +77,8 @@ impl Connect {
     fn meaning(&self) -> Meaning {
         use TimeUnit::{Microsecond, Millisecond, Nanosecond};
         match self.name.as_deref().unwrap_or_default() {
-            "io.debezium.time.Date"
-            | "io.debezium.time.IsoDate"
-            | "org.apache.kafka.connect.data.Date" => Meaning::Date,
+            "io.debezium.time.IsoDate" => Meaning::IsoDate,
+            "io.debezium.time.Date" | "org.apache.kafka.connect.data.Date" => Meaning::Date,
             "io.debezium.time.IsoTimestamp" => Meaning::IsoTimestamp,
             "io.debezium.time.Time" | "org.apache.kafka.connect.data.Time" => {
                 Meaning::Time(Millisecond)
@@ -105,7 +105,7 @@ impl Connect {
     /// The type that a column of these values gets.
     fn data_type(&self) -> DataType {
         match self.meaning() {
-            Meaning::Date => DataType::Date32,
+            Meaning::Date | Meaning::IsoDate => DataType::Date32,
             Meaning::IsoTimestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
             Meaning::Time(unit @ (TimeUnit::Second | TimeUnit::Millisecond)) => {
                 DataType::Time32(unit)
@@ -159,6 +159,7 @@ impl Connect {
     pub(super) fn wire(&self, of: &DataType, config: &DebeziumConfig) -> Wire {
         match self.meaning() {
             Meaning::Time(unit) | Meaning::Timestamp(unit) => return Wire::leaf(How::Unit(unit)),
+            Meaning::IsoDate => return Wire::leaf(How::Iso),
             Meaning::Decimal => return Wire::leaf(How::Unscaled(Some(self.scale()))),
             Meaning::VariableDecimal => return Wire::leaf(How::Unscaled(None)),
             Meaning::Date | Meaning::IsoTimestamp | Meaning::ZonedTimestamp | Meaning::None => {}

@@ -14,7 +14,7 @@ use crate::formats::{
     mark_bytes,
 };
 
-type Object<'a> = HashMap<&'a str, &'a RawValue>;
+type Object<'a> = HashMap<String, &'a RawValue>;
 
 /// What is known after some changes.
 #[derive(Default)]

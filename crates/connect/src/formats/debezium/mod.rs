@@ -13,9 +13,11 @@ mod connect;
 mod envelope;
 mod infer;
 mod mongo;
+mod toast;
+mod unwrapped;
+
 #[cfg(test)]
 mod tests;
-mod unwrapped;
 
 use std::{collections::HashSet, sync::Arc};
 
@@ -74,6 +76,8 @@ pub struct DebeziumDecoder {
     finished: usize,
     /// Where the line of each row begins in the raw batch.
     starts: Vec<u32>,
+    /// Each line that may hold a value that was not sent is looked at.
+    careful: bool,
     /// The letters of operations, shared by all batches.
     letters: ArrayRef,
 }
@@ -125,6 +129,7 @@ impl DebeziumDecoder {
             chunks: Vec::new(),
             finished: 0,
             starts: Vec::new(),
+            careful: false,
             letters,
         };
         let plain = decoder.plan_of(None)?;
@@ -171,6 +176,17 @@ impl DebeziumDecoder {
                 lines.len()
             )));
         }
+        let decoded = self.decode_once(lines, base_offset)?;
+        if !toast::suspected(decoded.rows.columns()) {
+            return Ok(decoded);
+        }
+        self.careful = true;
+        let decoded = self.decode_once(lines, base_offset);
+        self.careful = false;
+        decoded
+    }
+
+    fn decode_once(&mut self, lines: &[u8], base_offset: u64) -> Result<Decoded> {
         self.chunks.clear();
         self.starts.clear();
         self.finished = 0;
@@ -202,7 +218,13 @@ impl DebeziumDecoder {
         let shift = (base - from) as u32;
         let mut at = 0;
         while at < bytes.len() {
-            match self.append_line(text, at) {
+            let done = self.append_line(text, at).and_then(|(row, end)| {
+                if row && self.careful && toast::suspected_line(&bytes[at..end]) {
+                    self.last_was_sent()?;
+                }
+                Ok((row, end))
+            });
+            match done {
                 Ok((row, end)) => {
                     if row {
                         self.starts.push(shift + at as u32);
@@ -217,6 +239,26 @@ impl DebeziumDecoder {
                 }
             }
         }
+    }
+
+    /// Fails where a value of the last row was not sent, and takes the row back.
+    #[cold]
+    fn last_was_sent(&mut self) -> Result<(), Failure> {
+        let broken = |_| Failure::new("the row cannot be finished");
+        self.finish().map_err(broken)?;
+        let Some(chunk) = self.chunks.last_mut() else {
+            return Ok(());
+        };
+        let last = chunk.num_rows() - 1;
+        let Some(column) = toast::column(chunk, last) else {
+            return Ok(());
+        };
+        *chunk = chunk.slice(0, last);
+        self.finished -= 1;
+        Err(Failure::new(format!(
+            "column={column}: a large value that did not change was not sent: give the table \
+             REPLICA IDENTITY FULL, or leave the column out"
+        )))
     }
 
     /// Takes back what was appended for a line that failed.

@@ -4,57 +4,92 @@
 //! ISO 8601, `{"$numberLong": "1"}` a number, `{"$numberDecimal": "1.5"}` a string, `{"$binary": …}` its
 //! base64.
 
-use serde_json::Value;
+use std::{borrow::Cow, fmt};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Value, value::RawValue};
 
 use crate::formats::json::text::Failure;
 
+/// How deep a document may nest; MongoDB allows 100.
+const MAX_DEPTH: usize = 128;
+
 /// Writes the document with plain values, on one line.
 pub(super) fn simplify(document: &str, into: &mut String) -> Result<(), Failure> {
-    let wrong = || Failure::new("a document is not JSON");
-    let trimmed = document.trim_ascii();
-    // Without types, and on one line, it can stay as it is; whether it is JSON is found out later.
-    let value: Value = serde_json::from_str(trimmed).map_err(|_| wrong())?;
-    if !value.is_object() {
-        return Err(Failure::new("a document is not an object"));
+    let wrong = || Failure::new("a document is not an object of JSON");
+    let raw: &RawValue = serde_json::from_str(document).map_err(|_| wrong())?;
+    let text = raw.get();
+    if !text.starts_with('{') {
+        return Err(wrong());
     }
-    if !trimmed.contains("\"$") && !trimmed.contains('\n') {
-        into.push_str(trimmed);
+    if !text.contains("\"$") && !text.contains('\n') {
+        into.push_str(text);
         return Ok(());
     }
-    into.push_str(&plain(value).to_string());
-    Ok(())
+    plain(text, into, 0).ok_or_else(wrong)
 }
 
-fn plain(value: Value) -> Value {
-    match value {
-        Value::Array(items) => items.into_iter().map(plain).collect(),
-        Value::Object(fields) => {
-            if let Some(simple) = typed(&fields) {
-                return simple;
-            }
-            Value::Object(fields.into_iter().map(|(k, v)| (k, plain(v))).collect())
-        }
-        simple => simple,
+/// Writes a value; none where it nests too deep.
+fn plain(text: &str, into: &mut String, depth: usize) -> Option<()> {
+    if depth > MAX_DEPTH {
+        return None;
     }
+    let mut comma = "";
+    match text.as_bytes().first()? {
+        b'{' => {
+            let fields: Pairs = serde_json::from_str(text).ok()?;
+            if let Some(simple) = typed(&fields) {
+                into.push_str(&simple.to_string());
+                return Some(());
+            }
+            into.push('{');
+            for (name, value) in &fields.0 {
+                into.push_str(comma);
+                into.push_str(&Value::from(name.as_ref()).to_string());
+                into.push(':');
+                plain(value.get(), into, depth + 1)?;
+                comma = ",";
+            }
+            into.push('}');
+        }
+        b'[' => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            into.push('[');
+            for item in items {
+                into.push_str(comma);
+                plain(item.get(), into, depth + 1)?;
+                comma = ",";
+            }
+            into.push(']');
+        }
+        _ => into.push_str(text),
+    }
+    Some(())
 }
 
 /// The plain value of one with a type; none where it is an object like any other.
-fn typed(fields: &serde_json::Map<String, Value>) -> Option<Value> {
-    let (name, value) = fields.iter().next()?;
-    if fields.len() > 1 || !name.starts_with('$') {
+fn typed(fields: &Pairs) -> Option<Value> {
+    let value: Value = match fields.0.as_slice() {
+        [(name, value)] if name.starts_with('$') => serde_json::from_str(value.get()).ok()?,
         // The old form of binary has two fields.
-        return fields.get("$binary").filter(|v| v.is_string()).cloned();
-    }
-    match name.as_str() {
-        "$oid" | "$numberDecimal" | "$symbol" | "$uuid" => Some(value.clone()),
+        [(name, value), (other, _)] if name == "$binary" && other == "$type" => {
+            return serde_json::from_str(value.get()).ok();
+        }
+        _ => return None,
+    };
+    match fields.0[0].0.as_ref() {
+        "$oid" | "$numberDecimal" | "$symbol" | "$uuid" => Some(value),
         "$numberLong" | "$numberInt" | "$numberDouble" => {
             let text = value.as_str()?;
             let number = text.parse::<i64>().ok().map(Value::from);
             number.or_else(|| text.parse::<f64>().ok().map(Value::from))
         }
-        "$date" => match value {
-            Value::String(_) => Some(value.clone()),
-            Value::Object(inner) => date(typed(inner)?.as_i64()?),
+        "$date" => match &value {
+            Value::String(_) => Some(value),
+            Value::Object(inner) => date(inner.get("$numberLong")?.as_str()?.parse().ok()?),
             other => date(other.as_i64()?),
         },
         "$binary" => value.get("base64").cloned(),
@@ -66,4 +101,29 @@ fn date(millis: i64) -> Option<Value> {
     let at = chrono::DateTime::from_timestamp_millis(millis)?;
     let text = at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true);
     Some(Value::from(text))
+}
+
+/// The fields of an object, in their order.
+struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Pairs<'de>, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Fields)
+    }
 }

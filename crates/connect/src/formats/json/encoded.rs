@@ -79,6 +79,9 @@ pub(super) fn column(field: &Field, how: How) -> Result<Option<Box<dyn Column>>>
             })
         }
         (How::Text, _) => Rewritten::of(slot()?, scalar_text),
+        (How::Iso, DataType::Date32 | DataType::Time32(_) | DataType::Time64(_)) => {
+            Rewritten::of(slot()?, without_zone)
+        }
         (How::Operation, _) => Rewritten::of(slot()?, |text, at, _| {
             let known = ["\"c\"", "\"u\"", "\"d\"", "\"r\"", "\"t\"", "null"];
             let ahead = text.get(at..).unwrap_or_default();
@@ -87,7 +90,9 @@ pub(super) fn column(field: &Field, how: How) -> Result<Option<Box<dyn Column>>>
             }
             Err(Failure::new("the operation is none of c, u, d, r, t"))
         }),
-        (How::Plain | How::Unit(_) | How::Base64 | How::Base64Url, _) => return Ok(None),
+        (How::Plain | How::Unit(_) | How::Base64 | How::Base64Url | How::Iso, _) => {
+            return Ok(None);
+        }
     }))
 }
 
@@ -196,6 +201,21 @@ fn scalar_text(text: &str, at: usize, into: &mut String) -> Result<Option<usize>
     };
     into.push('"');
     into.push_str(&text[at..end]);
+    into.push('"');
+    Ok(Some(end))
+}
+
+/// A string without the `Z` that it ends in.
+fn without_zone(text: &str, at: usize, into: &mut String) -> Result<Option<usize>, Failure> {
+    if byte(text.as_bytes(), at) != b'"' {
+        return Ok(None);
+    }
+    let (content, end) = string(text, at)?;
+    let Some(content) = content.strip_suffix('Z') else {
+        return Ok(None);
+    };
+    into.push('"');
+    into.push_str(content);
     into.push('"');
     Ok(Some(end))
 }

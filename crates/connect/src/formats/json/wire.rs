@@ -28,6 +28,8 @@ pub(in crate::formats) enum How {
     /// Decimals as base64 of the unscaled number, big-endian in two's complement, with this scale;
     /// none: that of the column. Or as an object of `scale` and `value`.
     Unscaled(Option<i8>),
+    /// Dates and times of day as text in ISO 8601, with the `Z` of UTC behind.
+    Iso,
     /// Any string, number or boolean, kept as text.
     Text,
     /// The letter of a change's operation.
