@@ -1,16 +1,19 @@
 //! The text of made-up events, block by block. A block depends only on the settings, its source
 //! partition and its number, so any of them can be made again.
 
-use super::config::{GeneratorConfig, GeneratorKind, TemplateField, TimestampForm};
+use super::{
+    changes::Changes,
+    config::{GeneratorConfig, GeneratorKind, TemplateField, TimestampForm},
+};
 
 /// Events of one block.
 pub(crate) const BLOCK_EVENTS: u64 = 4096;
 
 /// A SplitMix64 stream (Steele, Lea, Flood, OOPSLA 2014): fast, seedable at any point.
-struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    fn new(parts: &[u64]) -> Self {
+    pub(super) fn new(parts: &[u64]) -> Self {
         let mut random = Self(0x5EED);
         for part in parts {
             random.0 = random.next() ^ *part;
@@ -27,7 +30,7 @@ impl Random {
     }
 
     /// Below `n`; the bias of one part in 2^64 / n does not matter here.
-    fn below(&mut self, n: u64) -> u64 {
+    pub(super) fn below(&mut self, n: u64) -> u64 {
         ((u128::from(self.next()) * u128::from(n)) >> 64) as u64
     }
 
@@ -48,6 +51,8 @@ pub(crate) struct Events {
     /// Keys of a template, as JSON with the colon and what comes before.
     keys: Vec<String>,
     plain: bool,
+    /// For kind `changes`.
+    changes: Option<Changes>,
 }
 
 impl Events {
@@ -70,6 +75,10 @@ impl Events {
                 && config.out_of_order.is_none()
                 && config.duplicates <= 0.0
                 && config.malformed <= 0.0,
+            changes: (config.kind == GeneratorKind::Changes).then(|| {
+                let changes = config.changes.clone().unwrap_or_default();
+                Changes::new(&changes, config.seed, partition, config.partitions.into())
+            }),
             config: config.clone(),
             partition,
         }
@@ -80,7 +89,12 @@ impl Events {
         let mut random = Random::new(&[self.config.seed, self.partition, number]);
         into.reserve(BLOCK_EVENTS as usize * 112);
         let mut before = into.len();
+        let turns = self.changes.as_ref().and_then(|c| c.turns(number));
         for index in number * BLOCK_EVENTS..(number + 1) * BLOCK_EVENTS {
+            let index = match &turns {
+                Some(turns) => turns[(index % BLOCK_EVENTS) as usize],
+                None => index,
+            };
             let start = into.len();
             if self.plain {
                 self.event(index, index as f64 / self.config.density, &mut random, into);
@@ -88,6 +102,7 @@ impl Events {
             }
             if before < start && random.chance(self.config.duplicates) {
                 into.extend_from_within(before..start);
+                before = start;
                 continue;
             }
             before = start;
@@ -115,6 +130,11 @@ impl Events {
         match self.config.kind {
             GeneratorKind::Sales => self.sale(seconds, random, into),
             GeneratorKind::Sizes => size(random, into),
+            GeneratorKind::Changes => {
+                if let Some(changes) = &self.changes {
+                    changes.write(index, self.config.start_ts, seconds, into);
+                }
+            }
             GeneratorKind::Template => self.template(index, seconds, random, into),
         }
         into.push(b'\n');
@@ -231,7 +251,7 @@ fn scale(bits: u32, n: u64) -> u64 {
     (u64::from(bits) * n) >> 32
 }
 
-fn write(mut n: u64, into: &mut Vec<u8>) {
+pub(super) fn write(mut n: u64, into: &mut Vec<u8>) {
     let mut digits = [0u8; 20];
     let mut at = digits.len();
     loop {
@@ -245,14 +265,14 @@ fn write(mut n: u64, into: &mut Vec<u8>) {
     into.extend_from_slice(&digits[at..]);
 }
 
-fn write_signed(n: i64, into: &mut Vec<u8>) {
+pub(super) fn write_signed(n: i64, into: &mut Vec<u8>) {
     if n < 0 {
         into.push(b'-');
     }
     write(n.unsigned_abs(), into);
 }
 
-fn write_padded<const WIDTH: usize>(mut n: u64, into: &mut Vec<u8>) {
+pub(super) fn write_padded<const WIDTH: usize>(mut n: u64, into: &mut Vec<u8>) {
     let mut digits = [b'0'; WIDTH];
     for digit in digits.iter_mut().rev() {
         *digit = b'0' + (n % 10) as u8;
