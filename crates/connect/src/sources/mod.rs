@@ -95,12 +95,17 @@ impl SourceConfig {
             .hint("pipe JSON or CSV, or read the file with the file source")),
             Self::Stdin(config) => config.validate(),
             Self::Generator(config) => {
-                if !matches!(format, FormatConfig::Json(_)) {
+                let made = match format {
+                    FormatConfig::Json(_) => true,
+                    FormatConfig::Debezium(_) => config.is_debezium(),
+                    _ => false,
+                };
+                if !made {
                     return Err(Error::config(format!(
                         "the generator does not make {}",
                         format.name()
                     ))
-                    .hint("use `format: json`"));
+                    .hint("use `format: json`; `changes: { envelope: debezium }` makes debezium"));
                 }
                 config.validate()
             }
@@ -151,6 +156,7 @@ impl SourceConfig {
     pub fn known_schema(&self) -> Result<Option<SchemaRef>> {
         match self {
             Self::File(_) | Self::Stdin(_) | Self::Replay(_) => Ok(None),
+            Self::Generator(config) if config.is_debezium() => Ok(None),
             Self::Generator(config) => config.schema().map(Some),
         }
     }

@@ -11,6 +11,7 @@ use serde::{
     ser::SerializeMap,
 };
 
+use super::changes::{ChangesConfig, Envelope};
 use crate::{
     one_of::{self, OneOf, or_default},
     units::{ByteSize, Span},
@@ -28,6 +29,9 @@ pub struct GeneratorConfig {
     /// Fields of the events, for kind `template`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fields: Option<TemplateFields>,
+    /// What the changes are, for kind `changes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangesConfig>,
     /// Other seeds make other events.
     pub seed: u64,
     /// Events per second of processing time; without it as fast as it goes.
@@ -61,6 +65,7 @@ impl Default for GeneratorConfig {
         Self {
             kind: GeneratorKind::Sales,
             fields: None,
+            changes: None,
             seed: 0,
             rate: None,
             count: None,
@@ -87,6 +92,8 @@ pub enum GeneratorKind {
     Sizes,
     /// The fields of `fields`.
     Template,
+    /// Changes of a table: see `changes`.
+    Changes,
 }
 
 /// Late events.
@@ -182,6 +189,14 @@ impl GeneratorConfig {
                 Error::config("generator start_ts is out of range").hint("it is in seconds")
             );
         }
+        match (self.kind, &self.changes) {
+            (GeneratorKind::Changes, Some(changes)) => changes.validate()?,
+            (_, Some(_)) => {
+                return Err(Error::config("generator changes without kind changes")
+                    .hint("set `kind: changes`"));
+            }
+            (_, None) => {}
+        }
         match (self.kind, &self.fields) {
             (GeneratorKind::Template, Some(fields)) => {
                 fields.0.iter().try_for_each(|(name, field)| {
@@ -216,7 +231,13 @@ impl GeneratorConfig {
         )
     }
 
-    /// The schema of the events.
+    /// Whether it makes Debezium's envelopes.
+    pub(crate) fn is_debezium(&self) -> bool {
+        let changes = self.changes.as_ref();
+        changes.is_some_and(|changes| changes.envelope == Envelope::Debezium)
+    }
+
+    /// The schema of the events, when they are not in an envelope.
     ///
     /// # Errors
     /// `Config` for a template without fields, or a choice of several types.
@@ -239,6 +260,15 @@ impl GeneratorConfig {
                 ("name", DataType::Utf8),
                 ("size", DataType::Utf8),
                 ("count", DataType::Int64),
+            ]),
+            GeneratorKind::Changes => simple(&[
+                ("op", DataType::Utf8),
+                ("id", DataType::Int64),
+                ("seq", DataType::Int64),
+                ("ts", DataType::Int64),
+                ("name", DataType::Utf8),
+                ("amount", DataType::Float64),
+                ("region", DataType::Utf8),
             ]),
             GeneratorKind::Template => {
                 let fields = self.fields.iter().flat_map(|fields| &fields.0);

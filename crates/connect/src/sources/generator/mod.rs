@@ -4,6 +4,7 @@
 //! of a position says in which block it lies and where that block begins, so that going on from any
 //! offset makes one block again, and skips into it.
 
+mod changes;
 mod config;
 mod events;
 
@@ -13,10 +14,14 @@ use calve_engine::{Error, Payload, RawBatch, Result, Source, SourceEvent};
 use calve_model::{OffsetRange, Offsets, SourcePartition};
 use tokio::time::{Duration, Instant};
 
-pub use self::config::{
-    GeneratorConfig, GeneratorKind, Late, NoSettings, TemplateField, TemplateFields, TimestampForm,
-};
 use self::events::{BLOCK_EVENTS, Events};
+pub use self::{
+    changes::{ChangesConfig, Envelope},
+    config::{
+        GeneratorConfig, GeneratorKind, Late, NoSettings, TemplateField, TemplateFields,
+        TimestampForm,
+    },
+};
 
 /// With a rate, batches are made this often, or less often when events are rarer.
 const PACE: Duration = Duration::from_millis(50);
