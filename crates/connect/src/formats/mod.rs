@@ -132,6 +132,13 @@ impl FormatConfig {
         Some(self.columns()?.schema())
     }
 
+    /// Asks for metadata that a reader of the rows needs: see [`DebeziumConfig::with_metadata`].
+    pub fn with_metadata(&mut self, paths: &[String]) {
+        if let Self::Debezium(config) = self {
+            config.with_metadata(paths);
+        }
+    }
+
     /// Checks what can be checked without I/O.
     ///
     /// # Errors

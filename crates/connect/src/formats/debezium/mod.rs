@@ -8,6 +8,7 @@
 //! Invariant: as of the JSON decoder; and a change that is no row (a tombstone, a message) leaves
 //! neither a row nor a reject. Start with [`DebeziumDecoder::decode_lines`].
 
+mod assembly;
 mod config;
 mod connect;
 mod envelope;
@@ -22,17 +23,19 @@ mod tests;
 use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, RecordBatchOptions, StringArray},
+    array::RecordBatch,
     compute::concat_batches,
-    datatypes::{Field, Fields, Int32Type, SchemaRef},
+    datatypes::{Field, Fields, SchemaRef},
     error::ArrowError,
 };
 use bytes::Bytes;
 use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
+use calve_model::{OffsetRange, SourcePartition};
 
 pub use self::config::{BinaryEncoding, DebeziumConfig, DecimalEncoding, OP, TimeEncoding};
 pub(super) use self::infer::infer;
 use self::{
+    assembly::Assembly,
     connect::Connect,
     envelope::{Change, Envelope},
 };
@@ -47,8 +50,6 @@ use super::{
     mark_bytes,
 };
 
-/// The letters of operations that make rows, as the dictionary has them.
-const OPS: [&str; 5] = ["c", "u", "d", "r", "t"];
 /// So many schemas, and ways of reading them, are remembered.
 const REMEMBERED: usize = 64;
 
@@ -78,8 +79,9 @@ pub struct DebeziumDecoder {
     starts: Vec<u32>,
     /// Each line that may hold a value that was not sent is looked at.
     careful: bool,
-    /// The letters of operations, shared by all batches.
-    letters: ArrayRef,
+    /// The raw batch whose rows `starts` is about.
+    decoded: Option<(SourcePartition, OffsetRange)>,
+    assembly: Assembly,
 }
 
 /// How the values of rows are written, and the columns that read them.
@@ -114,9 +116,9 @@ impl DebeziumDecoder {
             .map(|path| schema.field_with_name(path).cloned())
             .collect::<Result<_, _>>()
             .map_err(|e| Error::internal("a column of metadata is gone").because(e))?;
-        let letters: ArrayRef = Arc::new(StringArray::from(OPS.to_vec()));
         let mut decoder = Self {
             config: config.clone(),
+            assembly: Assembly::new(config, Arc::clone(&schema)),
             schema,
             envelope: Envelope::new(&metadata)?,
             columns,
@@ -130,7 +132,7 @@ impl DebeziumDecoder {
             finished: 0,
             starts: Vec::new(),
             careful: false,
-            letters,
+            decoded: None,
         };
         let plain = decoder.plan_of(None)?;
         decoder.plans.push(plain);
@@ -170,6 +172,7 @@ impl DebeziumDecoder {
     /// # Errors
     /// `Internal` for 2 GiB or more at once. A bad change is a reject.
     pub fn decode_lines(&mut self, lines: &[u8], base_offset: u64) -> Result<Decoded> {
+        self.decoded = None;
         if lines.len() >= i32::MAX as usize {
             return Err(Error::internal(format!(
                 "raw batch is too large: bytes={}",
@@ -438,34 +441,7 @@ impl DebeziumDecoder {
             let ops = std::mem::take(&mut self.envelope.ops);
             (ops, self.envelope.finish(&self.metadata)?)
         };
-        let letters = ops.iter().map(|op| {
-            let place = OPS.iter().position(|letter| letter.as_bytes() == [*op]);
-            place.map(|place| place as i32)
-        });
-        let letters: Int32Array = letters.collect();
-        let ops = DictionaryArray::<Int32Type>::try_new(letters, Arc::clone(&self.letters))?;
-        let (mut columns, mut metadata) = (columns.into_iter(), metadata.into_iter());
-        let mut ops = Some(Arc::new(ops) as ArrayRef);
-        let mut all = Vec::with_capacity(self.schema.fields().len());
-        let mut extra: Vec<(usize, ArrayRef)> = Vec::new();
-        for path in &self.metadata {
-            if let (Ok(place), Some(column)) = (self.schema.index_of(path.name()), metadata.next())
-            {
-                extra.push((place, column));
-            }
-        }
-        for (n, field) in self.schema.fields().iter().enumerate() {
-            let column = if field.name() == OP {
-                ops.take()
-            } else if let Some((_, column)) = extra.iter().find(|(place, _)| *place == n) {
-                Some(Arc::clone(column))
-            } else {
-                columns.next()
-            };
-            all.extend(column);
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), all, &options)?;
+        let batch = self.assembly.rows(columns, &ops, &metadata)?;
         self.chunks.push(batch);
         self.finished += count;
         Ok(())
@@ -504,32 +480,44 @@ fn wrapped(
 impl Decoder for DebeziumDecoder {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         match &raw.payload {
-            Payload::Bytes(lines) => self.decode_lines(lines, raw.range.from),
+            Payload::Bytes(lines) => {
+                let decoded = self.decode_lines(lines, raw.range.from)?;
+                self.decoded = Some((raw.partition.clone(), raw.range));
+                Ok(decoded)
+            }
             Payload::Rows(_) => Err(Error::internal("the debezium decoder was given rows")),
         }
     }
 
     fn locate(&self, raw: &RawBatch, _: &Decoded, row: usize) -> Reject {
-        let base = raw.range.from;
-        let missing = || Reject {
-            offset: base,
-            raw: Bytes::new(),
-            error: format!("row is not in the batch: row={row}"),
+        let lines: &[u8] = match &raw.payload {
+            Payload::Bytes(lines) => lines,
+            Payload::Rows(_) => &[],
         };
-        let Payload::Bytes(lines) = &raw.payload else {
-            return missing();
+        let known = self
+            .decoded
+            .as_ref()
+            .is_some_and(|(partition, range)| *partition == raw.partition && *range == raw.range);
+        let start = if known {
+            self.starts.get(row).copied()
+        } else {
+            // Which lines are rows is known only by reading them.
+            let again = Self::new(&self.config, Arc::clone(&self.schema));
+            again.ok().and_then(|mut again| {
+                again.decode_lines(lines, raw.range.from).ok()?;
+                again.starts.get(row).copied()
+            })
         };
-        // Which lines are rows is known only by reading them.
-        let Ok(mut again) = Self::new(&self.config, Arc::clone(&self.schema)) else {
-            return missing();
-        };
-        if again.decode_lines(lines, base).is_err() {
-            return missing();
+        match start {
+            Some(start) => {
+                let line = start as usize..line_end(lines, start as usize);
+                reject(lines, line, raw.range.from, String::new())
+            }
+            None => Reject {
+                offset: raw.range.from,
+                raw: Bytes::new(),
+                error: format!("row is not in the batch: row={row}"),
+            },
         }
-        let Some(&start) = again.starts.get(row) else {
-            return missing();
-        };
-        let start = start as usize;
-        reject(lines, start..line_end(lines, start), base, String::new())
     }
 }

@@ -99,13 +99,19 @@ fn a_row_is_found_among_what_is_none() {
     let raw = raw(&text, 500);
     let decoded = decoder.decode(&raw).expect("rows");
     assert_eq!(errors(&decoded), ["op is none of c, u, d, r, t, m"]);
-    for (row, line) in [(0, 1), (1, 5)] {
-        let found = decoder.locate(&raw, &decoded, row);
-        let before: usize = lines[..line].iter().map(|line| line.len() + 1).sum();
-        assert_eq!(found.offset, 500 + before as u64);
-        assert_eq!(found.raw, lines[line].as_bytes());
+    for again in [false, true] {
+        if again {
+            // It has seen another batch since.
+            decoder.decode(&self::raw("null", 0)).expect("rows");
+        }
+        for (row, line) in [(0, 1), (1, 5)] {
+            let found = decoder.locate(&raw, &decoded, row);
+            let before: usize = lines[..line].iter().map(|line| line.len() + 1).sum();
+            assert_eq!(found.offset, 500 + before as u64);
+            assert_eq!(found.raw, lines[line].as_bytes());
+        }
+        assert!(decoder.locate(&raw, &decoded, 2).error.contains("row=2"));
     }
-    assert!(decoder.locate(&raw, &decoded, 2).error.contains("row=2"));
 }
 
 #[test]
