@@ -1,7 +1,10 @@
-//! `calve table`: looks at tables. Removing what nothing refers to is in `table/clean.rs`.
+//! `calve table`: looks at tables, here; looks after them, in a file for each command.
 
 mod clean;
+mod compact;
+mod expire;
 mod live;
+mod verify;
 
 use calve_engine::{Error, Result};
 use calve_lake::iceberg::{self, ShardInfo, SnapshotInfo, TableDetails, TableInfo};
@@ -29,8 +32,14 @@ enum Command {
     Ls(LsArgs),
     /// Shows a table: columns, partition spec, totals, pipelines, snapshots
     Show(ShowArgs),
+    /// Makes few files of many small ones, and leaves out deleted rows
+    Compact(compact::CompactArgs),
+    /// Forgets old snapshots, and removes the files that only those referred to
+    Expire(expire::ExpireArgs),
     /// Removes files that no snapshot and no checkpoint refers to
     Clean(clean::CleanArgs),
+    /// Checks files, counts, deletes, history and checkpoints; exit 1 when something is wrong
+    Verify(verify::VerifyArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -58,7 +67,10 @@ pub(crate) async fn run(args: TableArgs) -> Result<()> {
     match args.command {
         Command::Ls(args) => ls(args).await,
         Command::Show(args) => show(args).await,
+        Command::Compact(args) => compact::compact(args).await,
+        Command::Expire(args) => expire::expire(args).await,
         Command::Clean(args) => clean::clean(args).await,
+        Command::Verify(args) => verify::verify(args).await,
     }
 }
 

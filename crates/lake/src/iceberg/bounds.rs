@@ -61,6 +61,20 @@ impl Bounds {
         }
     }
 
+    /// Whether every value lies within these; true where nothing is known.
+    pub(super) fn within(&self, lower: Option<&Datum>, upper: Option<&Datum>) -> bool {
+        let below = |of: Option<&Datum>, lowest: &Datum| of.is_some_and(|of| less(lowest, of));
+        let above = |of: Option<&Datum>, highest: &Datum| of.is_some_and(|of| less(of, highest));
+        !self
+            .lower
+            .as_ref()
+            .is_some_and(|lowest| below(lower, lowest))
+            && !self
+                .upper
+                .as_ref()
+                .is_some_and(|highest| above(upper, highest))
+    }
+
     /// Both as hexadecimal.
     pub(super) fn finish(self) -> (Option<String>, Option<String>) {
         let lower = self

@@ -164,7 +164,7 @@ fn is_ours(path: &Path) -> bool {
 }
 
 /// Every path that the table refers to.
-async fn references(
+pub(super) async fn references(
     catalog: &Catalog,
     metadata: &TableMetadata,
     location: &str,

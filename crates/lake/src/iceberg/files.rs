@@ -170,6 +170,11 @@ impl Content {
             .map(|file| format!("{}/{}", self.location, file.path))
     }
 
+    /// Size of the files.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
     /// The files as a manifest takes them.
     ///
     /// # Errors

@@ -22,7 +22,7 @@ use super::{
     edit::Edit,
     epochs::check_identity,
     live::LiveFiles,
-    manifests::{self, ManifestCache},
+    manifests::{self, ManifestCache, Parsed},
     publish::{DELETE_AFTER_COMMIT, next_metadata, write_all},
     snapshot::{self, Base, Built},
     tables::find,
@@ -118,6 +118,14 @@ impl TableHandle {
             kept.manifests = Some((id, read.clone()));
         }
         Ok(read)
+    }
+
+    /// A manifest, parsed.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot be read.
+    pub(super) async fn parsed(&self, manifest: &ManifestFile) -> Result<Arc<Parsed>> {
+        self.cache.load(self.catalog.file_io(), manifest).await
     }
 
     /// Brings `live` to the state of the table in `known`.

@@ -44,7 +44,6 @@ pub(crate) struct LiveFile {
     /// The snapshot that added it.
     pub(crate) snapshot: i64,
     pub(crate) first_row_id: Option<i64>,
-    pub(crate) sort_order: Option<i32>,
 }
 
 /// How a delete file says what is deleted.
@@ -75,8 +74,6 @@ pub(crate) struct DeleteFile {
     pub(crate) partition: Arc<Struct>,
     /// Rows that it deletes.
     pub(crate) rows: u64,
-    /// Size of the file.
-    pub(crate) bytes: u64,
     pub(crate) sequence: i64,
 }
 
@@ -224,7 +221,7 @@ impl LiveFiles {
             .filter(|delete| delete.applies(file))
             .cloned()
             .collect();
-        deletes.sort_by_key(|delete| !delete.is_vector());
+        deletes.sort_by(|a, b| (!a.is_vector(), &a.path).cmp(&(!b.is_vector(), &b.path)));
         deletes
     }
 
@@ -237,6 +234,11 @@ impl LiveFiles {
     pub(crate) fn deletes(&self) -> impl Iterator<Item = &Arc<DeleteFile>> {
         let by_position = self.scoped.values().chain(self.wide.values()).flatten();
         by_position.chain(&self.equality)
+    }
+
+    /// Position deletes that may be about several data files.
+    pub(crate) fn wide(&self) -> impl Iterator<Item = &Arc<DeleteFile>> {
+        self.wide.values().flatten()
     }
 
     /// Refuses a table with equality deletes.
@@ -285,7 +287,6 @@ impl Contents {
                     sequence,
                     snapshot,
                     first_row_id: file.first_row_id(),
-                    sort_order: file.sort_order_id(),
                 }));
                 continue;
             }
@@ -297,7 +298,6 @@ impl Contents {
                 spec,
                 partition,
                 rows: file.record_count(),
-                bytes: file.file_size_in_bytes(),
                 sequence,
             }));
         }

@@ -11,19 +11,20 @@ mod bounds;
 pub(crate) mod catalog;
 mod clean;
 pub(crate) mod commit;
+mod compact;
 mod config;
 mod create;
-#[allow(dead_code, reason = "upkeep and changes stand on it")]
+#[allow(dead_code, reason = "change streams stand on it")]
 pub(crate) mod deletes;
 mod drafts;
-#[allow(dead_code, reason = "upkeep and changes stand on it")]
+#[allow(dead_code, reason = "change streams stand on it")]
 pub(crate) mod edit;
 pub(crate) mod epochs;
+mod expire;
 pub(crate) mod files;
-#[allow(dead_code, reason = "upkeep and changes stand on it")]
 pub(crate) mod handle;
 pub(crate) mod held;
-#[allow(dead_code, reason = "upkeep and changes stand on it")]
+#[allow(dead_code, reason = "change streams stand on it")]
 pub(crate) mod live;
 mod manifests;
 mod place;
@@ -34,6 +35,7 @@ mod summary;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 use std::sync::Arc;
 
@@ -46,11 +48,15 @@ use calve_engine::{
 pub use catalog::Catalog;
 pub use clean::{Cleaned, clean, content_files};
 pub use commit::IcebergOutput;
+pub use compact::{CompactOptions, Compacted, compact};
 pub use config::{CatalogConfig, IcebergConfig, TableName};
+pub use expire::{ExpireOptions, Expired, expire};
 pub use tables::{
     ColumnInfo, ShardInfo, SnapshotInfo, TableDetails, TableInfo, Totals, forget, load_table, ls,
     pipelines, show,
 };
+
+pub use verify::{Finding, RecordPart, verify};
 
 use crate::write::{FanoutWriter, Placement, WriteOptions};
 

@@ -62,7 +62,15 @@ impl IcebergPlacement {
     /// # Errors
     /// `Schema` when the spec has a transform or a source that cannot be computed.
     pub(super) fn new(metadata: &TableMetadata, rows: &SchemaRef) -> Result<Self> {
-        let schema = metadata.current_schema().clone();
+        Self::with_schema(metadata, metadata.current_schema().clone(), rows)
+    }
+
+    /// The same with more columns than the table has; its own come first.
+    pub(super) fn with_schema(
+        metadata: &TableMetadata,
+        schema: Arc<Schema>,
+        rows: &SchemaRef,
+    ) -> Result<Self> {
         let spec: &PartitionSpec = metadata.default_partition_spec();
         let keys = spec
             .fields()

@@ -295,7 +295,8 @@ impl Columns {
     }
 }
 
-fn convert_values(
+/// Casts to the type of a column; times are rounded down.
+pub(super) fn convert_values(
     column: &ArrayRef,
     to: &DataType,
 ) -> std::result::Result<ArrayRef, arrow::error::ArrowError> {

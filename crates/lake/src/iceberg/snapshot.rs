@@ -156,6 +156,11 @@ pub(crate) async fn build(
             .map_err(internal)?;
     }
     if !remove_snapshots.is_empty() {
+        for id in &remove_snapshots {
+            builder = builder
+                .remove_statistics(*id)
+                .remove_partition_statistics(*id);
+        }
         builder = builder.remove_snapshots(&remove_snapshots);
     }
     let built = builder.build().map_err(internal)?;

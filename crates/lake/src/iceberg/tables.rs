@@ -346,7 +346,14 @@ fn shards(metadata: &TableMetadata) -> Vec<ShardInfo> {
         .filter_map(|(name, value)| {
             let (pipeline, shard) = parse_property(name)?;
             let held = Held::parse(value)?;
-            let last = ancestors(metadata).find(|s| of_shard(s, &pipeline, &shard));
+            // Where the history was cut in between, the shard's last snapshot stands alone.
+            let alone = || {
+                let snapshot = metadata.snapshot_by_id(held.snapshot?)?;
+                of_shard(snapshot, &pipeline, &shard).then_some(snapshot)
+            };
+            let last = ancestors(metadata)
+                .find(|s| of_shard(s, &pipeline, &shard))
+                .or_else(alone);
             let told = |key: &str| last.and_then(|s| summary(s, key));
             let trouble = Held::of(metadata, &pipeline, &shard).err();
             Some(ShardInfo {

@@ -34,10 +34,8 @@ pub(super) struct CleanArgs {
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Where the checkpoints of the table's pipelines are; may be given more than once. `none`: there
-    /// are none any more, and nothing of them needs to be kept [default: where pipelines put them]
-    #[arg(long, value_name = "LOCATION")]
-    checkpoint: Vec<String>,
+    #[command(flatten)]
+    checkpoint: live::CheckpointArgs,
     /// The table: namespace.name, or the folder or URL of a plain Parquet table. For a URL, `--file`
     /// names the pipeline file with its `stores`
     table: String,
@@ -66,7 +64,7 @@ pub(super) async fn clean(args: CleanArgs) -> Result<()> {
     let (names, bytes) = if is_remote(&args.table) {
         clean_remote(&args, file.as_ref(), stores).await?
     } else if let Some(folder) = parquet_folder(&args)? {
-        let given = live::Given::new(&args.checkpoint, live::beside(&folder), stores);
+        let given = live::Given::new(&args.checkpoint.checkpoint, live::beside(&folder), stores);
         let live = live::parquet(&given, &folder).await?;
         let path = folder.display().to_string();
         let cleaned = parquet::clean(&path, args.older_than.0, &live, args.dry_run).await?;
@@ -74,11 +72,7 @@ pub(super) async fn clean(args: CleanArgs) -> Result<()> {
     } else {
         let catalog = args.catalog.config()?;
         let details = iceberg::show(&catalog, &args.table).await?;
-        let mut defaults = live::in_warehouse(&details.info.location, &catalog);
-        if let Some(file) = &file {
-            defaults.push(file.checkpoint_location());
-        }
-        let given = live::Given::new(&args.checkpoint, defaults, stores);
+        let given = args.checkpoint.given(&args.catalog, &catalog, &details)?;
         let live = live::iceberg(&given, &details).await?;
         let cleaned = Box::pin(iceberg::clean(
             &catalog,
@@ -122,7 +116,7 @@ async fn clean_remote(
         || config::beside(&args.table, live::FOLDER),
         PipelineFile::checkpoint_location,
     );
-    let given = live::Given::new(&args.checkpoint, vec![default], stores.clone());
+    let given = live::Given::new(&args.checkpoint.checkpoint, vec![default], stores.clone());
     let before_ms = clock::now_ms().saturating_sub(args.older_than.0.as_millis() as i64);
     let (live, staged) = live::remote(&given, &table).await?;
     let cleaned = table.clean(args.older_than.0, &live, args.dry_run).await?;

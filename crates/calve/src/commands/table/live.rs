@@ -10,20 +10,54 @@ use std::{
 
 use calve_engine::{
     Error, Result,
-    checkpoint::Checkpoints,
+    checkpoint::{Checkpoints, Record},
     rejects,
     shard::{LATE, TABLE},
     stores::Stores,
 };
 use calve_lake::{
     checkpoints::{open_store, shown},
-    iceberg::{CatalogConfig, TableDetails, content_files},
+    iceberg::{CatalogConfig, RecordPart, ShardInfo, TableDetails, content_files},
     parquet::{ObjectOutput, PublishedFile, RemoteLive},
 };
 use serde_json::Value;
 
+use super::super::query::CatalogArgs;
+use crate::{config, pipeline};
+
 /// Name of the folder that pipelines keep their checkpoints in by default.
 pub(super) const FOLDER: &str = ".calve-checkpoints";
+
+/// Where the checkpoints of a table's pipelines are; shared by the commands that need to know.
+#[derive(Debug, clap::Args)]
+pub(super) struct CheckpointArgs {
+    /// Where the checkpoints of the table's pipelines are; may be given more than once. `none`: there
+    /// are none any more, and nothing of them needs to be kept [default: where pipelines put them]
+    #[arg(long, value_name = "LOCATION")]
+    pub(super) checkpoint: Vec<String>,
+}
+
+impl CheckpointArgs {
+    /// The places for an Iceberg table.
+    ///
+    /// # Errors
+    /// `Config` when the pipeline file that was named cannot be read.
+    pub(super) fn given(
+        &self,
+        catalog: &CatalogArgs,
+        config: &CatalogConfig,
+        table: &TableDetails,
+    ) -> Result<Given> {
+        let file = catalog.file().map(config::load).transpose()?;
+        let stores = match &file {
+            Some(file) => pipeline::stores(file),
+            None => Stores::new(pipeline::environment(), Vec::new()),
+        };
+        let mut defaults = in_warehouse(&table.info.location, config);
+        defaults.extend(file.map(|file| file.checkpoint_location()));
+        Ok(Given::new(&self.checkpoint, defaults, stores))
+    }
+}
 
 /// Where to look for checkpoints, and whether their absence is known to be right.
 pub(super) struct Given {
@@ -71,10 +105,13 @@ impl Given {
         )
     }
 
-    /// The parts of all records, of the shards that the table names, and of every other shard in
-    /// these stores: what it prepared first is in no table yet.
-    async fn contents(&self, named: &[(String, String)]) -> Result<Contents> {
-        let mut contents = Contents::default();
+    /// All records, of the shards that the table names, and of every other shard in these stores: what
+    /// it prepared first is in no table yet.
+    async fn records(
+        &self,
+        named: &[(String, String)],
+    ) -> Result<Vec<(String, String, Record, String)>> {
+        let mut records = Vec::new();
         let mut found: BTreeSet<(String, String)> = BTreeSet::new();
         for location in &self.locations {
             let store = open_store(location, &self.stores).await?;
@@ -86,30 +123,36 @@ impl Given {
             }
             for (pipeline, shard) in shards {
                 let checkpoints = Checkpoints::new(store.clone(), &pipeline, &shard);
-                let loaded = checkpoints.load().await?;
-                if !loaded.records.is_empty() {
-                    found.insert((pipeline, shard));
-                }
-                for (record, digest) in loaded.records {
-                    for (name, output) in record.outputs {
-                        let Some(content) = output.prepared.map(|p| p.content) else {
-                            continue;
-                        };
-                        if (name == TABLE || name == LATE) && !content.is_null() {
-                            contents.table.push(content);
-                        } else if let Some(staged) = rejects::staged_in(&content) {
-                            let published = rejects::published_name(record.epoch, &digest);
-                            contents.rejects.insert(staged, published);
-                        }
-                    }
+                for (record, digest) in checkpoints.load().await?.records {
+                    found.insert((pipeline.clone(), shard.clone()));
+                    records.push((pipeline.clone(), shard.clone(), record, digest));
                 }
             }
         }
         let lost = named.iter().find(|shard| !found.contains(*shard));
         match lost {
             Some((pipeline, shard)) if !self.none => Err(self.missing(pipeline, shard)),
-            _ => Ok(contents),
+            _ => Ok(records),
         }
+    }
+
+    /// The parts of all records.
+    async fn contents(&self, named: &[(String, String)]) -> Result<Contents> {
+        let mut contents = Contents::default();
+        for (_, _, record, digest) in self.records(named).await? {
+            for (name, output) in record.outputs {
+                let Some(content) = output.prepared.map(|p| p.content) else {
+                    continue;
+                };
+                if (name == TABLE || name == LATE) && !content.is_null() {
+                    contents.table.push(content);
+                } else if let Some(staged) = rejects::staged_in(&content) {
+                    let published = rejects::published_name(record.epoch, &digest);
+                    contents.rejects.insert(staged, published);
+                }
+            }
+        }
+        Ok(contents)
     }
 }
 
@@ -150,19 +193,40 @@ fn those_there(places: &[PathBuf]) -> Vec<String> {
 
 /// Data files of an Iceberg table that checkpoints refer to.
 pub(super) async fn iceberg(given: &Given, table: &TableDetails) -> Result<HashSet<String>> {
-    let named: Vec<(String, String)> = table
-        .shards
-        .iter()
-        .map(|shard| (shard.pipeline.clone(), shard.shard.clone()))
-        .collect();
     let mut live = HashSet::new();
-    for content in given.contents(&named).await?.table {
+    for content in given.contents(&named(table)).await?.table {
         // An array is a plain Parquet table's, which shares the store.
         if !content.is_array() {
             live.extend(content_files(&content)?);
         }
     }
     Ok(live)
+}
+
+/// What records of all pipelines hold for tables.
+pub(super) async fn parts(given: &Given, table: &TableDetails) -> Result<Vec<RecordPart>> {
+    let mut parts = Vec::new();
+    for (pipeline, shard, record, digest) in given.records(&named(table)).await? {
+        for (name, output) in record.outputs {
+            let content = output.prepared.map(|p| p.content);
+            let content = content.filter(|content| !content.is_null() && !content.is_array());
+            if let Some(content) = content.filter(|_| name == TABLE || name == LATE) {
+                parts.push(RecordPart {
+                    pipeline: pipeline.clone(),
+                    shard: shard.clone(),
+                    epoch: record.epoch.0,
+                    digest: digest.clone(),
+                    content,
+                });
+            }
+        }
+    }
+    Ok(parts)
+}
+
+fn named(table: &TableDetails) -> Vec<(String, String)> {
+    let name = |shard: &ShardInfo| (shard.pipeline.clone(), shard.shard.clone());
+    table.shards.iter().map(name).collect()
 }
 
 /// Staged files of a plain Parquet table that checkpoints refer to, relative to its folder. Those of

@@ -153,16 +153,35 @@ pub(crate) async fn read(
     location: &str,
     data_file: &str,
 ) -> Result<RoaringTreemap> {
+    let mut rows = RoaringTreemap::new();
+    read_each(file_io, location, |path, pos| {
+        if path == data_file {
+            rows.insert(pos);
+        }
+    })
+    .await?;
+    Ok(rows)
+}
+
+/// Shows everything that a delete file names: the data file, and the row.
+///
+/// # Errors
+/// See [`read`].
+pub(crate) async fn read_each(
+    file_io: &FileIO,
+    location: &str,
+    see: impl FnMut(&str, u64),
+) -> Result<()> {
     let bytes = file_io
         .new_input(location)
         .map_err(unreadable(location))?
         .read()
         .await
         .map_err(unreadable(location))?;
-    positions(bytes, data_file).map_err(|e| e.context(format!("file={location}")))
+    positions(bytes, see).map_err(|e| e.context(format!("file={location}")))
 }
 
-fn positions(bytes: Bytes, data_file: &str) -> Result<RoaringTreemap> {
+fn positions(bytes: Bytes, mut see: impl FnMut(&str, u64)) -> Result<()> {
     let failed = || Error::corrupt("not a file of position deletes");
     let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
     let metadata = ArrowReaderMetadata::load(&bytes, options).map_err(|e| failed().because(e))?;
@@ -187,7 +206,6 @@ fn positions(bytes: Bytes, data_file: &str) -> Result<RoaringTreemap> {
         .with_batch_size(BATCH_ROWS)
         .build()
         .map_err(|e| failed().because(e))?;
-    let mut rows = RoaringTreemap::new();
     for batch in reader {
         let batch = batch.map_err(|e| failed().because(e))?;
         let [first, second] = batch.columns() else {
@@ -205,10 +223,9 @@ fn positions(bytes: Bytes, data_file: &str) -> Result<RoaringTreemap> {
             return Err(failed());
         }
         for (row, pos) in pos.values().iter().enumerate() {
-            if path.value(row) == data_file {
-                rows.insert(u64::try_from(*pos).map_err(|e| failed().because(e))?);
-            }
+            let pos = u64::try_from(*pos).map_err(|e| failed().because(e))?;
+            see(path.value(row), pos);
         }
     }
-    Ok(rows)
+    Ok(())
 }

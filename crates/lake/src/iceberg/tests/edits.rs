@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, process::Command, sync::Arc};
 
+use arrow::array::RecordBatch;
 use calve_engine::error::ErrorKind;
 use iceberg::spec::{DataContentType, ManifestStatus, Operation};
 use roaring::RoaringTreemap;
@@ -15,18 +16,19 @@ use crate::iceberg::{
     handle::{Known, TableHandle, commit_edit},
     held,
     live::{LiveFile, LiveFiles},
+    place::IcebergPlacement,
     publish::write_all,
 };
 
 impl Lake {
-    pub(super) async fn handle(&self) -> TableHandle {
+    pub(in crate::iceberg) async fn handle(&self) -> TableHandle {
         TableHandle::open(self.catalog().await, "shop.orders")
             .await
             .expect("a table")
     }
 
     /// What PyIceberg and DuckDB read.
-    pub(super) fn read_by_others(&self) -> (Vec<i64>, Vec<i64>) {
+    pub(in crate::iceberg) fn read_by_others(&self) -> (Vec<i64>, Vec<i64>) {
         let python =
             std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/src/iceberg/tests/readers.py");
@@ -44,7 +46,7 @@ impl Lake {
     }
 }
 
-pub(super) async fn live(handle: &TableHandle) -> (Known, LiveFiles) {
+pub(in crate::iceberg) async fn live(handle: &TableHandle) -> (Known, LiveFiles) {
     let known = handle.load_existing().await.expect("a table");
     let mut live = LiveFiles::default();
     handle.live(&known, &mut live).await.expect("live files");
@@ -63,7 +65,7 @@ fn in_order(live: &LiveFiles) -> Vec<Arc<LiveFile>> {
 }
 
 /// Deletes rows of one data file by a position delete file, into which the earlier one goes.
-pub(super) async fn delete_positions(
+pub(in crate::iceberg) async fn delete_positions(
     handle: &TableHandle,
     known: &Known,
     live: &LiveFiles,
@@ -88,6 +90,31 @@ pub(super) async fn delete_positions(
     edit
 }
 
+/// The same by a deletion vector.
+pub(in crate::iceberg) async fn delete_by_vector(
+    handle: &TableHandle,
+    known: &Known,
+    live: &LiveFiles,
+    file: &LiveFile,
+    rows: &[u64],
+) -> Edit {
+    let folder = format!("{}/data", known.metadata.location());
+    let location = format!("{folder}/{}-deletes.puffin", Uuid::new_v4());
+    let before = live.deletes_of(file);
+    let mut all = deletes::deleted_rows(handle.catalog.file_io(), file, &before)
+        .await
+        .expect("rows");
+    all |= treemap(rows);
+    let (bytes, described) = deletes::vector::write(&location, &[(file, &all)]).expect("encoded");
+    write_all(vec![(location, bytes)], &folder)
+        .await
+        .expect("written");
+    let mut edit = Edit::new(Operation::Delete);
+    edit.added = described.into_iter().map(|d| added(d, file)).collect();
+    edit.removed = before.iter().map(|d| RemovedFile::delete(d)).collect();
+    edit
+}
+
 fn added(described: iceberg::spec::DataFile, of: &LiveFile) -> AddedFile {
     AddedFile {
         file: described,
@@ -95,6 +122,31 @@ fn added(described: iceberg::spec::DataFile, of: &LiveFile) -> AddedFile {
         schema: of.schema,
         sequence: None,
     }
+}
+
+/// Replaces data files by such with these rows, as a compaction does; they keep the sequence number 1.
+pub(in crate::iceberg) async fn replace(
+    handle: &TableHandle,
+    old: &[Arc<LiveFile>],
+    placement: &IcebergPlacement,
+    rows: RecordBatch,
+) {
+    let again = prepare(placement, rows);
+    let content = Content::from_json(&again.content).expect("content");
+    let replaced = commit_edit(handle, async |known: &Known| {
+        let mut edit = Edit::new(Operation::Replace);
+        edit.removed = old.iter().map(|f| RemovedFile::data(f)).collect();
+        let (spec, schema) = (content.spec, content.schema);
+        let files = content.data_files(&known.metadata)?;
+        edit.added.extend(files.into_iter().map(|file| AddedFile {
+            file,
+            spec,
+            schema,
+            sequence: Some(1),
+        }));
+        Ok(Some(edit))
+    });
+    replaced.await.expect("committed");
 }
 
 /// Entries of the current snapshot's summary.
@@ -367,26 +419,9 @@ async fn a_rewritten_file_may_keep_its_sequence_number() {
     let (placement, output) = lake.open().await;
     committed(&output, &commit("main", 1, prepare(&placement, rows(0..9)))).await;
     let handle = lake.handle().await;
-    let (known, before) = live(&handle).await;
-    let again = prepare(&placement, rows(0..9));
-    let content = Content::from_json(&again.content).expect("content");
-    let files = content.data_files(&known.metadata).expect("files");
-    commit_edit(&handle, async |_: &Known| {
-        let mut edit = Edit::new(Operation::Replace);
-        edit.removed = before.files().map(|f| RemovedFile::data(f)).collect();
-        edit.added = files
-            .iter()
-            .map(|file| AddedFile {
-                file: file.clone(),
-                spec: content.spec,
-                schema: content.schema,
-                sequence: Some(1),
-            })
-            .collect();
-        Ok(Some(edit))
-    })
-    .await
-    .expect("committed");
+    let (_, before) = live(&handle).await;
+    let old: Vec<_> = before.files().cloned().collect();
+    replace(&handle, &old, &placement, rows(0..9)).await;
     // Deletes of the first commit's time apply to them still, and the pipeline goes on.
     committed(
         &output,

@@ -2,9 +2,10 @@
 //! catalog and transactions.
 
 mod commits;
-mod edits;
+pub(in crate::iceberg) mod edits;
 mod others;
 mod placing;
+mod upkeep;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,12 +27,12 @@ use super::{
 };
 use crate::write::{DescribedFile, FinishedFile, Placement, TablePartition};
 
-pub(super) struct Lake {
-    pub(super) dir: tempfile::TempDir,
-    pub(super) config: IcebergConfig,
+pub(in crate::iceberg) struct Lake {
+    pub(in crate::iceberg) dir: tempfile::TempDir,
+    pub(in crate::iceberg) config: IcebergConfig,
 }
 
-pub(super) fn schema() -> SchemaRef {
+pub(in crate::iceberg) fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true),
         Field::new("region", DataType::Utf8, true),
@@ -40,7 +41,7 @@ pub(super) fn schema() -> SchemaRef {
 }
 
 /// One row for each id, over two regions and some hours.
-pub(super) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
+pub(in crate::iceberg) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
     let ts: Vec<i64> = ids.clone().map(|id| id * 1_800_000_000).collect();
     let regions: Vec<Option<&str>> = ids
         .clone()
@@ -55,7 +56,7 @@ pub(super) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
 }
 
 impl Lake {
-    pub(super) fn new(partition_by: &[&str]) -> Self {
+    pub(in crate::iceberg) fn new(partition_by: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let warehouse = dir.path().join("lake");
         let config = IcebergConfig {
@@ -72,18 +73,18 @@ impl Lake {
         Self { dir, config }
     }
 
-    pub(super) fn table(&self) -> TableName {
+    pub(in crate::iceberg) fn table(&self) -> TableName {
         TableName::parse(&self.config.table).expect("a name")
     }
 
-    pub(super) async fn catalog(&self) -> Catalog {
+    pub(in crate::iceberg) async fn catalog(&self) -> Catalog {
         Catalog::create(&self.config.catalog)
             .await
             .expect("a catalog")
     }
 
     /// Creates or checks the table.
-    pub(super) async fn open(&self) -> (IcebergPlacement, IcebergOutput) {
+    pub(in crate::iceberg) async fn open(&self) -> (IcebergPlacement, IcebergOutput) {
         let catalog = self.catalog().await;
         let table = self.table();
         let metadata = create::create_or_check(&catalog, &self.config, &table, &schema())
@@ -97,7 +98,7 @@ impl Lake {
     }
 
     /// What a scan by the crate finds, by id.
-    pub(super) async fn ids(&self) -> Vec<i64> {
+    pub(in crate::iceberg) async fn ids(&self) -> Vec<i64> {
         let table = load_table(&self.config.catalog, &self.config.table)
             .await
             .expect("a table");
@@ -126,7 +127,7 @@ impl Lake {
 }
 
 /// Writes rows as data files, one for each table partition, as the shared writer would.
-pub(super) fn prepare(placement: &IcebergPlacement, rows: RecordBatch) -> Prepared {
+pub(in crate::iceberg) fn prepare(placement: &IcebergPlacement, rows: RecordBatch) -> Prepared {
     let placed = placement.place(rows).expect("rows are placed");
     let mut groups: BTreeMap<TablePartition, Vec<u32>> = BTreeMap::new();
     for row in 0..placed.rows.num_rows() {
@@ -177,7 +178,7 @@ pub(super) fn prepare(placement: &IcebergPlacement, rows: RecordBatch) -> Prepar
 }
 
 /// The commit of an epoch whose predecessor with content is the one before.
-pub(super) fn commit(shard: &str, epoch: u64, prepared: Prepared) -> Commit {
+pub(in crate::iceberg) fn commit(shard: &str, epoch: u64, prepared: Prepared) -> Commit {
     Commit {
         pipeline: "orders".into(),
         shard: shard.into(),
@@ -194,7 +195,7 @@ pub(super) fn commit(shard: &str, epoch: u64, prepared: Prepared) -> Commit {
     }
 }
 
-pub(super) async fn committed(output: &IcebergOutput, commit: &Commit) {
+pub(in crate::iceberg) async fn committed(output: &IcebergOutput, commit: &Commit) {
     let outcome = output.commit(commit).await.expect("an outcome");
     assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
 }

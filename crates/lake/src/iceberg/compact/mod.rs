@@ -1,0 +1,357 @@
+//! Compaction: many small files of a table partition become few, and rows that are deleted are left
+//! out. Rows are the same before and after, and so is everything else of them.
+//!
+//! Files are grouped by table partition (each of the spec that it was written with) and written into
+//! the table's current spec and schema, by the shared writer and so within its memory. A group is
+//! committed only if its files are live still and nothing was deleted from them meanwhile; else it is
+//! planned again. What is written keeps the sequence number of the state that was read, so that
+//! deletes by values which others commit meanwhile apply to it. With format version 3 rows keep their
+//! ids. Start with [`compact`].
+
+mod adapt;
+mod plan;
+mod read;
+mod sort;
+#[cfg(test)]
+mod tests;
+
+use std::{collections::HashMap, sync::Arc};
+
+use calve_engine::{
+    error::{Error, Result},
+    fault,
+    seams::{Splitter as _, TableWriter as _},
+};
+use calve_model::Epoch;
+use futures::TryStreamExt;
+use iceberg::spec::{FormatVersion, Operation, TableMetadata};
+use serde::Serialize;
+
+use self::{
+    plan::Group,
+    read::{Reader, target_schema},
+};
+use super::{
+    catalog::{Catalog, local_path},
+    config::CatalogConfig,
+    edit::{AddedFile, Edit, RemovedFile},
+    files::Content,
+    handle::{Known, TableHandle, commit_edit},
+    live::{DeleteFile, LiveFile, LiveFiles},
+    place::IcebergPlacement,
+};
+use crate::write::{Compression, FanoutSplitter, FanoutWriter, Placement, WriteOptions};
+
+/// What [`compact`] does.
+#[derive(Clone, Copy, Debug)]
+pub struct CompactOptions {
+    /// Files that reach three quarters of it are left alone; new ones have about this size, in bytes.
+    pub target_file_size: u64,
+    /// Fewer small files of a table partition are left alone.
+    pub min_files: usize,
+    /// Rewrites every file from which rows are deleted, not only those that lost many.
+    pub all_deletes: bool,
+    /// Sorts the rows of each new file by the table's sort order; a file's rows are in memory then.
+    pub sort: bool,
+    /// Rows on their way into files stay within so many bytes, about.
+    pub memory_bytes: usize,
+    /// Only say what would be done.
+    pub dry_run: bool,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Compacted {
+    /// Groups of files that were rewritten.
+    pub groups: u64,
+    /// Data files that went, and their size.
+    pub files_before: u64,
+    /// In bytes.
+    pub bytes_before: u64,
+    /// Data files that came, and their size. Zero with `dry_run`.
+    pub files_after: u64,
+    /// In bytes.
+    pub bytes_after: u64,
+    /// Delete files and vectors that went with them.
+    pub deletes_removed: u64,
+    /// Rows that were left out, since they are deleted. Zero with `dry_run`.
+    pub rows_deleted: u64,
+    /// The snapshots that were made.
+    pub snapshots: Vec<String>,
+}
+
+/// Groups that others changed are planned again so often.
+const ROUNDS: usize = 5;
+/// A commit is made when the groups read since the last one have so many bytes …
+const COMMIT_BYTES: u64 = 4 << 30;
+/// … or are so many.
+const COMMIT_GROUPS: usize = 500;
+
+/// Compacts a table. `pool` encodes. A running pipeline is not disturbed, but for a commit that it has
+/// to try again.
+///
+/// # Errors
+/// `Config` for no such table, equality deletes, files without field ids, or no sort order to sort by;
+/// `Conflict` when others commit all the time. What was committed before stays.
+pub async fn compact(
+    config: &CatalogConfig,
+    table: &str,
+    options: &CompactOptions,
+    pool: Arc<rayon::ThreadPool>,
+) -> Result<Compacted> {
+    let handle = TableHandle::open(Catalog::open(config).await?, table).await?;
+    let mut live = LiveFiles::default();
+    let mut done = Compacted::default();
+    for _ in 0..ROUNDS {
+        let known = handle.load_existing().await?;
+        handle.live(&known, &mut live).await?;
+        live.refuse_equality_deletes(&handle.table)?;
+        let groups = plan::groups(&live, options);
+        if options.dry_run {
+            for group in &groups {
+                done.planned(group);
+            }
+            return Ok(done);
+        }
+        if groups.is_empty() {
+            break;
+        }
+        let mut rewriter = Rewriter::new(&handle, &known.metadata, options, pool.clone())?;
+        let mut waiting: Vec<Rewritten> = Vec::new();
+        let mut changed = false;
+        let groups_left = groups.len();
+        for (n, group) in groups.into_iter().enumerate() {
+            waiting.push(rewriter.rewrite(group).await?);
+            let bytes: u64 = waiting.iter().map(|one| one.group.bytes()).sum();
+            let last = n + 1 == groups_left;
+            if last || bytes >= COMMIT_BYTES || waiting.len() >= COMMIT_GROUPS {
+                let batch = std::mem::take(&mut waiting);
+                changed |= commit(&handle, &mut live, batch, &mut done).await?;
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    Ok(done)
+}
+
+impl Compacted {
+    fn planned(&mut self, group: &Group) {
+        self.groups += 1;
+        self.files_before += group.files.len() as u64;
+        self.bytes_before += group.bytes();
+    }
+}
+
+/// A group, and the files that take its place.
+struct Rewritten {
+    group: Group,
+    /// None: every row is deleted.
+    content: Option<Content>,
+    rows: u64,
+    /// Data sequence number of the new files.
+    sequence: i64,
+}
+
+impl Rewritten {
+    /// Whether its files are as they were read.
+    fn holds(&self, live: &LiveFiles) -> bool {
+        self.group.files.iter().all(|planned| {
+            let same = |now: &Arc<LiveFile>| now.sequence == planned.file.sequence;
+            live.get(&planned.file.path).is_some_and(same)
+                && live
+                    .deletes_of(&planned.file)
+                    .iter()
+                    .map(identity)
+                    .eq(planned.deletes.iter().map(identity))
+        })
+    }
+
+    fn locations(&self) -> impl Iterator<Item = String> {
+        self.content.iter().flat_map(Content::locations)
+    }
+}
+
+fn identity(delete: &Arc<DeleteFile>) -> (&str, super::live::DeleteKind) {
+    (&delete.path, delete.kind)
+}
+
+/// Commits groups in one snapshot; answers whether one was left out, since others have changed it.
+async fn commit(
+    handle: &TableHandle,
+    live: &mut LiveFiles,
+    batch: Vec<Rewritten>,
+    done: &mut Compacted,
+) -> Result<bool> {
+    fault::point("iceberg.compact.before_commit")?;
+    let mut fits: Vec<bool> = Vec::new();
+    let mut deletes = 0;
+    let snapshot = commit_edit(handle, async |known: &Known| {
+        handle.live(known, live).await?;
+        fits = batch.iter().map(|one| one.holds(live)).collect();
+        let valid = || batch.iter().zip(&fits).filter(|(_, fits)| **fits);
+        let mut edit = Edit::new(Operation::Replace);
+        edit.summary
+            .insert("calve.upkeep".to_owned(), "compact".to_owned());
+        for (one, _) in valid() {
+            add(&mut edit, one, &known.metadata)?;
+        }
+        let files: Vec<&Arc<LiveFile>> = valid()
+            .flat_map(|(one, _)| one.group.files.iter().map(|planned| &planned.file))
+            .collect();
+        let gone = deletes_without(live, &files);
+        deletes = gone.len() as u64;
+        edit.removed
+            .extend(files.iter().map(|file| RemovedFile::data(file)));
+        edit.removed
+            .extend(gone.iter().map(|delete| RemovedFile::delete(delete)));
+        Ok((!edit.removed.is_empty()).then_some(edit))
+    })
+    .await?;
+    for (one, fits) in batch.iter().zip(&fits) {
+        if *fits {
+            let (before, content) = (&one.group.files, one.content.as_ref());
+            let rows: u64 = before.iter().map(|planned| planned.file.rows).sum();
+            done.planned(&one.group);
+            done.files_after += content.map_or(0, |content| content.files.len() as u64);
+            done.bytes_after += content.map_or(0, Content::bytes);
+            done.rows_deleted += rows.saturating_sub(one.rows);
+        } else {
+            // No commit refers to them: they were left out of it.
+            for location in one.locations() {
+                let _ = std::fs::remove_file(local_path(&location)?);
+            }
+        }
+    }
+    done.deletes_removed += deletes;
+    done.snapshots.extend(snapshot);
+    Ok(fits.contains(&false))
+}
+
+fn add(edit: &mut Edit, one: &Rewritten, metadata: &TableMetadata) -> Result<()> {
+    let Some(content) = &one.content else {
+        return Ok(());
+    };
+    for location in one.locations() {
+        if !local_path(&location)?.exists() {
+            return Err(Error::corrupt(format!(
+                "a file that was just written is gone: file={location}"
+            ))
+            .hint("something removes files that nothing refers to yet: let it spare young ones"));
+        }
+    }
+    for file in content.data_files(metadata)? {
+        edit.added.push(AddedFile {
+            file,
+            spec: content.spec,
+            schema: content.schema,
+            sequence: Some(one.sequence),
+        });
+    }
+    Ok(())
+}
+
+/// Deletes that are about nothing once these files are gone.
+fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>]) -> Vec<Arc<DeleteFile>> {
+    let mut deletes: Vec<Arc<DeleteFile>> = gone
+        .iter()
+        .flat_map(|file| live.scoped_to(&file.path).iter().cloned())
+        .collect();
+    // The oldest file that stays, of each table partition that loses some.
+    let mut oldest: HashMap<_, i64> = gone
+        .iter()
+        .map(|file| ((file.spec, file.partition.clone()), i64::MAX))
+        .collect();
+    let paths: std::collections::HashSet<&str> = gone.iter().map(|file| &*file.path).collect();
+    for file in live.files().filter(|file| !paths.contains(&*file.path)) {
+        if let Some(sequence) = oldest.get_mut(&(file.spec, file.partition.clone())) {
+            *sequence = file.sequence.min(*sequence);
+        }
+    }
+    deletes.extend(live.wide().filter_map(|delete| {
+        let stays = oldest.get(&(delete.spec, delete.partition.clone()))?;
+        (delete.sequence < *stays).then(|| delete.clone())
+    }));
+    deletes
+}
+
+/// Reads groups and writes their rows.
+struct Rewriter {
+    reader: Reader,
+    splitter: FanoutSplitter,
+    writer: FanoutWriter,
+    sort: Option<sort::Sort>,
+    sequence: i64,
+}
+
+impl Rewriter {
+    fn new(
+        handle: &TableHandle,
+        metadata: &TableMetadata,
+        options: &CompactOptions,
+        pool: Arc<rayon::ThreadPool>,
+    ) -> Result<Self> {
+        let lineage = metadata.format_version() == FormatVersion::V3;
+        let schema = target_schema(metadata, lineage)?;
+        let reader = Reader::new(handle.catalog.file_io().clone(), &schema, lineage)?;
+        let placement =
+            IcebergPlacement::with_schema(metadata, schema.clone(), &reader.arrow_schema())?;
+        let root = placement.root()?;
+        let placement: Arc<dyn Placement> = Arc::new(placement);
+        let properties = metadata.properties();
+        let codec = properties.get("write.parquet.compression-codec");
+        let write = WriteOptions {
+            target_file_size: options.target_file_size,
+            memory_bytes: options.memory_bytes,
+            compression: codec
+                .and_then(|codec| codec.parse::<Compression>().ok())
+                .unwrap_or_default(),
+            bloom_filters: super::bloom_filters(properties).collect(),
+            ..WriteOptions::default()
+        };
+        Ok(Self {
+            reader,
+            splitter: FanoutSplitter::new(placement.clone()),
+            writer: FanoutWriter::open(root, "compact", placement, &write, pool)?,
+            sort: options
+                .sort
+                .then(|| sort::Sort::new(metadata, &handle.table))
+                .transpose()?,
+            sequence: metadata.last_sequence_number(),
+        })
+    }
+
+    async fn rewrite(&mut self, group: Group) -> Result<Rewritten> {
+        let mut whole = Vec::new();
+        for planned in &group.files {
+            let mut rows = self.reader.rows(&planned.file, &planned.deletes).await?;
+            while let Some(batch) = rows.try_next().await? {
+                if self.sort.is_some() {
+                    whole.push(batch);
+                } else {
+                    self.append(batch).await?;
+                }
+            }
+        }
+        if let Some(sort) = &self.sort
+            && let Some(sorted) = sort.apply(&whole)?
+        {
+            drop(whole);
+            self.append(sorted).await?;
+        }
+        let prepared = self.writer.seal(Epoch::NONE).finish().await?;
+        let content = (prepared.files > 0).then(|| Content::from_json(&prepared.content));
+        Ok(Rewritten {
+            group,
+            content: content.transpose()?,
+            rows: prepared.rows,
+            sequence: self.sequence,
+        })
+    }
+
+    async fn append(&mut self, batch: arrow::array::RecordBatch) -> Result<()> {
+        let split = self.splitter.split(batch)?;
+        self.writer.append(split).await
+    }
+}

@@ -1,0 +1,201 @@
+//! Reads the rows of a data file as the table has them now: columns by field id, without the rows that
+//! are deleted, and with format version 3 with the ids that the rows have.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch},
+    compute::filter_record_batch,
+    datatypes::{Int64Type, SchemaRef},
+};
+use calve_engine::error::{Error, Result};
+use futures::{Stream, StreamExt, stream::BoxStream};
+use iceberg::{
+    arrow::{ArrowFileReader, schema_to_arrow_schema},
+    io::{FileIO, FileMetadata},
+    metadata_columns::{
+        RESERVED_COL_NAME_LAST_UPDATED_SEQUENCE_NUMBER, RESERVED_COL_NAME_ROW_ID,
+        RESERVED_FIELD_ID_LAST_UPDATED_SEQUENCE_NUMBER, RESERVED_FIELD_ID_ROW_ID,
+    },
+    spec::{DataFileFormat, NestedField, PrimitiveType, Schema, TableMetadata, Type},
+};
+use parquet::arrow::{
+    ParquetRecordBatchStreamBuilder,
+    arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+};
+use roaring::RoaringTreemap;
+
+use super::{
+    super::{
+        deletes::deleted_rows,
+        live::{DeleteFile, LiveFile},
+    },
+    adapt::adapt,
+};
+
+/// Rows that are read at once.
+const BATCH_ROWS: usize = 8192;
+
+/// The table's columns, and with `lineage` behind them the row's id and the sequence number of its
+/// last change: those of rows that move must be written out.
+pub(super) fn target_schema(metadata: &TableMetadata, lineage: bool) -> Result<Arc<Schema>> {
+    let schema = metadata.current_schema();
+    if let Some(field) = schema
+        .as_struct()
+        .fields()
+        .iter()
+        .find(|field| field.initial_default.is_some())
+    {
+        return Err(Error::config(format!(
+            "a column has a default for files that lack it, which calve does not fill in: column={}",
+            field.name
+        ))
+        .hint("compact the table with another engine"));
+    }
+    if !lineage {
+        return Ok(schema.clone());
+    }
+    let long = |id: i32, name: &str| {
+        Arc::new(NestedField::optional(
+            id,
+            name,
+            Type::Primitive(PrimitiveType::Long),
+        ))
+    };
+    let fields = schema.as_struct().fields().iter().cloned().chain([
+        long(RESERVED_FIELD_ID_ROW_ID, RESERVED_COL_NAME_ROW_ID),
+        long(
+            RESERVED_FIELD_ID_LAST_UPDATED_SEQUENCE_NUMBER,
+            RESERVED_COL_NAME_LAST_UPDATED_SEQUENCE_NUMBER,
+        ),
+    ]);
+    Schema::builder()
+        .with_schema_id(schema.schema_id())
+        .with_fields(fields)
+        .build()
+        .map(Arc::new)
+        .map_err(|e| Error::schema("the table's columns do not go with row ids").because(e))
+}
+
+/// Reads data files into one schema.
+pub(super) struct Reader {
+    file_io: FileIO,
+    schema: SchemaRef,
+    lineage: bool,
+}
+
+impl Reader {
+    pub(super) fn new(file_io: FileIO, schema: &Schema, lineage: bool) -> Result<Self> {
+        let schema = schema_to_arrow_schema(schema)
+            .map_err(|e| Error::schema("the table has a type that cannot be written").because(e))?;
+        Ok(Self {
+            file_io,
+            schema: Arc::new(schema),
+            lineage,
+        })
+    }
+
+    /// Schema of the rows.
+    pub(super) fn arrow_schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+
+    /// The rows that are not deleted, in the file's order.
+    ///
+    /// # Errors
+    /// `Corrupt` when the file or one of the deletes cannot be read; `Config` for files that are not
+    /// Parquet or have no field ids.
+    pub(super) async fn rows(
+        &self,
+        file: &Arc<LiveFile>,
+        deletes: &[Arc<DeleteFile>],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let path = file.path.clone();
+        if file.format != DataFileFormat::Parquet {
+            return Err(Error::config(format!(
+                "only Parquet files are compacted: file={path} format={}",
+                file.format
+            ))
+            .hint("compact the table with the engine that wrote it"));
+        }
+        let deleted = deleted_rows(&self.file_io, file, deletes).await?;
+        let batches = self.batches(file).await?;
+        let mut next = 0_u64;
+        let (schema, lineage, file) = (self.schema.clone(), self.lineage, file.clone());
+        Ok(batches
+            .map(move |batch| {
+                let batch = batch.map_err(|e| unreadable(&file.path).because(e))?;
+                let first = next;
+                next += batch.num_rows() as u64;
+                let mut rows =
+                    adapt(&batch, &schema).map_err(|e| e.context(format!("file={}", file.path)))?;
+                if lineage {
+                    rows = with_lineage(rows, &file, first)?;
+                }
+                without(rows, &deleted, first)
+            })
+            .boxed())
+    }
+
+    async fn batches(
+        &self,
+        file: &LiveFile,
+    ) -> Result<impl Stream<Item = parquet::errors::Result<RecordBatch>> + Send + 'static> {
+        let failed = |e: iceberg::Error| unreadable(&file.path).because(e);
+        let input = self.file_io.new_input(&file.path).map_err(failed)?;
+        let size = FileMetadata { size: file.bytes };
+        let mut reader = ArrowFileReader::new(size, input.reader().await.map_err(failed)?);
+        let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
+        let metadata = ArrowReaderMetadata::load_async(&mut reader, options)
+            .await
+            .map_err(|e| unreadable(&file.path).because(e))?;
+        ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)
+            .with_batch_size(BATCH_ROWS)
+            .build()
+            .map_err(|e| unreadable(&file.path).because(e))
+    }
+}
+
+fn unreadable(path: &str) -> Error {
+    Error::corrupt(format!("cannot read a data file: file={path}"))
+        .hint("the table refers to this file; restore it, or roll the table back")
+}
+
+/// Leaves out rows that are deleted; the first row of `rows` is row `first` of the file.
+fn without(rows: RecordBatch, deleted: &RoaringTreemap, first: u64) -> Result<RecordBatch> {
+    let count = rows.num_rows() as u64;
+    if deleted.range_cardinality(first..first + count) == 0 {
+        return Ok(rows);
+    }
+    let keep: BooleanArray = (first..first + count)
+        .map(|row| Some(!deleted.contains(row)))
+        .collect();
+    filter_record_batch(&rows, &keep)
+        .map_err(|e| Error::internal("cannot leave rows out").because(e))
+}
+
+/// Fills in the last two columns, where the file does not say them: a row's id by its position, the
+/// sequence number of its last change by the file's.
+fn with_lineage(rows: RecordBatch, file: &LiveFile, first: u64) -> Result<RecordBatch> {
+    let mut columns = rows.columns().to_vec();
+    let by_position = |row: usize| Some(file.first_row_id? + (first + row as u64) as i64);
+    let at = columns.len() - 2;
+    columns[at] = filled(&columns[at], by_position);
+    columns[at + 1] = filled(&columns[at + 1], |_| Some(file.sequence));
+    RecordBatch::try_new(rows.schema(), columns)
+        .map_err(|e| Error::internal("cannot give rows their ids").because(e))
+}
+
+fn filled(column: &ArrayRef, value: impl Fn(usize) -> Option<i64>) -> ArrayRef {
+    let column = column.as_primitive::<Int64Type>();
+    let filled: Int64Array = (0..column.len())
+        .map(|row| {
+            if column.is_valid(row) {
+                Some(column.value(row))
+            } else {
+                value(row)
+            }
+        })
+        .collect();
+    Arc::new(filled)
+}
