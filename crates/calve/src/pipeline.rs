@@ -17,7 +17,7 @@ use calve_engine::{
     shard::{LATE, REJECTS, Shard, ShardOptions, TABLE},
     stores::{Stores, is_remote},
 };
-use calve_lake::{checkpoints::open_store, parquet::ParquetTable, write::WriteOptions};
+use calve_lake::{changes, checkpoints::open_store, parquet::ParquetTable, write::WriteOptions};
 use calve_model::Offsets;
 use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
 
@@ -218,6 +218,7 @@ pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
         file,
         stores: &stores,
         options: &options,
+        checkpoints: &checkpoints,
         pool: &pool,
     };
     let (table, output) = opening.table(&file.sink, rows).await?;
@@ -235,6 +236,9 @@ pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
     let metrics = Metrics::of_table(&file.name, SHARD, file.sink.table());
     outputs.insert(REJECTS.to_owned(), rejects_output);
     let mut fingerprints = fingerprints(file, &front)?;
+    if let Some(changes) = file.sink.changes() {
+        fingerprints.insert("changes".to_owned(), changes.fingerprint());
+    }
     fingerprints.insert(
         "window".to_owned(),
         windows::fingerprint(file, windowed.as_ref()),
@@ -270,6 +274,7 @@ struct Opening<'a> {
     file: &'a PipelineFile,
     stores: &'a Stores,
     options: &'a WriteOptions,
+    checkpoints: &'a Checkpoints,
     pool: &'a Arc<rayon::ThreadPool>,
 }
 
@@ -282,7 +287,17 @@ impl Opening<'_> {
         let (file, options, pool) = (self.file, self.options, Arc::clone(self.pool));
         match sink {
             SinkConfig::Iceberg(config) => {
-                calve_lake::iceberg::open(config, options, rows, &file.name, SHARD, pool).await
+                let names = (file.name.as_str(), SHARD);
+                let hidden = hidden(&file.format);
+                let changes = config.changes.as_ref().map(|config| changes::Opening {
+                    config,
+                    hidden: &hidden,
+                    checkpoints: self.checkpoints,
+                    memory_bytes: file.limits.memory.0 as usize / 8,
+                    target_file_size: file.commit.target_file_size.0,
+                });
+                calve_lake::iceberg::open(config, options, rows, names, pool, changes.as_ref())
+                    .await
             }
             SinkConfig::Parquet(config) => {
                 let mut config = config.clone();
@@ -298,6 +313,14 @@ impl Opening<'_> {
                 }
             }
         }
+    }
+}
+
+/// Columns that a format adds to those of the table.
+pub(crate) fn hidden(format: &FormatConfig) -> Vec<String> {
+    match format {
+        FormatConfig::Debezium(config) => config.metadata.clone(),
+        _ => Vec::new(),
     }
 }
 

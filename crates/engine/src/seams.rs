@@ -178,6 +178,12 @@ pub trait TableWriter: Send {
     /// A splitter for one more batcher.
     fn splitter(&self) -> Box<dyn Splitter>;
 
+    /// Goes on after an epoch whose record kept these runs for this output (see
+    /// [`Prepared::runs`]). Called once, before anything else.
+    fn resume(&mut self, runs: &[String]) {
+        let _ = runs;
+    }
+
     /// Takes the rows; waits only while too many bytes are unwritten.
     async fn append(&mut self, split: Split) -> Result<()>;
 
@@ -189,6 +195,12 @@ pub trait TableWriter: Send {
 
     /// Data files open now.
     fn open_files(&self) -> usize;
+
+    /// Does what must be done before a cut, and may take a while. Nothing is appended between it and
+    /// the cut.
+    async fn before_seal(&mut self) -> Result<()> {
+        Ok(())
+    }
 
     /// Cuts: all that was appended so far belongs to `epoch`. Returns at once; the files become
     /// complete and durable in [`Sealed::finish`], while the writer takes rows of the next epoch.
@@ -213,6 +225,11 @@ pub struct Prepared {
     pub files: u64,
     /// What the output needs to make them visible; opaque to the engine. Null when there is nothing.
     pub content: serde_json::Value,
+    /// Every run in the checkpoint store (see [`crate::checkpoint::Checkpoints::create_run`]) that
+    /// the output needs from this epoch on, also those of earlier epochs; what is not named any more
+    /// is deleted. A writer that keeps runs names them in every epoch.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<String>,
 }
 
 /// One output's part of one checkpoint, to be made visible.

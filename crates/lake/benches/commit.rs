@@ -41,6 +41,7 @@ fn prepared(location: &std::path::Path, epoch: u64) -> Prepared {
         bytes: 20_000 * FILES as u64,
         files: FILES as u64,
         content,
+        runs: Vec::new(),
     }
 }
 
@@ -66,6 +67,7 @@ fn main() {
         sort_by: Vec::new(),
         properties: BTreeMap::new(),
         format_version: 2,
+        changes: None,
     };
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, true),

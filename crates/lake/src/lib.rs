@@ -3,6 +3,7 @@
 //! Start with [`write`], which splits rows by table partition, encodes and syncs data files; then
 //! [`parquet`] and [`iceberg`], which say where a row goes and how prepared files become visible.
 
+pub mod changes;
 pub mod checkpoints;
 pub mod iceberg;
 pub mod parquet;

@@ -8,7 +8,7 @@ use std::{path::PathBuf, time::Duration};
 use arrow::datatypes::{Schema, SchemaRef};
 use calve_connect::{formats, sources};
 use calve_engine::{Result, event_time::EventTime, stores::is_remote};
-use calve_lake::{iceberg, parquet::ParquetLayout};
+use calve_lake::{changes, iceberg, parquet::ParquetLayout};
 use calve_model::Offsets;
 use calve_sql::{Lookup, Monitors, SqlTransform};
 use clap::Args;
@@ -16,7 +16,7 @@ use clap::Args;
 use crate::{
     config::{self, PipelineFile, SinkConfig},
     out,
-    pipeline::{self, SHARD},
+    pipeline::{self, SHARD, hidden},
     windows,
 };
 
@@ -65,11 +65,17 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     let table = match &planned {
         Some(planned) => {
             if let Some(sink) = windows::late_sink(&file) {
-                table(&sink, &planned.rows, args.connect)
+                table(&sink, &planned.rows, &[], args.connect)
                     .await
                     .map_err(|error| error.context("the table of late rows"))?;
             }
-            table(&file.sink, &planned.table, args.connect).await?
+            table(
+                &file.sink,
+                &planned.table,
+                &hidden(&file.format),
+                args.connect,
+            )
+            .await?
         }
         None => "",
     };
@@ -184,11 +190,16 @@ pub(crate) fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Planned> {
 
 /// Checks the layout of a Parquet table; and an Iceberg table that rows go to, with `connect` the one
 /// that is there. Creates nothing. Says whether it is there.
-async fn table(sink: &SinkConfig, rows: &SchemaRef, connect: bool) -> Result<&'static str> {
+async fn table(
+    sink: &SinkConfig,
+    plain: &SchemaRef,
+    hidden: &[String],
+    connect: bool,
+) -> Result<&'static str> {
     let config = match sink {
         SinkConfig::Iceberg(config) => config,
         SinkConfig::Parquet(config) => {
-            let layout = ParquetLayout::new(config, SchemaRef::clone(rows), SHARD);
+            let layout = ParquetLayout::new(config, SchemaRef::clone(plain), SHARD);
             let named = match layout {
                 Ok(layout) if is_remote(&config.path) => layout.named_at_once(),
                 layout => layout,
@@ -198,7 +209,14 @@ async fn table(sink: &SinkConfig, rows: &SchemaRef, connect: bool) -> Result<&'s
                 .map_err(|error| error.context("sink.parquet"));
         }
     };
-    let there = iceberg::check(config, rows, connect).await;
+    let changed = config
+        .changes
+        .as_ref()
+        .map(|c| changes::table_schema(c, hidden, plain));
+    let rows = changed
+        .transpose()
+        .map_err(|error| error.context("sink.iceberg"))?;
+    let there = iceberg::check(config, rows.as_ref().unwrap_or(plain), connect).await;
     Ok(
         match there.map_err(|error| error.context("sink.iceberg"))? {
             true => ", exists",

@@ -9,7 +9,9 @@ use calve_connect::{
     units::{ByteSize, Span, TimeUnit},
 };
 use calve_engine::stores::is_remote;
-use calve_lake::{iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression};
+use calve_lake::{
+    changes::ChangesConfig, iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression,
+};
 use calve_sql::lookup::LookupConfigs;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
@@ -131,6 +133,14 @@ pub(crate) enum SinkConfig {
 }
 
 impl SinkConfig {
+    /// How rows change the table, where they are changes.
+    pub(crate) fn changes(&self) -> Option<&ChangesConfig> {
+        match self {
+            Self::Iceberg(config) => config.changes.as_ref(),
+            Self::Parquet(_) => None,
+        }
+    }
+
     /// The table's name, or its folder.
     pub(crate) fn table(&self) -> &str {
         match self {
@@ -304,6 +314,12 @@ impl PipelineFile {
 
     /// Fills in what one section takes from another by default.
     pub(super) fn resolve(&mut self) {
+        // What orders changes is asked for from the format.
+        if let (FormatConfig::Debezium(format), Some(changes)) =
+            (&mut self.format, self.sink.changes())
+        {
+            format.with_metadata(&changes.order_by);
+        }
         let (SinkConfig::Parquet(parquet), Some(time)) = (&mut self.sink, &self.event_time) else {
             return;
         };

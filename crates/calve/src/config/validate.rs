@@ -39,6 +39,7 @@ impl PipelineFile {
                 .hint("leave `transform` out to write the events as they are"));
         }
         self.windows()?;
+        self.changes()?;
         self.commit()?;
         self.limits()?;
         self.stores.validate()?;
@@ -204,6 +205,24 @@ impl PipelineFile {
                 Ok(place(path))
             }
         }
+    }
+}
+
+impl PipelineFile {
+    /// Changes settle what a table holds, windows when rows come to it: not both.
+    fn changes(&self) -> Result<()> {
+        let (Some(changes), SinkConfig::Iceberg(table)) = (self.sink.changes(), &self.sink) else {
+            return Ok(());
+        };
+        let path = |error: Error| error.context("sink.iceberg");
+        changes.validate(table.format_version).map_err(path)?;
+        if self.window.is_some() || self.aggregate.is_some() {
+            return Err(Error::config(
+                "sink.iceberg.changes and windows cannot be together: changes are settled by key",
+            )
+            .hint("leave `window` and `aggregate` out, or `changes`"));
+        }
+        Ok(())
     }
 }
 

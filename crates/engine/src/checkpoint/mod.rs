@@ -103,13 +103,16 @@ impl Checkpoints {
         format!("{}/{RUNS}/{}/{name}", self.pipeline, self.shard)
     }
 
-    /// A name for a run of an epoch, which no other process uses.
-    pub(crate) fn run_name(epoch: Epoch) -> String {
+    /// A name for a run of an epoch, which no other process uses. Names are ordered by epoch.
+    pub fn run_name(epoch: Epoch) -> String {
         format!("{:020}-{}.arrow", epoch.0, Uuid::new_v4().simple())
     }
 
-    /// Writes a run: rows of open windows, which the next record refers to.
-    pub(crate) async fn create_run(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
+    /// Writes a run: rows of open windows, or keys of deleted rows, which the next record refers to.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn create_run(&self, name: &str, bytes: Vec<u8>) -> Result<()> {
         // Its name is its own: one that exists is what an earlier try wrote.
         self.store
             .create(&self.run_path(name), bytes)
@@ -118,7 +121,10 @@ impl Checkpoints {
     }
 
     /// A run's bytes; none when it is not there.
-    pub(crate) async fn run(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn run(&self, name: &str) -> Result<Option<Vec<u8>>> {
         self.store.get(&self.run_path(name)).await
     }
 
@@ -132,7 +138,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// `Fenced` when it has.
-    pub(crate) async fn check_owner(&self) -> Result<()> {
+    pub async fn check_owner(&self) -> Result<()> {
         let Some(newest) = self.epochs().await?.last().copied() else {
             return Ok(());
         };

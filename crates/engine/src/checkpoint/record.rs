@@ -132,6 +132,9 @@ pub struct RecordOutput {
     pub previous_offsets: String,
     /// What is prepared; none: nothing for this output.
     pub prepared: Option<Prepared>,
+    /// Runs in the checkpoint store that the output needs from this epoch on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub runs: Vec<String>,
 }
 
 impl Record {
@@ -240,6 +243,7 @@ impl RecordOutput {
                 self.previous_offsets.clone()
             },
             prepared: None,
+            runs: self.runs.clone(),
         }
     }
 }

@@ -160,6 +160,7 @@ impl SealedRejects {
             bytes,
             files: 1,
             content,
+            runs: Vec::new(),
         })
     }
 }

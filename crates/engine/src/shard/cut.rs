@@ -317,6 +317,7 @@ impl Cutter {
             Some(SealedWindows { saved, run, dead }) => (Some(saved), run, dead),
             None => (None, None, Vec::new()),
         };
+        self.tables.table.before_seal().await?;
         let table = self.tables.table.seal(self.epoch);
         let late = self.tables.late.as_mut().map(|late| late.seal(self.epoch));
         let rejects = self.tables.rejects.seal();

@@ -139,8 +139,8 @@ async fn run_until(
         factory,
         event_time,
         windowed,
-        table,
-        late,
+        mut table,
+        mut late,
         rejects,
         outputs,
         pool,
@@ -156,6 +156,11 @@ async fn run_until(
     let started = start::start(&checkpoints, &outputs, &shard.fingerprints, &watermarks).await?;
     let mut claim = started.claim;
     let open_windows = claim.windows.take();
+    for (name, writer) in [(TABLE, Some(&mut table)), (LATE, late.as_mut())] {
+        if let (Some(writer), Some(output)) = (writer, claim.outputs.get(name)) {
+            writer.resume(&output.runs);
+        }
+    }
 
     let permits = in_flight(options.in_flight_bytes);
     let slots = pool.current_num_threads() * 4;

@@ -48,12 +48,15 @@ impl Preparer {
             record.totals = cut.totals;
             record.windows = cut.windows;
             record.drained = cut.drained;
+            let mut dead_runs = cut.dead_runs;
             let parts = [(TABLE, Some(table)), (REJECTS, rejects), (LATE, late)];
             for (name, part) in parts {
-                if let (Some(output), Some(part)) = (record.outputs.get_mut(name), part)
-                    && part.files > 0
-                {
-                    output.prepared = Some(part);
+                if let (Some(output), Some(mut part)) = (record.outputs.get_mut(name), part) {
+                    let before =
+                        std::mem::replace(&mut output.runs, std::mem::take(&mut part.runs));
+                    dead_runs.extend(before.into_iter().filter(|run| !output.runs.contains(run)));
+                    let holds = part.files > 0 || !part.content.is_null();
+                    output.prepared = holds.then_some(part);
                 }
             }
             let begun = Instant::now();
@@ -64,7 +67,7 @@ impl Preparer {
             .await?;
             self.metrics
                 .stage(Stage::Checkpoint, begun.elapsed().as_secs_f64());
-            for name in &cut.dead_runs {
+            for name in &dead_runs {
                 fault::point("windows.each_dead_run")?;
                 // What cannot be deleted now is deleted by the next start.
                 if let Err(error) = self.checkpoints.delete_run(name).await {

@@ -134,7 +134,9 @@ async fn try_start(
 /// Removes the runs that no record refers to, which a crash left.
 async fn remove_runs(checkpoints: &Checkpoints, claim: &Record) -> Result<()> {
     checkpoints.tidy_runs().await?;
-    let needed: BTreeSet<&str> = claim.windows.iter().flat_map(SavedWindows::runs).collect();
+    let kept = claim.outputs.values().flat_map(|output| &output.runs);
+    let windows = claim.windows.iter().flat_map(SavedWindows::runs);
+    let needed: BTreeSet<&str> = windows.chain(kept.map(String::as_str)).collect();
     for name in checkpoints.runs().await? {
         if !needed.contains(name.as_str()) {
             checkpoints.delete_run(&name).await?;

@@ -131,8 +131,13 @@ impl Catalog {
     }
 
     /// Reads and writes the tables' files.
-    pub(super) fn file_io(&self) -> &FileIO {
+    pub(crate) fn file_io(&self) -> &FileIO {
         &self.file_io
+    }
+
+    /// The folder of new tables, where there is one.
+    pub(super) fn warehouse(&self) -> Option<&Path> {
+        self.warehouse.as_deref()
     }
 
     /// Where a new table goes. No table's folder lies within another's: the levels of a namespace
@@ -338,7 +343,7 @@ fn sql(what: &str, error: sqlx::Error) -> Error {
 }
 
 /// The path of a local location: `file:///a/b`, `file:/a/b` or `/a/b`.
-pub(super) fn local_path(location: &str) -> Result<&Path> {
+pub(crate) fn local_path(location: &str) -> Result<&Path> {
     let path = location
         .strip_prefix("file://")
         .or_else(|| location.strip_prefix("file:"))

@@ -19,6 +19,8 @@ use calve_engine::error::{Error, Result};
 use iceberg::spec::TableMetadata;
 use serde::Serialize;
 
+use crate::changes::content::ChangesContent;
+
 use super::{
     catalog::{Catalog, local_path},
     config::CatalogConfig,
@@ -43,6 +45,9 @@ pub struct Cleaned {
 /// # Errors
 /// `Corrupt` when it is not an Iceberg table's part.
 pub fn content_files(content: &serde_json::Value) -> Result<Vec<String>> {
+    if ChangesContent::is(content) {
+        return ChangesContent::from_json(content)?.locations();
+    }
     Ok(Content::from_json(content)?.locations().collect())
 }
 

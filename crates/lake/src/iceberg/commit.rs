@@ -54,7 +54,7 @@ pub(crate) async fn state_of(
 }
 
 /// Prepared files can have been removed by somebody else's cleaning.
-fn check_files(content: &Content) -> Result<()> {
+pub(crate) fn check_files(content: &Content) -> Result<()> {
     for location in content.locations() {
         let path = local_path(&location)?;
         if !path.exists() {

@@ -7,6 +7,8 @@ use iceberg::spec::{NullOrder, SortDirection, Transform};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::changes::ChangesConfig;
+
 /// An Iceberg table. It is created when missing, or checked against the pipeline when present.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -30,6 +32,9 @@ pub struct IcebergConfig {
     /// Version of the table format, 2 or 3, when the table is created.
     #[serde(default = "two")]
     pub format_version: u8,
+    /// The rows are changes: inserts, updates and deletes by key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<ChangesConfig>,
 }
 
 fn two() -> u8 {

@@ -11,7 +11,7 @@ mod bounds;
 pub(crate) mod catalog;
 mod clean;
 pub(crate) mod commit;
-mod compact;
+pub(crate) mod compact;
 mod config;
 mod create;
 #[allow(dead_code, reason = "change streams stand on it")]
@@ -34,7 +34,7 @@ pub(crate) mod snapshot;
 mod summary;
 mod tables;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod verify;
 
 use std::sync::Arc;
@@ -58,11 +58,17 @@ pub use tables::{
 
 pub use verify::{Finding, RecordPart, verify};
 
-use crate::write::{FanoutWriter, Placement, WriteOptions};
+use handle::TableHandle;
+
+use crate::{
+    changes,
+    write::{FanoutWriter, Placement, WriteOptions},
+};
 
 /// Opens a table for a shard of a pipeline: creates it when missing, or checks that it fits.
 ///
-/// `schema` is that of the rows after the transform; `pool` encodes. Call it within a Tokio runtime
+/// `rows` is the schema of the rows after the transform, which are `changes` where there is such a
+/// section; `pool` encodes. Call it within a Tokio runtime
 /// that outlives what is returned.
 ///
 /// # Errors
@@ -70,11 +76,15 @@ use crate::write::{FanoutWriter, Placement, WriteOptions};
 pub async fn open(
     config: &IcebergConfig,
     options: &WriteOptions,
-    schema: SchemaRef,
-    pipeline: &str,
-    shard: &str,
+    rows: SchemaRef,
+    (pipeline, shard): (&str, &str),
     pool: Arc<rayon::ThreadPool>,
+    changes: Option<&changes::Opening<'_>>,
 ) -> Result<(Box<dyn TableWriter>, Arc<dyn Output>)> {
+    let schema = match changes {
+        Some(changes) => changes::table_schema(changes.config, changes.hidden, &rows)?,
+        None => rows.clone(),
+    };
     let table = TableName::parse(&config.table)?;
     let catalog = Catalog::create(&config.catalog).await?;
     let metadata = create::create_or_check(&catalog, config, &table, &schema).await?;
@@ -86,9 +96,24 @@ pub async fn open(
     options
         .bloom_filters
         .extend(bloom_filters(metadata.properties()));
-    let writer = FanoutWriter::open(root, shard, placement, &options, pool)?;
-    let output = IcebergOutput::new(catalog, table, metadata.uuid());
-    Ok((Box::new(writer), Arc::new(output)))
+    let files = placement.file_schema();
+    let writer = FanoutWriter::open(root, shard, placement, &options, pool.clone())?;
+    let output = IcebergOutput::new(catalog.clone(), table.clone(), metadata.uuid());
+    let opened: (Box<dyn TableWriter>, Arc<dyn Output>) = (Box::new(writer), Arc::new(output));
+    let Some(changes) = changes else {
+        return Ok(opened);
+    };
+    let index = match &changes.config.index.path {
+        Some(path) => path.join(pipeline).join(metadata.uuid().to_string()),
+        None => catalog
+            .warehouse()
+            .unwrap_or(std::path::Path::new("."))
+            .join(".calve-index")
+            .join(pipeline)
+            .join(metadata.uuid().to_string()),
+    };
+    let handle = TableHandle::new(catalog, table, metadata.uuid());
+    changes.open(&rows, &files, handle, opened, index, pool)
 }
 
 /// Checks what [`open`] would, and creates nothing: that the table which the configuration names could

@@ -104,6 +104,7 @@ impl Sealed for SimSealed {
             bytes: self.rows.len() as u64 * WIDTH,
             files: 1,
             content: serde_json::json!([&file]),
+            runs: Vec::new(),
         };
         self.process.world.state().files.insert(file, self.rows);
         self.process

@@ -25,6 +25,7 @@ use calve_engine::{
 use calve_model::Epoch;
 use futures::TryStreamExt;
 use iceberg::spec::{FormatVersion, Operation, TableMetadata};
+use roaring::RoaringTreemap;
 use serde::Serialize;
 
 use self::{
@@ -116,7 +117,8 @@ pub async fn compact(
         if groups.is_empty() {
             break;
         }
-        let mut rewriter = Rewriter::new(&handle, &known.metadata, options, pool.clone())?;
+        let lineage = known.metadata.format_version() == FormatVersion::V3;
+        let mut rewriter = Rewriter::new(&handle, &known.metadata, lineage, options, pool.clone())?;
         let mut waiting: Vec<Rewritten> = Vec::new();
         let mut changed = false;
         let groups_left = groups.len();
@@ -276,6 +278,45 @@ fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>]) -> Vec<Arc<DeleteF
     deletes
 }
 
+/// Files that take the place of others without some of their rows: copy on write. `lineage`: rows keep
+/// the ids that they have, in format version 3. What is written is durable, and nothing refers to it.
+///
+/// # Errors
+/// Those of reading and writing.
+pub(crate) async fn without_rows(
+    handle: &TableHandle,
+    metadata: &TableMetadata,
+    files: Vec<(Arc<LiveFile>, RoaringTreemap)>,
+    lineage: bool,
+    options: &CompactOptions,
+    pool: Arc<rayon::ThreadPool>,
+) -> Result<Vec<AddedFile>> {
+    let lineage = lineage && metadata.format_version() == FormatVersion::V3;
+    let mut rewriter = Rewriter::new(handle, metadata, lineage, options, pool)?;
+    for (file, deleted) in files {
+        let mut rows = rewriter.reader.rows_without(&file, deleted).await?;
+        while let Some(batch) = rows.try_next().await? {
+            rewriter.append(batch).await?;
+        }
+    }
+    let prepared = rewriter.writer.seal(Epoch::NONE).finish().await?;
+    if prepared.files == 0 {
+        return Ok(Vec::new());
+    }
+    let content = Content::from_json(&prepared.content)?;
+    let (spec, schema) = (content.spec, content.schema);
+    let added = content
+        .data_files(metadata)?
+        .into_iter()
+        .map(|file| AddedFile {
+            file,
+            spec,
+            schema,
+            sequence: None,
+        });
+    Ok(added.collect())
+}
+
 /// Reads groups and writes their rows.
 struct Rewriter {
     reader: Reader,
@@ -289,10 +330,10 @@ impl Rewriter {
     fn new(
         handle: &TableHandle,
         metadata: &TableMetadata,
+        lineage: bool,
         options: &CompactOptions,
         pool: Arc<rayon::ThreadPool>,
     ) -> Result<Self> {
-        let lineage = metadata.format_version() == FormatVersion::V3;
         let schema = target_schema(metadata, lineage)?;
         let reader = Reader::new(handle.catalog.file_io().clone(), &schema, lineage)?;
         let placement =

@@ -110,6 +110,19 @@ impl Reader {
         file: &Arc<LiveFile>,
         deletes: &[Arc<DeleteFile>],
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let deleted = deleted_rows(&self.file_io, file, deletes).await?;
+        self.rows_without(file, deleted).await
+    }
+
+    /// The rows that are not among `deleted`, in the file's order.
+    ///
+    /// # Errors
+    /// As [`Reader::rows`].
+    pub(super) async fn rows_without(
+        &self,
+        file: &Arc<LiveFile>,
+        deleted: RoaringTreemap,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         let path = file.path.clone();
         if file.format != DataFileFormat::Parquet {
             return Err(Error::config(format!(
@@ -118,7 +131,6 @@ impl Reader {
             ))
             .hint("compact the table with the engine that wrote it"));
         }
-        let deleted = deleted_rows(&self.file_io, file, deletes).await?;
         let batches = self.batches(file).await?;
         let mut next = 0_u64;
         let (schema, lineage, file) = (self.schema.clone(), self.lineage, file.clone());

@@ -37,7 +37,7 @@ async fn a_group_that_others_changed_is_left_out_and_brings_nothing_back() {
     let groups = plan::groups(&now, &OPTIONS);
     assert_eq!(groups.len(), 3);
     let mut rewriter =
-        Rewriter::new(&handle, &known.metadata, &OPTIONS, pool()).expect("a rewriter");
+        Rewriter::new(&handle, &known.metadata, false, &OPTIONS, pool()).expect("a rewriter");
     let mut batch = Vec::new();
     for group in groups {
         batch.push(rewriter.rewrite(group).await.expect("rewritten"));

@@ -63,7 +63,7 @@ async fn the_shared_writer_feeds_the_table() {
             .expect("a pool"),
     );
     let options = WriteOptions::default();
-    let (mut writer, output) = open(&lake.config, &options, schema(), "orders", "main", pool)
+    let (mut writer, output) = open(&lake.config, &options, schema(), ("orders", "main"), pool, None)
         .await
         .expect("a table");
     let mut splitter = writer.splitter();

@@ -2,7 +2,7 @@
 //! catalog and transactions.
 
 mod commits;
-pub(in crate::iceberg) mod edits;
+pub(crate) mod edits;
 mod others;
 mod placing;
 mod upkeep;
@@ -27,12 +27,12 @@ use super::{
 };
 use crate::write::{DescribedFile, FinishedFile, Placement, TablePartition};
 
-pub(in crate::iceberg) struct Lake {
-    pub(in crate::iceberg) dir: tempfile::TempDir,
-    pub(in crate::iceberg) config: IcebergConfig,
+pub(crate) struct Lake {
+    pub(crate) dir: tempfile::TempDir,
+    pub(crate) config: IcebergConfig,
 }
 
-pub(in crate::iceberg) fn schema() -> SchemaRef {
+pub(crate) fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("ts", DataType::Timestamp(TimeUnit::Microsecond, None), true),
         Field::new("region", DataType::Utf8, true),
@@ -41,7 +41,7 @@ pub(in crate::iceberg) fn schema() -> SchemaRef {
 }
 
 /// One row for each id, over two regions and some hours.
-pub(in crate::iceberg) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
+pub(crate) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
     let ts: Vec<i64> = ids.clone().map(|id| id * 1_800_000_000).collect();
     let regions: Vec<Option<&str>> = ids
         .clone()
@@ -56,7 +56,7 @@ pub(in crate::iceberg) fn rows(ids: std::ops::Range<i64>) -> RecordBatch {
 }
 
 impl Lake {
-    pub(in crate::iceberg) fn new(partition_by: &[&str]) -> Self {
+    pub(crate) fn new(partition_by: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let warehouse = dir.path().join("lake");
         let config = IcebergConfig {
@@ -69,15 +69,16 @@ impl Lake {
             sort_by: Vec::new(),
             properties: BTreeMap::new(),
             format_version: 2,
+            changes: None,
         };
         Self { dir, config }
     }
 
-    pub(in crate::iceberg) fn table(&self) -> TableName {
+    pub(crate) fn table(&self) -> TableName {
         TableName::parse(&self.config.table).expect("a name")
     }
 
-    pub(in crate::iceberg) async fn catalog(&self) -> Catalog {
+    pub(crate) async fn catalog(&self) -> Catalog {
         Catalog::create(&self.config.catalog)
             .await
             .expect("a catalog")
@@ -98,7 +99,7 @@ impl Lake {
     }
 
     /// What a scan by the crate finds, by id.
-    pub(in crate::iceberg) async fn ids(&self) -> Vec<i64> {
+    pub(crate) async fn ids(&self) -> Vec<i64> {
         let table = load_table(&self.config.catalog, &self.config.table)
             .await
             .expect("a table");
@@ -178,7 +179,7 @@ pub(in crate::iceberg) fn prepare(placement: &IcebergPlacement, rows: RecordBatc
 }
 
 /// The commit of an epoch whose predecessor with content is the one before.
-pub(in crate::iceberg) fn commit(shard: &str, epoch: u64, prepared: Prepared) -> Commit {
+pub(crate) fn commit(shard: &str, epoch: u64, prepared: Prepared) -> Commit {
     Commit {
         pipeline: "orders".into(),
         shard: shard.into(),
@@ -195,7 +196,7 @@ pub(in crate::iceberg) fn commit(shard: &str, epoch: u64, prepared: Prepared) ->
     }
 }
 
-pub(in crate::iceberg) async fn committed(output: &IcebergOutput, commit: &Commit) {
+pub(crate) async fn committed(output: &IcebergOutput, commit: &Commit) {
     let outcome = output.commit(commit).await.expect("an outcome");
     assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
 }

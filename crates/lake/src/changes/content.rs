@@ -1,0 +1,59 @@
+//! An epoch of changes as the checkpoint holds it: not positions, which depend on what the table is
+//! when they are committed, but the changes themselves.
+
+use calve_engine::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::iceberg::files::Content;
+
+/// The chunks of an epoch, in the order in which they are applied.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ChangesContent {
+    pub(crate) chunks: Vec<Chunk>,
+}
+
+/// Changes with at most one for each key.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Chunk {
+    /// Before the chunk, rows up to this order (hexadecimal) were removed by a TRUNCATE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) truncate: Option<String>,
+    /// Data files of inserts and updates; null: none.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub(crate) files: Value,
+    /// The run of the keys to delete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) deletes: Option<String>,
+}
+
+impl ChangesContent {
+    /// # Errors
+    /// `Corrupt`: not what was written.
+    pub(crate) fn from_json(value: &Value) -> Result<Self> {
+        Self::deserialize(value)
+            .map_err(|e| Error::corrupt("the checkpoint holds no changes of a table").because(e))
+    }
+
+    pub(crate) fn to_json(&self) -> Result<Value> {
+        serde_json::to_value(self)
+            .map_err(|e| Error::internal("content of a checkpoint").because(e))
+    }
+
+    /// Whether a checkpoint's content is one of changes.
+    pub(crate) fn is(value: &Value) -> bool {
+        value.get("chunks").is_some()
+    }
+
+    /// Locations of all data files.
+    ///
+    /// # Errors
+    /// `Corrupt` when a chunk's files cannot be read.
+    pub(crate) fn locations(&self) -> Result<Vec<String>> {
+        let mut locations = Vec::new();
+        for chunk in self.chunks.iter().filter(|chunk| !chunk.files.is_null()) {
+            locations.extend(Content::from_json(&chunk.files)?.locations());
+        }
+        Ok(locations)
+    }
+}

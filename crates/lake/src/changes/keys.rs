@@ -1,0 +1,196 @@
+//! Keys and orders as bytes that compare as the values do: the row format of Arrow, over the types
+//! that the table's files have, so that changes and stored rows give the same bytes.
+
+use arrow::{
+    array::{Array, ArrayRef, RecordBatch},
+    compute::cast,
+    datatypes::{DataType, Schema},
+    row::{RowConverter, Rows, SortField},
+};
+use calve_engine::error::{Error, Result};
+
+use super::plan::ChangePlan;
+
+/// Converts the columns of keys and orders of one table.
+#[derive(Debug)]
+pub(crate) struct KeyCodec {
+    key: RowConverter,
+    order: Option<RowConverter>,
+    types: Vec<DataType>,
+    keys: usize,
+    names: Vec<String>,
+}
+
+/// The keys and the orders of some rows; no orders: rows are ordered as they come.
+#[derive(Debug)]
+pub(crate) struct KeyedRows {
+    pub(crate) keys: Rows,
+    pub(crate) orders: Option<Rows>,
+}
+
+impl KeyedRows {
+    /// The order of a row; empty where there is none.
+    pub(crate) fn order(&self, row: usize) -> &[u8] {
+        self.orders
+            .as_ref()
+            .map_or(&[], |orders| orders.row(row).data())
+    }
+}
+
+impl KeyCodec {
+    /// For the table's files of this schema.
+    ///
+    /// # Errors
+    /// `Schema` when a column is missing, or of a type that cannot be a key.
+    pub(crate) fn new(plan: &ChangePlan, files: &Schema) -> Result<Self> {
+        let mut types = Vec::new();
+        let mut names = Vec::new();
+        for name in plan.key_names().chain(plan.order_names()) {
+            let field = files.field_with_name(name).map_err(|_| {
+                Error::schema(format!(
+                    "the table lacks a column of changes: column={name}"
+                ))
+            })?;
+            types.push(plain(field.data_type()));
+            names.push(name.to_owned());
+        }
+        let keys = plan.key_names().count();
+        let converter = |types: &[DataType]| {
+            let fields = types.iter().map(|of| SortField::new(of.clone())).collect();
+            RowConverter::new(fields)
+                .map_err(|e| Error::schema("a column cannot be a key or an order").because(e))
+        };
+        let order = if types.len() > keys {
+            Some(converter(&types[keys..])?)
+        } else {
+            None
+        };
+        Ok(Self {
+            key: converter(&types[..keys])?,
+            order,
+            types,
+            keys,
+            names,
+        })
+    }
+
+    /// Names of the columns, the key's first.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Changes have an order of their own.
+    pub(crate) fn ordered(&self) -> bool {
+        self.order.is_some()
+    }
+
+    /// What the bytes depend on: an index of other bytes is of no use.
+    pub(crate) fn fingerprint(&self) -> String {
+        format!(
+            "rows-1 {:?} {:?} keys={}",
+            self.names, self.types, self.keys
+        )
+    }
+
+    /// The columns in the types of the table.
+    ///
+    /// # Errors
+    /// `Data` when a value does not fit, or a key is null.
+    pub(crate) fn columns<'a>(
+        &self,
+        from: impl Iterator<Item = &'a ArrayRef>,
+    ) -> Result<Vec<ArrayRef>> {
+        let columns = from.zip(&self.types).zip(&self.names);
+        columns
+            .map(|((column, of), name)| {
+                let converted = cast(column, of).map_err(|e| {
+                    Error::data(format!(
+                        "a value does not fit the table's type: column={name} type={of}"
+                    ))
+                    .because(e)
+                })?;
+                // The cast makes null what does not fit.
+                if converted.null_count() > column.null_count() {
+                    return Err(Error::data(format!(
+                        "a value does not fit the table's type: column={name} type={of}"
+                    )));
+                }
+                Ok(converted)
+            })
+            .collect()
+    }
+
+    /// Bytes of the columns that [`KeyCodec::columns`] has made.
+    ///
+    /// # Errors
+    /// `Internal` when they are others.
+    pub(crate) fn encode(&self, columns: &[ArrayRef]) -> Result<KeyedRows> {
+        let failed = |e| Error::internal("cannot encode keys").because(e);
+        let keys = self
+            .key
+            .convert_columns(&columns[..self.keys])
+            .map_err(failed)?;
+        let orders = match &self.order {
+            Some(order) => Some(
+                order
+                    .convert_columns(&columns[self.keys..])
+                    .map_err(failed)?,
+            ),
+            None => None,
+        };
+        Ok(KeyedRows { keys, orders })
+    }
+
+    /// Refuses null keys.
+    ///
+    /// # Errors
+    /// `Data`, for the rows that count.
+    pub(crate) fn check_keys(
+        &self,
+        columns: &[ArrayRef],
+        counts: impl Fn(usize) -> bool,
+    ) -> Result<()> {
+        for (column, name) in columns[..self.keys].iter().zip(&self.names) {
+            if column.null_count() > 0
+                && let Some(nulls) = column.logical_nulls()
+                && (0..column.len()).any(|row| nulls.is_null(row) && counts(row))
+            {
+                return Err(Error::data(format!("the key is null: column={name}")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keys and orders of rows of the table: columns by the names of [`KeyCodec::names`].
+    ///
+    /// # Errors
+    /// `Schema` when a column is missing.
+    pub(crate) fn encode_stored(&self, rows: &RecordBatch) -> Result<KeyedRows> {
+        let columns: Vec<ArrayRef> = self
+            .names
+            .iter()
+            .zip(&self.types)
+            .enumerate()
+            .map(|(n, (name, of))| match rows.column_by_name(name) {
+                Some(column) => cast(column, of)
+                    .map_err(|e| Error::schema(format!("cannot read column={name}")).because(e)),
+                // A file that was written before the column was there.
+                None if n >= self.keys => Ok(arrow::array::new_null_array(of, rows.num_rows())),
+                None => Err(Error::schema(format!(
+                    "a data file lacks a column of the key: column={name}"
+                ))),
+            })
+            .collect::<Result<_>>()?;
+        self.encode(&columns)
+    }
+}
+
+/// The type without what does not change values.
+fn plain(of: &DataType) -> DataType {
+    match of {
+        DataType::Dictionary(_, value) => plain(value),
+        DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        other => other.clone(),
+    }
+}

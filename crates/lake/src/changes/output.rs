@@ -1,0 +1,348 @@
+//! Makes changes visible: settles them against the snapshot that the table has now, and commits data
+//! files and deletes as one. Positions are found anew at each try, since somebody's compaction may have
+//! moved the rows.
+
+use std::{fs, sync::Arc};
+
+use async_trait::async_trait;
+use calve_engine::{
+    clock::now_ms,
+    error::{Error, ErrorKind, Result},
+    fault,
+    seams::{Commit, Outcome, Output, OutputState},
+};
+use iceberg::spec::Operation;
+use rayon::ThreadPool;
+use rustc_hash::FxHashMap;
+use tokio::sync::Mutex;
+
+use super::{
+    config::Deletes,
+    content::ChangesContent,
+    deletes::{self, Deleted, Marked},
+    index::FileId,
+    resolve::{Positions, ReadChunk, Resolved, Resolver},
+    state::{Reading, State, TRUNCATED, blocking},
+    tombstones,
+};
+use crate::iceberg::{
+    commit::{check_files, state_of},
+    compact::{CompactOptions, without_rows},
+    edit::{AddedFile, Edit, RemovedFile},
+    epochs::{self, EpochMark, Step},
+    files::{Content, from_hex, to_hex},
+    handle::{Known, TableHandle},
+    held::Held,
+    publish::write_all,
+};
+
+/// Summary: changes of the epoch that were older than what the table held.
+const STALE: &str = "calve.stale-changes";
+
+/// A table of changes, as the place where epochs become visible.
+pub(crate) struct ChangesOutput {
+    pub(crate) handle: TableHandle,
+    pub(crate) reading: Reading,
+    deletes: Deletes,
+    /// For data files that are written again.
+    rewrite: CompactOptions,
+    pool: Arc<ThreadPool>,
+    state: Mutex<State>,
+}
+
+impl ChangesOutput {
+    pub(crate) fn new(
+        handle: TableHandle,
+        reading: Reading,
+        deletes: Deletes,
+        rewrite: CompactOptions,
+        pool: Arc<ThreadPool>,
+    ) -> Self {
+        Self {
+            handle,
+            reading,
+            deletes,
+            rewrite,
+            pool,
+            state: Mutex::default(),
+        }
+    }
+
+    /// The chunks with what they delete, and the data files of each.
+    async fn read(
+        &self,
+        known: &Known,
+        content: &ChangesContent,
+    ) -> Result<(Vec<ReadChunk>, Vec<Vec<AddedFile>>)> {
+        let mut chunks = Vec::new();
+        let mut files = Vec::new();
+        for chunk in &content.chunks {
+            let mut added = Vec::new();
+            if !chunk.files.is_null() {
+                let content = Content::from_json(&chunk.files)?;
+                check_files(&content)?;
+                let (spec, schema) = (content.spec, content.schema);
+                added.extend(
+                    content
+                        .data_files(&known.metadata)?
+                        .into_iter()
+                        .map(|file| AddedFile {
+                            file,
+                            spec,
+                            schema,
+                            sequence: None,
+                        }),
+                );
+            }
+            let truncate = match &chunk.truncate {
+                Some(hex) => Some(from_hex(hex).ok_or_else(|| {
+                    Error::corrupt("the checkpoint holds no order of a truncate")
+                })?),
+                None => None,
+            };
+            let deletes = match &chunk.deletes {
+                Some(run) => tombstones::read(&self.reading.checkpoints, run).await?,
+                None => Vec::new(),
+            };
+            chunks.push(ReadChunk {
+                truncate,
+                files: added
+                    .iter()
+                    .map(|file| file.file.file_path().into())
+                    .collect(),
+                deletes,
+            });
+            files.push(added);
+        }
+        Ok((chunks, files))
+    }
+
+    async fn resolve(&self, state: &mut State, chunks: Vec<ReadChunk>) -> Result<Resolved> {
+        let mut index = state
+            .index
+            .take()
+            .ok_or_else(|| Error::internal("the index is not open"))?;
+        let (reading, ids) = (self.reading.clone(), std::mem::take(&mut state.ids));
+        let (index, ids, resolved) = blocking(move || {
+            let mut resolver = Resolver {
+                index: &mut index,
+                codec: &reading.codec,
+                columns: &reading.columns,
+                live: &ids,
+                now: u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX),
+            };
+            let resolved = resolver.resolve(&chunks);
+            (index, ids, resolved)
+        })
+        .await?;
+        (state.index, state.ids) = (Some(index), ids);
+        resolved
+    }
+
+    /// One try, with the state of the table reached.
+    async fn try_commit(
+        &self,
+        state: &mut State,
+        known: &Known,
+        held: Option<&Held>,
+        commit: &Commit,
+        content: &ChangesContent,
+    ) -> Result<Outcome> {
+        state
+            .reach(&self.handle, known, held, commit, &self.reading)
+            .await?;
+        let (chunks, files) = self.read(known, content).await?;
+        let truncated = chunks.iter().any(|chunk| chunk.truncate.is_some());
+        let mut resolved = self.resolve(state, chunks).await?;
+        fault::point("changes.resolved")?;
+
+        let mut edit = Edit::new(Operation::Overwrite);
+        edit.epoch = Some(EpochMark::new(commit, held));
+        let first = resolved.truncated.unwrap_or(0);
+        let mut added: Vec<AddedFile> = files.into_iter().skip(first).flatten().collect();
+        if resolved.truncated.is_some() {
+            // Nothing that was in the table stays.
+            edit.removed
+                .extend(state.live.files().map(|file| RemovedFile::data(file)));
+            edit.removed.extend(
+                state
+                    .live
+                    .deletes()
+                    .map(|delete| RemovedFile::delete(delete)),
+            );
+            resolved
+                .positions
+                .retain(|id, _| !state.files.contains_key(id));
+        } else {
+            for (file, rows) in &state.lost {
+                *resolved.positions.entry(*file).or_default() |= rows;
+            }
+        }
+        let marked = self
+            .mark(state, known, &mut added, resolved.positions)
+            .await?;
+        edit.added = added;
+        edit.added.extend(marked.added);
+        edit.removed.extend(marked.removed);
+        let changed = !(edit.added.is_empty() && edit.removed.is_empty());
+        if changed {
+            edit.summary = epochs::describe(commit)?;
+            if resolved.stale > 0 {
+                edit.summary
+                    .insert(STALE.to_owned(), resolved.stale.to_string());
+            }
+            let floor = state.index.as_ref().and_then(|index| index.floor());
+            if let (true, Some(floor)) = (truncated, floor) {
+                edit.summary.insert(TRUNCATED.to_owned(), to_hex(floor));
+            }
+        }
+        let data =
+            |file: &AddedFile| file.file.content_type() == iceberg::spec::DataContentType::Data;
+        if edit.removed.is_empty() && edit.added.iter().all(data) {
+            edit.operation = Operation::Append;
+        } else if !edit.added.iter().any(data) {
+            edit.operation = Operation::Delete;
+        }
+        let folder = self.folder(known);
+        let written = write_all(marked.files, &folder).await?;
+        fault::point("changes.deletes_written")?;
+        let done = self.apply(known, edit).await;
+        if matches!(done, Ok(Outcome::Conflict)) {
+            for path in written {
+                let _ = fs::remove_file(path);
+            }
+        }
+        if resolved.stale > 0 || resolved.replaced > 0 {
+            let (stale, replaced) = (resolved.stale, resolved.replaced);
+            tracing::debug!(epoch = commit.epoch.0, stale, replaced, "settled changes");
+        }
+        done
+    }
+
+    /// Deletes rows of files that are in the table, and of those that come now.
+    async fn mark(
+        &self,
+        state: &mut State,
+        known: &Known,
+        added: &mut Vec<AddedFile>,
+        positions: Positions,
+    ) -> Result<Marked> {
+        let new: FxHashMap<_, _> = added
+            .iter()
+            .map(|file| (FileId::of(file.file.file_path()), deletes::described(file)))
+            .collect();
+        let deleted = deletes::collect(&self.handle, state, &new, positions).await?;
+        // A file of which no row is left does not come at all.
+        let (none_left, deleted): (Vec<_>, Vec<_>) = deleted
+            .into_iter()
+            .partition(|d| d.new && d.rows.len() >= d.file.rows);
+        let leave_out = |added: &mut Vec<AddedFile>, gone: &[Deleted]| {
+            added.retain(|file| gone.iter().all(|d| *d.file.path != *file.file.file_path()));
+        };
+        leave_out(added, &none_left);
+        let vectors = match self.deletes {
+            Deletes::Position => false,
+            Deletes::Vector => true,
+            Deletes::CopyOnWrite => {
+                let (new, old): (Vec<_>, Vec<_>) = deleted.into_iter().partition(|d| d.new);
+                leave_out(added, &new);
+                return self.write_again(state, known, old, new, added).await;
+            }
+        };
+        deletes::mark(deleted, vectors, &self.folder(known))
+    }
+
+    /// Writes the data files anew that lose rows, and tells the index where the rows are then.
+    async fn write_again(
+        &self,
+        state: &mut State,
+        known: &Known,
+        old: Vec<Deleted>,
+        new: Vec<Deleted>,
+        added: &mut Vec<AddedFile>,
+    ) -> Result<Marked> {
+        let mut marked = Marked::default();
+        let mut live = state.ids.clone();
+        for Deleted { file, before, .. } in &old {
+            marked.removed.push(RemovedFile::data(file));
+            marked.removed.extend(before.iter().cloned());
+            live.remove(&FileId::of(&file.path));
+        }
+        let mut written = Vec::new();
+        for (deleted, lineage) in [(old, true), (new, false)] {
+            if deleted.is_empty() {
+                continue;
+            }
+            let files = deleted.into_iter().map(|d| (d.file, d.rows)).collect();
+            let (metadata, pool) = (&known.metadata, self.pool.clone());
+            written.extend(
+                without_rows(&self.handle, metadata, files, lineage, &self.rewrite, pool).await?,
+            );
+        }
+        live.extend(added.iter().map(|file| FileId::of(file.file.file_path())));
+        let paths = written
+            .iter()
+            .map(|file| file.file.file_path().to_owned())
+            .collect();
+        state.moved(paths, live, &self.reading).await?;
+        added.extend(written);
+        Ok(marked)
+    }
+
+    fn folder(&self, known: &Known) -> String {
+        format!("{}/data", known.metadata.location().trim_end_matches('/'))
+    }
+
+    async fn apply(&self, known: &Known, edit: Edit) -> Result<Outcome> {
+        fault::point("iceberg.commit.before_manifest")?;
+        let built = match self.handle.build(known, edit).await {
+            Err(error) if error.kind() == ErrorKind::Conflict => return Ok(Outcome::Conflict),
+            built => built?,
+        };
+        fault::point("iceberg.commit.before_metadata")?;
+        self.handle.apply(known, built).await
+    }
+}
+
+#[async_trait]
+impl Output for ChangesOutput {
+    async fn state(&self, pipeline: &str, shard: &str) -> Result<OutputState> {
+        state_of(&self.handle, pipeline, shard).await
+    }
+
+    async fn commit(&self, commit: &Commit) -> Result<Outcome> {
+        let handle = &self.handle;
+        let known = handle.load_existing().await?;
+        let held = match epochs::decide(&handle.table, handle.uuid, &known.metadata, commit)? {
+            Step::Stop(outcome) => return Ok(outcome),
+            Step::Go(held) => held,
+        };
+        let content = ChangesContent::from_json(&commit.prepared.content)?;
+        let mut state = self.state.lock().await;
+        // Dropped or failed on the way, the index holds half of an epoch.
+        let mut taken = std::mem::take(&mut *state);
+        let done = self
+            .try_commit(&mut taken, &known, held.as_ref(), commit, &content)
+            .await;
+        let kept = match &done {
+            // One that made no snapshot says none: what the index reflects stays the same.
+            Ok(Outcome::Committed { snapshot }) => {
+                let new = content.locations()?;
+                taken.committed(
+                    snapshot.parse().ok(),
+                    new.iter().map(|path| FileId::of(path)),
+                )
+            }
+            _ => {
+                taken.forget();
+                Ok(())
+            }
+        };
+        if let Err(error) = kept {
+            tracing::warn!(%error, "the index of keys cannot be kept");
+            taken.forget();
+        }
+        *state = taken;
+        done
+    }
+}

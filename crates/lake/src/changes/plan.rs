@@ -1,0 +1,263 @@
+//! From the columns of changes to those of the table: which ones are the key, the order and the
+//! operation, and what is stored of them.
+//!
+//! The order is stored in columns of its own unless it is a column of the table already, so that the
+//! index of keys can be made anew from the table.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use arrow::{
+    array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray},
+    compute::cast,
+    datatypes::{DataType, Field, Int32Type, Schema, SchemaRef},
+};
+use calve_engine::error::{Error, Result};
+
+use super::config::{ChangesConfig, Mode, Operation};
+
+/// The order of a change, where it is no column of the table; with several, `_calve_order_1`, ….
+pub(crate) const ORDER: &str = "_calve_order";
+/// The operation, where the rows do not name another column.
+const OP: &str = "_op";
+/// The order of a change, in a log of changes.
+const LOG_ORDER: &str = "_order";
+
+/// How the columns of changes become those of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct ChangePlan {
+    mode: Mode,
+    key: Vec<(usize, String)>,
+    order: Vec<(usize, String)>,
+    op: Option<usize>,
+    ops: BTreeMap<String, Operation>,
+    /// Columns of the changes that are stored, by number.
+    kept: Vec<usize>,
+    table: SchemaRef,
+}
+
+impl ChangePlan {
+    /// The plan for changes with these columns. `hidden` are columns that are none of the table, such
+    /// as metadata of the change.
+    ///
+    /// # Errors
+    /// `Config` when a column is not there, or cannot be a key.
+    pub(crate) fn new(config: &ChangesConfig, hidden: &[String], rows: &Schema) -> Result<Self> {
+        let find = |what: &str, name: &String| {
+            let at = rows.index_of(name).map_err(|_| {
+                let names: Vec<&str> = rows.fields().iter().map(|f| f.name().as_str()).collect();
+                Error::config(format!(
+                    "changes.{what} is not a column of the rows: column={name}"
+                ))
+                .hint(format!("the rows have: {}", names.join(", ")))
+            })?;
+            let of = rows.field(at).data_type();
+            if what != "op_column" && (of.is_nested() || of.is_floating()) {
+                return Err(Error::config(format!(
+                    "changes.{what} cannot be of this type: column={name} type={of}"
+                ))
+                .hint("use columns of whole numbers, text, bytes, dates or timestamps"));
+            }
+            Ok(at)
+        };
+        let all = |what: &str, names: &[String]| -> Result<Vec<(usize, String)>> {
+            let pairs = names
+                .iter()
+                .map(|name| Ok((find(what, name)?, name.clone())));
+            pairs.collect()
+        };
+        let key = all("key", &config.key)?;
+        let mut order = all("order_by", &config.order_by)?;
+        let op = match &config.op_column {
+            Some(name) => Some(find("op_column", name)?),
+            None => rows.index_of(OP).ok(),
+        };
+        let is_hidden = |name: &str| {
+            hidden.iter().any(|h| h == name) || name.contains('.') || name.starts_with('_')
+        };
+        if let Some((_, name)) = key.iter().find(|(at, _)| Some(*at) == op) {
+            return Err(Error::config(format!(
+                "changes.key is not a column of the table: column={name}"
+            )));
+        }
+        let append = config.mode == Mode::Append;
+        // Columns that become the stored order.
+        let extra: Vec<usize> = order
+            .iter()
+            .filter(|(at, name)| is_hidden(name) && key.iter().all(|(k, _)| k != at))
+            .map(|(at, _)| *at)
+            .collect();
+        let mut kept = Vec::new();
+        let mut fields = Vec::new();
+        for (at, field) in rows.fields().iter().enumerate() {
+            if Some(at) == op || extra.contains(&at) {
+                continue;
+            }
+            kept.push(at);
+            fields.push(field.as_ref().clone());
+        }
+        let base = if append { LOG_ORDER } else { ORDER };
+        for (n, at) in extra.iter().enumerate() {
+            let name = if extra.len() == 1 {
+                base.to_owned()
+            } else {
+                format!("{base}_{}", n + 1)
+            };
+            kept.push(*at);
+            fields.push(Field::new(&name, rows.field(*at).data_type().clone(), true));
+            for pair in order.iter_mut().filter(|pair| pair.0 == *at) {
+                pair.1.clone_from(&name);
+            }
+        }
+        if append {
+            fields.push(Field::new(OP, DataType::Utf8, true));
+        }
+        if config.mode == Mode::SoftDelete {
+            fields.push(Field::new(&config.deleted_column, DataType::Boolean, true));
+        }
+        for (n, field) in fields.iter().enumerate() {
+            if fields[..n]
+                .iter()
+                .any(|before| before.name() == field.name())
+            {
+                return Err(Error::config(format!(
+                    "the table would have two columns of one name: column={}",
+                    field.name()
+                ))
+                .hint("rename the column of the rows with `transform.sql`"));
+            }
+        }
+        Ok(Self {
+            mode: config.mode,
+            key,
+            order,
+            op,
+            ops: config
+                .ops
+                .iter()
+                .map(|(name, op)| (name.to_lowercase(), *op))
+                .collect(),
+            kept,
+            table: Arc::new(Schema::new(fields)),
+        })
+    }
+
+    /// The table's columns.
+    pub(crate) fn table(&self) -> &SchemaRef {
+        &self.table
+    }
+
+    /// The key's columns, as the table names them.
+    pub(crate) fn key_names(&self) -> impl Iterator<Item = &str> {
+        self.key.iter().map(|(_, name)| name.as_str())
+    }
+
+    /// The columns of the order, as the table names them; empty: changes are ordered as they come.
+    pub(crate) fn order_names(&self) -> impl Iterator<Item = &str> {
+        self.order.iter().map(|(_, name)| name.as_str())
+    }
+
+    /// The columns of the key, then those of the order, in changes.
+    pub(crate) fn key_and_order<'a>(
+        &'a self,
+        changes: &'a RecordBatch,
+    ) -> impl Iterator<Item = &'a ArrayRef> {
+        let places = self.key.iter().chain(&self.order);
+        places.map(|(at, _)| changes.column(*at))
+    }
+
+    /// Deleted rows stay in the table.
+    pub(crate) fn soft(&self) -> bool {
+        self.mode == Mode::SoftDelete
+    }
+
+    /// What each change does.
+    ///
+    /// # Errors
+    /// `Data` when one does something unknown.
+    pub(crate) fn operations(&self, changes: &RecordBatch) -> Result<Vec<Operation>> {
+        let Some(at) = self.op else {
+            return Ok(vec![Operation::Update; changes.num_rows()]);
+        };
+        let column = changes.column(at);
+        // A column of few values is looked at once for each.
+        if let DataType::Dictionary(key, _) = column.data_type()
+            && **key == DataType::Int32
+        {
+            let dictionary = column.as_dictionary::<Int32Type>();
+            let known = self.known(dictionary.values())?;
+            return (dictionary.keys().iter())
+                .map(|key| {
+                    self.operation(key.and_then(|k| known.get(k as usize).copied().flatten()))
+                })
+                .collect();
+        }
+        self.known(column)?
+            .into_iter()
+            .map(|op| self.operation(op))
+            .collect()
+    }
+
+    fn known(&self, values: &ArrayRef) -> Result<Vec<Option<Operation>>> {
+        let text = cast(values, &DataType::Utf8)
+            .map_err(|e| Error::config("the operation is not text").because(e))?;
+        let text: &StringArray = text.as_string();
+        Ok(text.iter().map(|value| self.meaning(value?)).collect())
+    }
+
+    fn meaning(&self, value: &str) -> Option<Operation> {
+        let value = value.trim().to_lowercase();
+        if let Some(op) = self.ops.get(&value) {
+            return Some(*op);
+        }
+        Some(match value.as_str() {
+            "c" | "create" | "i" | "insert" | "r" | "read" | "+" => Operation::Insert,
+            "u" | "update" | "upsert" => Operation::Update,
+            "d" | "delete" | "-" => Operation::Delete,
+            "t" | "truncate" => Operation::Truncate,
+            _ => return None,
+        })
+    }
+
+    fn operation(&self, known: Option<Operation>) -> Result<Operation> {
+        known.ok_or_else(|| {
+            Error::data("the operation is null or unknown; `changes.ops` says what others mean")
+        })
+    }
+
+    /// The table's rows of changes. With `soft`, deleted ones are flagged.
+    ///
+    /// # Errors
+    /// `Internal` when the changes have not the columns that the plan was made for.
+    pub(crate) fn rows(&self, changes: &RecordBatch, ops: &[Operation]) -> Result<RecordBatch> {
+        let mut columns: Vec<ArrayRef> = self
+            .kept
+            .iter()
+            .map(|at| changes.column(*at).clone())
+            .collect();
+        match self.mode {
+            Mode::Merge => {}
+            Mode::Append => {
+                let names = ops.iter().map(|op| {
+                    Some(match op {
+                        Operation::Insert => "insert",
+                        Operation::Update => "update",
+                        Operation::Delete => "delete",
+                        Operation::Truncate => "truncate",
+                        Operation::Skip => return None,
+                    })
+                });
+                columns.push(Arc::new(names.collect::<StringArray>()));
+            }
+            Mode::SoftDelete => {
+                let flags: BooleanArray = ops
+                    .iter()
+                    .map(|op| Some(*op == Operation::Delete))
+                    .collect();
+                columns.push(Arc::new(flags));
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(changes.num_rows()));
+        RecordBatch::try_new_with_options(self.table.clone(), columns, &options)
+            .map_err(|e| Error::internal("cannot make rows of changes").because(e))
+    }
+}

@@ -1,0 +1,272 @@
+//! From changes to positions, against one snapshot of the table: which rows of which files are gone
+//! when an epoch is committed. Blocks; run away from the threads of the I/O.
+
+use std::sync::Arc;
+
+use arrow::{array::RecordBatch, row::Rows};
+use calve_engine::error::Result;
+use roaring::RoaringTreemap;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    index::{Entry, FileId, KeyIndex, Where},
+    keys::{KeyCodec, KeyedRows},
+    stored::StoredColumns,
+};
+
+/// Rows to delete, by data file.
+pub(crate) type Positions = FxHashMap<FileId, RoaringTreemap>;
+
+/// A chunk, read.
+#[derive(Debug, Default)]
+pub(crate) struct ReadChunk {
+    /// Up to this order all rows are removed before the chunk.
+    pub(crate) truncate: Option<Vec<u8>>,
+    /// Locations of its data files.
+    pub(crate) files: Vec<Arc<str>>,
+    /// Keys and orders to delete.
+    pub(crate) deletes: Vec<RecordBatch>,
+}
+
+/// What became of the changes of an epoch.
+#[derive(Debug, Default)]
+pub(crate) struct Resolved {
+    pub(crate) positions: Positions,
+    /// Everything that the table had is removed, and these chunks are the first that count.
+    pub(crate) truncated: Option<usize>,
+    /// Changes older than what the table holds.
+    pub(crate) stale: u64,
+    /// Rows that were there and are deleted or replaced.
+    pub(crate) replaced: u64,
+}
+
+/// Settles changes by the index.
+pub(crate) struct Resolver<'a> {
+    pub(crate) index: &'a mut KeyIndex,
+    pub(crate) codec: &'a KeyCodec,
+    pub(crate) columns: &'a StoredColumns,
+    /// Data files of the base snapshot.
+    pub(crate) live: &'a FxHashSet<FileId>,
+    /// Seconds since 1970.
+    pub(crate) now: u32,
+}
+
+impl Resolver<'_> {
+    /// Applies the chunks in their order, and brings the index to the state after them.
+    ///
+    /// # Errors
+    /// Those of reading and of the index; the index is of no use then.
+    pub(crate) fn resolve(&mut self, chunks: &[ReadChunk]) -> Result<Resolved> {
+        let mut resolved = Resolved::default();
+        // Files of the chunks before are live as soon as they were applied.
+        let mut new = FxHashSet::default();
+        for (n, chunk) in chunks.iter().enumerate() {
+            if let Some(order) = &chunk.truncate {
+                self.truncate(order, n, &mut resolved)?;
+            }
+            for rows in &chunk.deletes {
+                let keyed = self.codec.encode_stored(rows)?;
+                self.deletes(&keyed, &new, &mut resolved)?;
+            }
+            for path in &chunk.files {
+                let file = FileId::of(path);
+                let (columns, codec) = (self.columns, self.codec);
+                columns.read(codec, path, |first, keyed| {
+                    self.upserts(file, first, &keyed, &new, &mut resolved)
+                })?;
+            }
+            new.extend(chunk.files.iter().map(|path| FileId::of(path)));
+        }
+        Ok(resolved)
+    }
+
+    fn upserts(
+        &mut self,
+        file: FileId,
+        first: u32,
+        keyed: &KeyedRows,
+        new: &FxHashSet<FileId>,
+        resolved: &mut Resolved,
+    ) -> Result<()> {
+        let found = self.index.get(&keyed.keys)?;
+        for row in 0..keyed.keys.num_rows() {
+            let order = keyed.order(row);
+            let at = first + row as u32;
+            let held = found.entry(row);
+            let late = held.as_ref().is_some_and(|held| held.order > order);
+            if late || self.index.below_floor(order) {
+                resolved
+                    .positions
+                    .entry(file)
+                    .or_default()
+                    .insert(at.into());
+                resolved.stale += 1;
+                continue;
+            }
+            if let Some(held) = held {
+                self.remove(&held, new, resolved);
+            }
+            let place = Where::Row { file, row: at };
+            self.index
+                .put(keyed.keys.row(row).data(), &Entry { place, order })?;
+        }
+        Ok(())
+    }
+
+    fn deletes(
+        &mut self,
+        keyed: &KeyedRows,
+        new: &FxHashSet<FileId>,
+        resolved: &mut Resolved,
+    ) -> Result<()> {
+        let found = self.index.get(&keyed.keys)?;
+        for row in 0..keyed.keys.num_rows() {
+            let order = keyed.order(row);
+            let held = found.entry(row);
+            if held.as_ref().is_some_and(|held| held.order > order) || self.index.below_floor(order)
+            {
+                resolved.stale += 1;
+                continue;
+            }
+            if let Some(held) = &held {
+                self.remove(held, new, resolved);
+            }
+            self.bury(&keyed.keys, row, order)?;
+        }
+        Ok(())
+    }
+
+    /// What is left of a deleted key.
+    fn bury(&mut self, keys: &Rows, row: usize, order: &[u8]) -> Result<()> {
+        let key = keys.row(row);
+        if self.codec.ordered() {
+            let place = Where::Deleted { at: self.now };
+            self.index.put(key.data(), &Entry { place, order })
+        } else {
+            self.index.delete(key.data())
+        }
+    }
+
+    /// A row that is in the table no longer belongs there.
+    fn remove(&self, held: &Entry<'_>, new: &FxHashSet<FileId>, resolved: &mut Resolved) {
+        if let Where::Row { file, row } = held.place
+            && (self.live.contains(&file) || new.contains(&file))
+        {
+            resolved
+                .positions
+                .entry(file)
+                .or_default()
+                .insert(row.into());
+            resolved.replaced += 1;
+        }
+    }
+
+    fn truncate(&mut self, order: &[u8], chunk: usize, resolved: &mut Resolved) -> Result<()> {
+        if !self.codec.ordered() {
+            self.index.clear()?;
+            resolved.positions.clear();
+            resolved.truncated = Some(chunk);
+            return Ok(());
+        }
+        let mut gone = Vec::new();
+        self.index.scan(|key, entry| {
+            if entry.order <= order
+                && let Where::Row { file, row } = entry.place
+            {
+                resolved
+                    .positions
+                    .entry(file)
+                    .or_default()
+                    .insert(row.into());
+                resolved.replaced += 1;
+                gone.push(key.to_vec());
+            }
+        })?;
+        for key in gone {
+            self.index.delete(&key)?;
+        }
+        self.index.raise_floor(order);
+        Ok(())
+    }
+}
+
+/// Puts the rows of a data file that is in the table into the index.
+pub(crate) struct Indexer<'a> {
+    pub(crate) index: &'a mut KeyIndex,
+    pub(crate) codec: &'a KeyCodec,
+    pub(crate) columns: &'a StoredColumns,
+    pub(crate) live: &'a FxHashSet<FileId>,
+}
+
+impl Indexer<'_> {
+    /// `deleted` are rows that deletes remove. Answers with the rows that have a key which another
+    /// row has, too, and lose against it: the higher order counts, then what was indexed last.
+    ///
+    /// # Errors
+    /// Those of reading and of the index.
+    pub(crate) fn add(
+        &mut self,
+        path: &str,
+        deleted: &RoaringTreemap,
+        lost: &mut Positions,
+    ) -> Result<()> {
+        let file = FileId::of(path);
+        self.columns.read(self.codec, path, |first, keyed| {
+            let found = self.index.get(&keyed.keys)?;
+            // Two rows of one piece may have one key, in a table that others have written.
+            let mut here: FxHashMap<&[u8], u32> = FxHashMap::default();
+            for row in 0..keyed.keys.num_rows() {
+                let at = first + row as u32;
+                if deleted.contains(at.into()) {
+                    continue;
+                }
+                let order = keyed.order(row);
+                let key = keyed.keys.row(row);
+                let twin = here.get(key.data()).map(|&at| Entry {
+                    place: Where::Row { file, row: at },
+                    order: keyed.order((at - first) as usize),
+                });
+                let held = twin.or_else(|| found.entry(row));
+                if let Some(Entry {
+                    place:
+                        Where::Row {
+                            file: other,
+                            row: before,
+                        },
+                    order: others,
+                }) = held
+                    && (self.live.contains(&other) || other == file)
+                    && (other, before) != (file, at)
+                {
+                    if others > order {
+                        lost.entry(file).or_default().insert(at.into());
+                        continue;
+                    }
+                    lost.entry(other).or_default().insert(before.into());
+                }
+                let place = Where::Row { file, row: at };
+                self.index.put(key.data(), &Entry { place, order })?;
+                here.insert(keyed.keys.row(row).data(), at);
+            }
+            Ok(())
+        })
+    }
+
+    /// Puts keys that were deleted into the index, where no row has them.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub(crate) fn bury(&mut self, rows: &RecordBatch, at: u32) -> Result<()> {
+        let keyed = self.codec.encode_stored(rows)?;
+        let found = self.index.get(&keyed.keys)?;
+        for row in 0..keyed.keys.num_rows() {
+            let order = keyed.order(row);
+            if found.entry(row).is_none_or(|held| held.order <= order) {
+                let place = Where::Deleted { at };
+                self.index
+                    .put(keyed.keys.row(row).data(), &Entry { place, order })?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,349 @@
+//! The table and the index of keys, brought to one snapshot: by what foreign commits have added, or
+//! from the beginning.
+
+use std::{path::PathBuf, sync::Arc, time::Instant};
+
+use arrow::array::RecordBatch;
+use calve_engine::{
+    checkpoint::Checkpoints,
+    error::{Error, Result},
+    seams::Commit,
+};
+use calve_model::Epoch;
+use iceberg::spec::TableMetadata;
+use roaring::RoaringTreemap;
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::{
+    index::{FileId, KeyIndex, Reflects},
+    keys::KeyCodec,
+    resolve::{Indexer, Positions},
+    stored::StoredColumns,
+    tombstones::{self, RunName},
+};
+use crate::iceberg::{
+    deletes::deleted_rows,
+    handle::{Known, TableHandle},
+    held::{Held, ancestors, of_shard, summary},
+    live::{LiveFile, LiveFiles},
+};
+
+/// Summary: a TRUNCATE removed rows up to this order.
+pub(crate) const TRUNCATED: &str = "calve.truncated";
+
+/// What is needed to read keys.
+#[derive(Clone)]
+pub(crate) struct Reading {
+    pub(crate) codec: Arc<KeyCodec>,
+    pub(crate) columns: Arc<StoredColumns>,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) folder: PathBuf,
+    pub(crate) memory_bytes: usize,
+}
+
+/// The table's files and the index, at one snapshot.
+#[derive(Default)]
+pub(crate) struct State {
+    pub(crate) index: Option<KeyIndex>,
+    /// What the index reflects; none: nothing known.
+    at: Option<Reflects>,
+    pub(crate) live: LiveFiles,
+    pub(crate) files: FxHashMap<FileId, Arc<LiveFile>>,
+    pub(crate) ids: FxHashSet<FileId>,
+    /// The files that the index has seen, and the snapshot that they were all of.
+    seen: FxHashSet<FileId>,
+    seen_at: Option<Option<i64>>,
+    /// Files that come with the next commit, and hold rows that were in others.
+    written: Vec<FileId>,
+    /// Rows that the next commit deletes, since another row has their key.
+    pub(crate) lost: Positions,
+}
+
+/// Files to be put into the index, with the rows of them that are deleted.
+type Added = Vec<(Arc<LiveFile>, RoaringTreemap)>;
+
+impl State {
+    /// Forgets what the index says: something failed on the way.
+    pub(crate) fn forget(&mut self) {
+        if let Some(index) = self.index.take() {
+            index.close();
+        }
+        self.at = None;
+        self.lost.clear();
+        self.written.clear();
+    }
+
+    /// The index reflects the table after a commit that made this snapshot (none: it made none) of
+    /// the files that were there and `new` ones.
+    pub(crate) fn committed(
+        &mut self,
+        snapshot: Option<i64>,
+        new: impl Iterator<Item = FileId>,
+    ) -> Result<()> {
+        let Some(at) = &mut self.at else {
+            return Ok(());
+        };
+        at.snapshot = snapshot.or(at.snapshot);
+        self.seen_at = Some(at.snapshot);
+        self.seen.clone_from(&self.ids);
+        self.seen.extend(new);
+        self.seen.extend(self.written.drain(..));
+        self.lost.clear();
+        match &mut self.index {
+            Some(index) => index.commit(at.clone()),
+            None => Ok(()),
+        }
+    }
+
+    /// Brings files and index to the state of the table in `known`.
+    ///
+    /// # Errors
+    /// `Corrupt` when the table cannot be read, `Config` when it has what calve does not apply, or
+    /// two rows of one key before the first commit; those of disk and checkpoint store.
+    pub(crate) async fn reach(
+        &mut self,
+        handle: &TableHandle,
+        known: &Known,
+        held: Option<&Held>,
+        commit: &Commit,
+        reading: &Reading,
+    ) -> Result<()> {
+        let metadata = &known.metadata;
+        let wanted = Reflects {
+            table: metadata.uuid().to_string(),
+            fingerprint: reading.codec.fingerprint(),
+            snapshot: metadata.current_snapshot_id(),
+            floor: None,
+        };
+        if self.index.is_none() {
+            let reading = reading.clone();
+            let (index, reflects) =
+                blocking(move || KeyIndex::open(&reading.folder, reading.memory_bytes)).await??;
+            self.index = Some(index);
+            self.at =
+                reflects.filter(|r| r.table == wanted.table && r.fingerprint == wanted.fingerprint);
+        }
+        handle.live(known, &mut self.live).await?;
+        self.live.refuse_equality_deletes(&handle.table)?;
+        self.files = by_id(&self.live)?;
+        self.ids = self.files.keys().copied().collect();
+        let at = self.at.as_ref().map(|at| at.snapshot);
+        if at == Some(wanted.snapshot) {
+            self.seen_at = at;
+            self.seen.clone_from(&self.ids);
+            return Ok(());
+        }
+        let others =
+            at.is_some_and(|at| Some(at) == self.seen_at && only_others(metadata, at, commit));
+        let files: Vec<Arc<LiveFile>> = if others {
+            let new = self.files.iter().filter(|(id, _)| !self.seen.contains(id));
+            new.map(|(_, file)| file.clone()).collect()
+        } else {
+            self.files.values().cloned().collect()
+        };
+        let added = self.with_deletes(handle, files).await?;
+        let buried = if others {
+            None
+        } else {
+            let held = held.map_or(Epoch::NONE, |held| held.epoch);
+            Some(buried(&reading.checkpoints, held).await?)
+        };
+        let floor = ancestors(metadata).find_map(|s| summary(s, TRUNCATED));
+        let floor = floor.and_then(crate::iceberg::files::from_hex);
+        let first = held.is_none() && commit.previous == Epoch::NONE;
+        let mut index = self
+            .index
+            .take()
+            .ok_or_else(|| Error::internal("the index is not open"))?;
+        let (ids, reading) = (std::mem::take(&mut self.ids), reading.clone());
+        let (index, ids, done) = blocking(move || {
+            let done = fill(&mut index, &ids, added, buried, floor, &reading);
+            (index, ids, done)
+        })
+        .await?;
+        (self.index, self.ids) = (Some(index), ids);
+        let lost = done?;
+        if first && !lost.is_empty() {
+            let rows: u64 = lost.values().map(RoaringTreemap::len).sum();
+            return Err(Error::config(format!(
+                "rows of the table have the same key: table={} key={} rows={rows}",
+                handle.table,
+                reading_names(&wanted.fingerprint)
+            ))
+            .hint("remove the duplicates, or name more columns in `changes.key`"));
+        }
+        for (file, rows) in lost {
+            *self.lost.entry(file).or_default() |= rows;
+        }
+        self.seen_at = Some(wanted.snapshot);
+        self.seen.clone_from(&self.ids);
+        self.at = Some(wanted);
+        Ok(())
+    }
+
+    /// Rows have moved to files that come with this commit; `live` are the files after it but these.
+    ///
+    /// # Errors
+    /// Those of reading and of the index; the index is of no use then.
+    pub(crate) async fn moved(
+        &mut self,
+        paths: Vec<String>,
+        live: FxHashSet<FileId>,
+        reading: &Reading,
+    ) -> Result<()> {
+        let mut index = self
+            .index
+            .take()
+            .ok_or_else(|| Error::internal("the index is not open"))?;
+        let reading = reading.clone();
+        self.written
+            .extend(paths.iter().map(|path| FileId::of(path)));
+        let (index, done) = blocking(move || {
+            let mut indexer = Indexer {
+                index: &mut index,
+                codec: &reading.codec,
+                columns: &reading.columns,
+                live: &live,
+            };
+            let none = RoaringTreemap::new();
+            let mut lost = Positions::default();
+            let mut done = Ok(());
+            for path in paths {
+                done = done.and_then(|()| indexer.add(&path, &none, &mut lost));
+            }
+            if done.is_ok() && !lost.is_empty() {
+                done = Err(Error::internal(
+                    "a row that was moved has the key of another",
+                ));
+            }
+            (index, done)
+        })
+        .await?;
+        self.index = Some(index);
+        done
+    }
+
+    async fn with_deletes(&self, handle: &TableHandle, files: Vec<Arc<LiveFile>>) -> Result<Added> {
+        let mut added = Vec::with_capacity(files.len());
+        for file in files {
+            let deletes = self.live.deletes_of(&file);
+            let rows = deleted_rows(handle.catalog.file_io(), &file, &deletes).await?;
+            added.push((file, rows));
+        }
+        // Of two rows of one key the one that was written later counts.
+        added.sort_by(|(a, _), (b, _)| (a.sequence, &a.path).cmp(&(b.sequence, &b.path)));
+        Ok(added)
+    }
+}
+
+fn reading_names(fingerprint: &str) -> &str {
+    fingerprint
+        .split(']')
+        .next()
+        .and_then(|text| text.split('[').nth(1))
+        .unwrap_or("?")
+}
+
+fn by_id(live: &LiveFiles) -> Result<FxHashMap<FileId, Arc<LiveFile>>> {
+    let mut files = FxHashMap::default();
+    for file in live.files() {
+        if let Some(other) = files.insert(FileId::of(&file.path), file.clone()) {
+            let other: Arc<LiveFile> = other;
+            return Err(Error::internal(format!(
+                "two files have one hash: file={} file={}",
+                file.path, other.path
+            ))
+            .hint("compact the table: its files get other names"));
+        }
+    }
+    Ok(files)
+}
+
+/// Since `from` nobody of this shard has committed.
+fn only_others(metadata: &TableMetadata, from: Option<i64>, commit: &Commit) -> bool {
+    for snapshot in ancestors(metadata) {
+        if Some(snapshot.snapshot_id()) == from {
+            return true;
+        }
+        if of_shard(snapshot, &commit.pipeline, &commit.shard) {
+            return false;
+        }
+    }
+    from.is_none()
+}
+
+/// The keys that committed epochs deleted, with the time of each run, oldest first.
+async fn buried(checkpoints: &Checkpoints, held: Epoch) -> Result<Vec<(u32, Vec<RecordBatch>)>> {
+    let mut runs: Vec<RunName> = checkpoints
+        .runs()
+        .await?
+        .iter()
+        .filter_map(|name| RunName::parse(name))
+        .filter(|run| run.epoch <= held)
+        .collect();
+    runs.sort_by(|a, b| (a.epoch, &a.name).cmp(&(b.epoch, &b.name)));
+    let mut buried = Vec::new();
+    for run in runs {
+        let rows = tombstones::read(checkpoints, &run.name).await?;
+        buried.push((u32::try_from(run.written).unwrap_or(u32::MAX), rows));
+    }
+    Ok(buried)
+}
+
+/// Puts files into the index; with `buried`, makes it anew.
+fn fill(
+    index: &mut KeyIndex,
+    ids: &FxHashSet<FileId>,
+    added: Added,
+    buried: Option<Vec<(u32, Vec<RecordBatch>)>>,
+    floor: Option<Vec<u8>>,
+    reading: &Reading,
+) -> Result<Positions> {
+    let begun = Instant::now();
+    let anew = buried.is_some();
+    if anew {
+        index.clear()?;
+    }
+    if let Some(floor) = floor {
+        index.raise_floor(&floor);
+    }
+    let mut indexer = Indexer {
+        index,
+        codec: &reading.codec,
+        columns: &reading.columns,
+        live: ids,
+    };
+    if reading.codec.ordered() {
+        for (at, batches) in buried.into_iter().flatten() {
+            for rows in batches {
+                indexer.bury(&rows, at)?;
+            }
+        }
+    }
+    let mut lost = Positions::default();
+    let (files, mut rows) = (added.len(), 0);
+    for (file, deleted) in added {
+        indexer.add(&file.path, &deleted, &mut lost)?;
+        rows += file.rows;
+    }
+    if rows > 0 {
+        let ms = begun.elapsed().as_millis() as u64;
+        tracing::info!(
+            files,
+            rows,
+            anew,
+            ms,
+            "read keys of the table into the index"
+        );
+    }
+    Ok(lost)
+}
+
+/// Runs what blocks away from the threads of the I/O.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|e| Error::internal("a blocking task died").because(e))
+}

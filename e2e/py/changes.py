@@ -1,0 +1,34 @@
+"""Reads a table of changes with PyIceberg and with DuckDB, which must agree row by row; prints one JSON
+object a table: rows, keys (distinct), digest (of all rows), and what "queries" over `t` give.
+
+usage: changes.py '[{"dir": "…", "columns": ["id", …], "queries": ["SELECT …", …]}, …]'
+"""
+import json, sys
+
+import duckdb
+from pyiceberg.catalog.sql import SqlCatalog
+
+from readers import load_extensions
+
+answers = []
+for spec in json.loads(sys.argv[1]):
+    root = spec["dir"]
+    catalog = SqlCatalog("default", uri=f"sqlite:///{root}/lake/catalog.db", warehouse=f"file://{root}/lake")
+    table = catalog.load_table(spec.get("table", "shop.orders"))
+    con = duckdb.connect()
+    load_extensions(con)
+    con.register("t", table.scan().to_arrow())
+    columns = ", ".join(f'"{name}"' for name in spec["columns"])
+    own = f"SELECT {columns} FROM t"
+    theirs = f"SELECT {columns} FROM iceberg_scan('{table.metadata_location}')"
+    for left, right in [(own, theirs), (theirs, own)]:
+        differ = con.execute(f"SELECT * FROM (({left}) EXCEPT ALL ({right})) LIMIT 3").fetchall()
+        assert not differ, f"PyIceberg and DuckDB differ: {differ}"
+    rows, keys, digest = con.execute(
+        f"SELECT count(*), count(DISTINCT {columns.split(',')[0]}), sum(hash({columns})::HUGEINT)::VARCHAR FROM t"
+    ).fetchone()
+    found = {"rows": rows, "keys": keys, "digest": digest}
+    found["queries"] = [[list(row) for row in con.execute(query).fetchall()] for query in spec.get("queries", [])]
+    found["summaries"] = [dict(snapshot.summary.additional_properties) for snapshot in table.snapshots()]
+    answers.append(found)
+print(json.dumps(answers))

@@ -1,0 +1,325 @@
+//! Debezium's changes of a real table become that table: in every order, however often, whatever is
+//! killed, and as PyIceberg and DuckDB read it.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    path::{Path, PathBuf},
+    process::ExitStatus,
+};
+
+use calve_e2e::{Running, command, python};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// What the fixture's last state is: rows, sum of quantity, sum of price in cents.
+const LAST: (u64, u64, u64) = (559, 1648, 58_869_985);
+
+fn fixture() -> Vec<String> {
+    let folder = std::env::var("CALVE_FIXTURES").map_or_else(
+        |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures"),
+        PathBuf::from,
+    );
+    let path = folder.join("cdc/debezium-orders.jsonl");
+    let text = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+    assert_eq!(lines.len(), 830, "the fixture is another one");
+    lines
+}
+
+/// A pipeline over files of changes.
+struct Orders {
+    dir: PathBuf,
+    files: usize,
+}
+
+impl Orders {
+    fn new(dir: PathBuf, changes: &str, table: &str) -> Self {
+        fs::create_dir_all(dir.join("in")).expect("a folder");
+        let root = dir.display();
+        let text = format!(
+            "name: orders\n\
+             source: {{ file: {{ path: \"{root}/in/*.jsonl\" }} }}\n\
+             format: {{ debezium: {{ columns: {{ id: bigint, customer_name: varchar, product_name: varchar, \
+             quantity: int, price: double, order_date: bigint, status: varchar }} }} }}\n\
+             sink: {{ iceberg: {{ catalog: {{ sqlite: \"{root}/lake/catalog.db\", warehouse: \"{root}/lake\" }}, \
+             table: shop.orders, {table} changes: {{ key: [id], {changes} }} }} }}\n\
+             commit: {{ every: 5ms, min_interval: 1ms }}\n\
+             checkpoint: {{ path: \"{root}/checkpoints\" }}\n\
+             rejects: {{ path: \"{root}/rejects\" }}\n"
+        );
+        fs::write(dir.join("orders.yaml"), text).expect("the pipeline file");
+        Self { dir, files: 0 }
+    }
+
+    /// One more file of changes; each file is a batch.
+    fn add(&mut self, lines: &[String]) {
+        let name = format!("in/{:05}.jsonl", self.files);
+        fs::write(self.dir.join(name), lines.join("\n") + "\n").expect("changes");
+        self.files += 1;
+    }
+
+    fn run(&self, fault: &str) -> ExitStatus {
+        Running::start(&self.dir, &self.dir.join("orders.yaml"), fault, &[]).wait()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn runs(&self) {
+        let status = self.run("");
+        assert!(status.success(), "{}", self.log());
+    }
+
+    fn lose_index(&self) {
+        fs::remove_dir_all(self.dir.join("lake/.calve-index")).expect("there was an index");
+    }
+
+    fn read(&self, queries: &[&str]) -> Value {
+        let columns = [
+            "id",
+            "customer_name",
+            "product_name",
+            "quantity",
+            "price",
+            "order_date",
+            "status",
+        ];
+        let spec = json!({ "dir": self.dir, "columns": columns, "queries": queries });
+        python("changes.py", &[spec]).remove(0)
+    }
+
+    /// The table equals the source's last state; answers with the digest of its rows.
+    fn is_last_state(&self, what: &str) -> Value {
+        let sums = "SELECT sum(quantity)::BIGINT, round(sum(price) * 100)::BIGINT FROM t";
+        let found = self.read(&[sums]);
+        assert_eq!(found["rows"], LAST.0, "{what}: {found}\n{}", self.log());
+        assert_eq!(found["keys"], LAST.0, "{what}: a key is there twice");
+        assert_eq!(found["queries"][0], json!([[LAST.1, LAST.2]]), "{what}");
+        found["digest"].clone()
+    }
+
+    fn verify(&self) {
+        let catalog = self.dir.join("lake/catalog.db");
+        let found = command(&[
+            "table",
+            "verify",
+            "--catalog",
+            &catalog.to_string_lossy(),
+            "shop.orders",
+        ]);
+        let text = String::from_utf8_lossy(&found.stdout).into_owned();
+        assert!(
+            found.status.success(),
+            "{text}{}",
+            String::from_utf8_lossy(&found.stderr)
+        );
+    }
+}
+
+const POSITIONS: (&str, &str) = ("order_by: [source.lsn]", "");
+const VECTORS: (&str, &str) = (
+    "order_by: [source.lsn], deletes: vector",
+    "format_version: 3,",
+);
+const BY_ARRIVAL: (&str, &str) = ("deletes: position", "");
+const PARTITIONED: (&str, &str) = ("order_by: [source.lsn]", "partition_by: [status],");
+
+#[test]
+fn the_table_equals_the_source_s_in_one_batch_and_in_many() {
+    let root = tempfile::tempdir().expect("a folder");
+    let lines = fixture();
+    let mut digests = Vec::new();
+    for (n, (changes, table)) in [POSITIONS, VECTORS, BY_ARRIVAL, PARTITIONED]
+        .iter()
+        .enumerate()
+    {
+        for pieces in [830, 40, 1] {
+            let mut orders = Orders::new(root.path().join(format!("{n}-{pieces}")), changes, table);
+            for chunk in lines.chunks(pieces) {
+                orders.add(chunk);
+            }
+            orders.runs();
+            let what = format!("{changes} {table} in pieces of {pieces}");
+            digests.push(orders.is_last_state(&what));
+            orders.verify();
+        }
+    }
+    assert!(
+        digests.iter().all(|digest| *digest == digests[0]),
+        "{digests:?}"
+    );
+}
+
+#[test]
+fn the_order_of_events_and_repeats_change_nothing() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut random = ChaCha8Rng::seed_from_u64(4);
+    for (n, (changes, table)) in [POSITIONS, VECTORS, PARTITIONED].iter().enumerate() {
+        let mut lines = fixture();
+        lines.extend(fixture());
+        lines.shuffle(&mut random);
+        let mut orders = Orders::new(root.path().join(n.to_string()), changes, table);
+        for chunk in lines.chunks(60) {
+            orders.add(chunk);
+        }
+        orders.runs();
+        orders.is_last_state(changes);
+        orders.verify();
+    }
+}
+
+#[test]
+fn a_lost_index_is_made_anew() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut random = ChaCha8Rng::seed_from_u64(9);
+    for (n, (changes, table)) in [POSITIONS, VECTORS].iter().enumerate() {
+        let mut lines = fixture();
+        // Within keys, too: what was deleted is found by the runs of deleted keys alone.
+        lines.shuffle(&mut random);
+        let mut orders = Orders::new(root.path().join(n.to_string()), changes, table);
+        for chunk in lines.chunks(100) {
+            orders.add(chunk);
+            orders.runs();
+            orders.lose_index();
+        }
+        orders.is_last_state(changes);
+    }
+}
+
+const KILLS: &[&str] = &[
+    "start.before_claim=kill",
+    "start.after_claim=kill",
+    "write.finish.before_fsync=kill@2",
+    "changes.before_run=kill",
+    "changes.before_run=kill@3",
+    "changes.after_run=kill@2",
+    "prepare.after_files=kill@3",
+    "checkpoint.before_create=kill@3",
+    "checkpoint.after_create=kill@3",
+    "commit.before=kill@2",
+    "changes.resolved=kill",
+    "changes.resolved=kill@4",
+    "changes.deletes_written=kill@2",
+    "iceberg.commit.before_manifest=kill@3",
+    "iceberg.commit.before_metadata=kill@3",
+    "iceberg.commit.before_cas=kill@3",
+    "iceberg.commit.after_cas=kill@3",
+    "iceberg.commit.after_cas=lost@3",
+    "commit.after=kill@2",
+    "checkpoint.retire.each=kill",
+];
+
+#[test]
+fn the_table_is_the_same_whatever_is_killed() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut digest = None;
+    for (n, fault) in KILLS.iter().enumerate() {
+        let (changes, table) = [POSITIONS, VECTORS][n % 2];
+        let mut orders = Orders::new(root.path().join(n.to_string()), changes, table);
+        for chunk in fixture().chunks(25) {
+            orders.add(chunk);
+        }
+        let status = orders.run(fault);
+        if fault.contains("=kill") {
+            assert_eq!(
+                status.signal(),
+                Some(9),
+                "{fault}: not reached: {}",
+                orders.log()
+            );
+        }
+        orders.runs();
+        let found = orders.is_last_state(fault);
+        assert_eq!(
+            *digest.get_or_insert_with(|| found.clone()),
+            found,
+            "{fault}"
+        );
+        orders.verify();
+    }
+}
+
+#[test]
+fn a_log_of_changes_and_flags_in_the_place_of_deletes() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut log = Orders::new(
+        root.path().join("log"),
+        "mode: append, order_by: [source.lsn]",
+        "",
+    );
+    let mut soft = Orders::new(
+        root.path().join("soft"),
+        "mode: soft_delete, order_by: [source.lsn]",
+        "",
+    );
+    for chunk in fixture().chunks(100) {
+        log.add(chunk);
+        soft.add(chunk);
+    }
+    log.runs();
+    let ops = "SELECT _op, count(*) FROM t GROUP BY 1 ORDER BY 1";
+    let found = log.read(&[ops, "SELECT count(DISTINCT _order) FROM t"]);
+    assert_eq!(found["rows"], 830);
+    assert_eq!(
+        found["queries"][0],
+        json!([["delete", 23], ["insert", 582], ["update", 225]])
+    );
+    soft.runs();
+    let found = soft
+        .read(&["SELECT _deleted, count(*), sum(quantity)::BIGINT FROM t GROUP BY 1 ORDER BY 1"]);
+    assert_eq!(
+        found["queries"][0][0],
+        json!([false, LAST.0, LAST.1]),
+        "{found}"
+    );
+    assert_eq!(found["queries"][0][1][1], 23, "{found}");
+}
+
+#[test]
+fn a_change_without_a_key_is_a_reject() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut orders = Orders::new(root.path().join("rejects"), POSITIONS.0, POSITIONS.1);
+    let mut lines = fixture();
+    let event = lines[0].replace("\"id\":3107,", "");
+    lines.insert(5, event);
+    lines.insert(9, lines[0].replace("\"op\":\"c\"", "\"op\":\"q\""));
+    orders.add(&lines);
+    orders.runs();
+    orders.is_last_state("with rejects");
+    let log = orders.log();
+    assert!(log.contains("2 "), "{log}");
+    let rejects = command(&["check", &orders.dir.join("orders.yaml").to_string_lossy()]);
+    assert!(rejects.status.success());
+    let mut found = Vec::new();
+    for entry in walk(&orders.dir.join("rejects")) {
+        found.extend(
+            fs::read_to_string(entry)
+                .expect("rejects")
+                .lines()
+                .map(str::to_owned),
+        );
+    }
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        found
+            .iter()
+            .any(|line| line.contains("the key is null: column=id")),
+        "{found:?}"
+    );
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(walk(&path));
+        } else if path.extension().is_some_and(|end| end == "ndjson") {
+            found.push(path);
+        }
+    }
+    found
+}
