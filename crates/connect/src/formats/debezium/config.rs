@@ -21,7 +21,7 @@ pub const OP: &str = "_op";
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct DebeziumConfig {
-    /// The columns of the table; without it they are inferred from the first changes, or from the
+    /// The columns of the table, and behind `_op` metadata with its types; without it they are inferred from the first changes, or from the
     /// schema that they carry.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,
@@ -90,12 +90,32 @@ impl DebeziumConfig {
             } else {
                 matches!(first, "source" | "transaction")
             };
-            let declared = self.columns.iter().flat_map(|columns| &columns.0);
-            let is_column = declared.into_iter().any(|(name, _)| name == path);
+            // No column of a table has a dot in its name; `ts_ms` may be one.
+            let is_column = !path.contains('.') && self.table_columns().any(|name| name == path);
             if known && !is_column && !self.metadata.contains(path) {
                 self.metadata.push(path.clone());
             }
         }
+    }
+
+    /// Names of the declared columns of the table: those before [`OP`].
+    fn table_columns(&self) -> impl Iterator<Item = &str> {
+        let declared = self.columns.iter().flat_map(|columns| &columns.0);
+        let names = declared.map(|(name, _)| name.as_str());
+        names.take_while(|name| *name != OP)
+    }
+
+    /// The settings with all metadata: what is declared behind [`OP`], as inference prints it, is
+    /// asked for too.
+    pub(super) fn complete(&self) -> Self {
+        let mut all = self.clone();
+        let declared = self.columns.iter().flat_map(|columns| &columns.0);
+        for (name, _) in declared.skip_while(|(name, _)| name != OP).skip(1) {
+            if !all.metadata.contains(name) {
+                all.metadata.push(name.clone());
+            }
+        }
+        all
     }
 
     /// Checks what can be checked without the schema.
@@ -130,7 +150,8 @@ impl DebeziumConfig {
     /// path of metadata gives that its type.
     pub(crate) fn declared_schema(&self) -> Option<Result<SchemaRef>> {
         let declared = self.columns.as_ref()?;
-        Some(self.validate().and_then(|()| {
+        let all = self.complete();
+        Some(all.validate().and_then(|()| {
             let declared = declared.schema()?;
             let fields = declared.fields();
             if let Some(field) = fields.iter().find(|field| !field.is_nullable()) {
@@ -140,7 +161,7 @@ impl DebeziumConfig {
                 ))
                 .hint("a delete may hold nothing but its key: leave `not null` out"));
             }
-            Ok(self.schema_of(fields.iter().map(|field| field.as_ref().clone()), |_| None))
+            Ok(all.schema_of(fields.iter().map(|field| field.as_ref().clone()), |_| None))
         }))
     }
 

@@ -96,6 +96,7 @@ impl DebeziumDecoder {
     /// # Errors
     /// `Config` for a type that cannot be read, or where the schema lacks what the settings ask for.
     pub fn new(config: &DebeziumConfig, schema: SchemaRef) -> Result<Self> {
+        let config = config.complete();
         config.validate()?;
         for name in std::iter::once(OP).chain(config.metadata.iter().map(String::as_str)) {
             if schema.column_with_name(name).is_none() {
@@ -117,8 +118,8 @@ impl DebeziumDecoder {
             .collect::<Result<_, _>>()
             .map_err(|e| Error::internal("a column of metadata is gone").because(e))?;
         let mut decoder = Self {
-            config: config.clone(),
-            assembly: Assembly::new(config, Arc::clone(&schema)),
+            assembly: Assembly::new(&config, Arc::clone(&schema)),
+            config,
             schema,
             envelope: Envelope::new(&metadata)?,
             columns,
