@@ -81,8 +81,10 @@ pub enum DecimalEncoding {
 
 impl DebeziumConfig {
     /// Asks for metadata that a reader of the rows needs, such as the columns that order them. What
-    /// is no path of metadata, or a column of the table by declaration, is passed over.
+    /// is no path of metadata, or a column of the table by declaration, is passed over. `metadata` names
+    /// all metadata then, also what is declared behind [`OP`].
     pub fn with_metadata(&mut self, paths: &[String]) {
+        *self = self.complete();
         for path in paths {
             let first = path.split('.').next().unwrap_or_default();
             let known = if path.len() == first.len() {

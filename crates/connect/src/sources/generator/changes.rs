@@ -20,7 +20,7 @@ const LSN_STEP: u64 = 296;
 /// A stream of changes of one table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-pub struct ChangesConfig {
+pub struct GeneratedChanges {
     /// Rows that the table has at most; `id` is below it.
     pub keys: u64,
     /// So many of them are hot.
@@ -41,7 +41,7 @@ pub struct ChangesConfig {
     pub envelope: Envelope,
 }
 
-impl Default for ChangesConfig {
+impl Default for GeneratedChanges {
     fn default() -> Self {
         Self {
             keys: 500_000,
@@ -68,7 +68,7 @@ pub enum Envelope {
     Debezium,
 }
 
-impl ChangesConfig {
+impl GeneratedChanges {
     pub(super) fn validate(&self) -> Result<()> {
         for (name, value, most) in [
             ("hot_share", self.hot_share, 1.0),
@@ -144,7 +144,7 @@ enum Op {
 
 /// Makes the changes of one source partition, whose keys are its own.
 pub(super) struct Changes {
-    config: ChangesConfig,
+    config: GeneratedChanges,
     salt: u64,
     partition: u64,
     partitions: u64,
@@ -157,7 +157,12 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub(super) fn new(config: &ChangesConfig, seed: u64, partition: u64, partitions: u64) -> Self {
+    pub(super) fn new(
+        config: &GeneratedChanges,
+        seed: u64,
+        partition: u64,
+        partitions: u64,
+    ) -> Self {
         let own = |all: u64| all / partitions + u64::from(partition < all % partitions);
         let keys = own(config.keys).max(1);
         let hot = own(config.hot_keys).min(keys);

@@ -11,7 +11,7 @@ use serde::{
     ser::SerializeMap,
 };
 
-use super::changes::{ChangesConfig, Envelope};
+use super::changes::{Envelope, GeneratedChanges};
 use crate::{
     one_of::{self, OneOf, or_default},
     units::{ByteSize, Span},
@@ -31,7 +31,7 @@ pub struct GeneratorConfig {
     pub fields: Option<TemplateFields>,
     /// What the changes are, for kind `changes`.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub changes: Option<ChangesConfig>,
+    pub changes: Option<GeneratedChanges>,
     /// Other seeds make other events.
     pub seed: u64,
     /// Events per second of processing time; without it as fast as it goes.

@@ -16,7 +16,7 @@ use tokio::time::{Duration, Instant};
 
 use self::events::{BLOCK_EVENTS, Events};
 pub use self::{
-    changes::{ChangesConfig, Envelope},
+    changes::{Envelope, GeneratedChanges},
     config::{
         GeneratorConfig, GeneratorKind, Late, NoSettings, TemplateField, TemplateFields,
         TimestampForm,

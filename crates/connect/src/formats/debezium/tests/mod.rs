@@ -286,8 +286,8 @@ fn settings_that_cannot_be() {
     let same = bare.declared_schema().expect("declared").expect("schema");
     assert_eq!(same, schema, "what stands behind `_op` is asked for");
     let mut both = config("{columns: {ts_ms: int, _op: dictionary(varchar), ts_us: bigint}}");
-    both.with_metadata(&["ts_ms".to_owned(), "ts_us".to_owned()]);
-    assert_eq!(both.metadata, ["ts_us"]);
+    both.with_metadata(&["ts_ms".to_owned(), "source.lsn".to_owned()]);
+    assert_eq!(both.metadata, ["ts_us", "source.lsn"]);
     let mut decoder = DebeziumDecoder::new(&bare, Arc::clone(&schema)).expect("decoder");
     let text = r#"{"op":"c","after":{"id":1},"source":{"txId":12}}"#;
     let decoded = decoder.decode(&raw(text, 0)).expect("rows");
