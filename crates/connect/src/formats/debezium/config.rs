@@ -7,6 +7,7 @@ use calve_engine::{Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::envelope::KEYS;
 use crate::formats::{
     columns::Columns,
     json::wire::{How, Wire},
@@ -133,8 +134,8 @@ impl DebeziumConfig {
             if path.split('.').any(str::is_empty) {
                 return wrong("has an empty name");
             }
-            if ["op", "before", "after", "schema", "payload", "source", OP].contains(&path.as_str())
-            {
+            let first = path.split('.').next().unwrap_or_default();
+            if KEYS.contains(&first) || ["source", OP].contains(&path.as_str()) {
                 return wrong("cannot be a column");
             }
             if self.metadata[..n].contains(path) {

@@ -23,7 +23,7 @@ use crate::formats::json::{
 };
 
 /// Keys of an envelope, in the order of their numbers; metadata comes behind them.
-const KEYS: [&str; 6] = [
+pub(super) const KEYS: [&str; 6] = [
     "before",
     "after",
     "op",

@@ -237,6 +237,10 @@ fn settings_that_cannot_be() {
             "cannot be a column",
         ),
         ("{columns: {id: int}, metadata: [op]}", "cannot be a column"),
+        (
+            "{columns: {id: int}, metadata: [before.id]}",
+            "cannot be a column",
+        ),
         ("{columns: {id: int}, metadata: [a..b]}", "empty name"),
         ("{columns: {id: int}, metadata: [ts_ms, ts_ms]}", "twice"),
         ("{columns: {id: int}, metadata: [a.b, a.b.c]}", "in part"),
