@@ -146,7 +146,7 @@ fn snapshot(place: &Place, name: &str, text: &str) {
 #[test]
 fn help_of_every_command() {
     let place = Place::new();
-    let commands: [&[&str]; 19] = [
+    let commands: [&[&str]; 22] = [
         &["--help"],
         &["demo", "--help"],
         &["run", "--help"],
@@ -157,7 +157,10 @@ fn help_of_every_command() {
         &["table", "--help"],
         &["table", "ls", "--help"],
         &["table", "show", "--help"],
+        &["table", "compact", "--help"],
+        &["table", "expire", "--help"],
         &["table", "clean", "--help"],
+        &["table", "verify", "--help"],
         &["checkpoint", "--help"],
         &["checkpoint", "ls", "--help"],
         &["checkpoint", "show", "--help"],

@@ -65,6 +65,7 @@ pub async fn clean<S: BuildHasher + Sync>(
 ) -> Result<Cleaned> {
     let catalog = Catalog::open(config).await?;
     let (name, _, metadata) = find(&catalog, table).await?;
+    check_owner(&metadata, table)?;
     let root = local_path(metadata.location())?.to_owned();
     let mut others = Vec::new();
     for (other, location) in catalog.tables().await? {
@@ -110,6 +111,18 @@ pub async fn clean<S: BuildHasher + Sync>(
         cleaned.names.push(path.display().to_string());
     }
     Ok(cleaned)
+}
+
+/// That the table owns its files. `gc.enabled: false` says that another one may refer to them.
+pub(super) fn check_owner(metadata: &TableMetadata, table: &str) -> Result<()> {
+    let property = metadata.properties().get("gc.enabled");
+    if property.is_some_and(|value| value.eq_ignore_ascii_case("false")) {
+        return Err(Error::config(format!(
+            "the table's properties forbid to remove files: table={table} gc.enabled=false"
+        ))
+        .hint("another table may share its files; see what the property was set for"));
+    }
+    Ok(())
 }
 
 /// Old files of a table's kinds below a folder, with their sizes.

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 use super::{
     catalog::{Catalog, local_path},
-    clean::{Cleaned, references},
+    clean::{Cleaned, check_owner, references},
     config::CatalogConfig,
     edit::Edit,
     handle::{Known, TableHandle, commit_edit},
@@ -65,6 +65,7 @@ pub async fn expire<S: BuildHasher + Sync>(
     live_files: &HashSet<String, S>,
 ) -> Result<Expired> {
     let handle = TableHandle::open(Catalog::open(config).await?, table).await?;
+    check_owner(&handle.load_existing().await?.metadata, table)?;
     let now = now_ms();
     let mut expired: Vec<SnapshotRef> = Vec::new();
     let mut before = handle.load_existing().await?.metadata;
@@ -107,6 +108,7 @@ pub async fn expire<S: BuildHasher + Sync>(
         }
         let Ok(found) = path.metadata() else { continue };
         if !options.dry_run {
+            fault::point("iceberg.expire.each")?;
             fs::remove_file(&path).map_err(|e| {
                 Error::io(format!("cannot remove file={}", path.display()), e)
                     .hint("`calve table clean` removes it, and others that nothing refers to")

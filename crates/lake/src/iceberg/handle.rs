@@ -194,8 +194,11 @@ impl TableHandle {
         if fault::lost("iceberg.commit.after_cas") {
             return Ok(Outcome::Unknown);
         }
-        for (path, parsed) in &built.parsed {
-            self.cache.put(path, parsed);
+        for (manifest, parsed) in &built.parsed {
+            self.cache.put(manifest, parsed);
+        }
+        if let Some((_, manifests)) = &built.snapshot {
+            self.cache.retain(manifests);
         }
         let id = built.snapshot.as_ref().map(|(id, _)| *id);
         let forget = built

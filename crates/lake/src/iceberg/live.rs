@@ -13,7 +13,7 @@ use iceberg::{
     io::FileIO,
     metadata_columns::RESERVED_FIELD_ID_DELETE_FILE_PATH,
     spec::{
-        DataContentType, DataFile, DataFileFormat, ManifestContentType, ManifestEntry,
+        DataContentType, DataFile, DataFileFormat, Literal, ManifestContentType, ManifestEntry,
         ManifestFile, PrimitiveLiteral, Struct,
     },
 };
@@ -83,8 +83,24 @@ impl DeleteFile {
     }
 
     fn applies(&self, file: &LiveFile) -> bool {
-        self.sequence >= file.sequence && self.spec == file.spec && self.partition == file.partition
+        // What names the file itself need not name its table partition.
+        let about = self.referenced.is_some()
+            || (self.spec == file.spec && widest(&self.partition) == widest(&file.partition));
+        about && self.sequence >= file.sequence
     }
+}
+
+/// Partition values in the widest form: a manifest has them in the types of its time, and a column may
+/// have been widened since.
+pub(super) fn widest(partition: &Struct) -> Struct {
+    let widen = |value: Option<&Literal>| {
+        Some(match value? {
+            Literal::Primitive(PrimitiveLiteral::Int(value)) => Literal::long(i64::from(*value)),
+            Literal::Primitive(PrimitiveLiteral::Float(value)) => Literal::double(value.0),
+            other => other.clone(),
+        })
+    };
+    partition.iter().map(widen).collect()
 }
 
 /// What one manifest lists.
@@ -98,12 +114,13 @@ struct Contents {
 #[derive(Debug, Default)]
 pub(crate) struct LiveFiles {
     snapshot: Option<i64>,
-    manifests: HashMap<String, Contents>,
+    /// By path; with the first row id, which a table that became format version 3 gives later.
+    manifests: HashMap<String, (Option<u64>, Contents)>,
     files: FxHashMap<Arc<str>, Arc<LiveFile>>,
     /// Deletes about one data file, by its path.
     scoped: FxHashMap<Arc<str>, Vec<Arc<DeleteFile>>>,
     /// Deletes about any data file of a table partition.
-    wide: HashMap<(i32, Arc<Struct>), Vec<Arc<DeleteFile>>>,
+    wide: HashMap<(i32, Struct), Vec<Arc<DeleteFile>>>,
     equality: Vec<Arc<DeleteFile>>,
 }
 
@@ -120,14 +137,22 @@ impl LiveFiles {
         cache: &ManifestCache,
     ) -> Result<()> {
         let mut new = Vec::new();
+        let same = |has: &Self, m: &ManifestFile| {
+            let known = has.manifests.get(&m.manifest_path);
+            known.is_some_and(|(first, _)| *first == m.first_row_id)
+        };
         for manifest in manifests {
-            if !self.manifests.contains_key(&manifest.manifest_path) {
+            if !same(self, manifest) {
                 let parsed = cache.load(file_io, manifest).await?;
                 let contents = Contents::of(&parsed, manifest)?;
-                new.push((manifest.manifest_path.clone(), contents));
+                new.push((manifest, contents));
             }
         }
-        let keep: HashSet<&str> = manifests.iter().map(|m| &*m.manifest_path).collect();
+        let keep: HashSet<&str> = manifests
+            .iter()
+            .filter(|manifest| same(self, manifest))
+            .map(|manifest| &*manifest.manifest_path)
+            .collect();
         let gone: Vec<String> = self
             .manifests
             .keys()
@@ -135,13 +160,15 @@ impl LiveFiles {
             .cloned()
             .collect();
         for path in gone {
-            if let Some(contents) = self.manifests.remove(&path) {
+            if let Some((_, contents)) = self.manifests.remove(&path) {
                 self.forget(contents);
             }
         }
-        for (path, contents) in new {
+        for (manifest, contents) in new {
             self.remember(&contents);
-            self.manifests.insert(path, contents);
+            let path = manifest.manifest_path.clone();
+            self.manifests
+                .insert(path, (manifest.first_row_id, contents));
         }
         self.snapshot = snapshot;
         Ok(())
@@ -161,7 +188,7 @@ impl LiveFiles {
                     .push(delete.clone()),
                 (_, None) => self
                     .wide
-                    .entry((delete.spec, delete.partition.clone()))
+                    .entry((delete.spec, widest(&delete.partition)))
                     .or_default()
                     .push(delete.clone()),
             }
@@ -185,7 +212,7 @@ impl LiveFiles {
                     }
                 }
                 (_, None) => {
-                    if let Some(list) = self.wide.get_mut(&(delete.spec, delete.partition.clone()))
+                    if let Some(list) = self.wide.get_mut(&(delete.spec, widest(&delete.partition)))
                     {
                         list.retain(others);
                     }
@@ -213,7 +240,7 @@ impl LiveFiles {
     /// and holds everything that is deleted: readers leave the others alone then.
     pub(crate) fn deletes_of(&self, file: &LiveFile) -> Vec<Arc<DeleteFile>> {
         let scoped = self.scoped.get(&file.path);
-        let wide = self.wide.get(&(file.spec, file.partition.clone()));
+        let wide = self.wide.get(&(file.spec, widest(&file.partition)));
         let mut deletes: Vec<Arc<DeleteFile>> = scoped
             .into_iter()
             .chain(wide)

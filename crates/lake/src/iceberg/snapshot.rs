@@ -38,8 +38,8 @@ pub(crate) struct Built {
     pub(crate) files: Vec<(String, Vec<u8>)>,
     /// The new snapshot and its manifests; none: no files, no snapshot.
     pub(crate) snapshot: Option<(i64, Arc<Vec<ManifestFile>>)>,
-    /// What reading the new manifests would give, by path.
-    pub(super) parsed: Vec<(String, Arc<Parsed>)>,
+    /// What reading the new manifests would give.
+    pub(super) parsed: Vec<(ManifestFile, Arc<Parsed>)>,
     /// Metadata files that the log has dropped.
     pub(crate) expired: Vec<String>,
     /// Folder of the metadata, and the new metadata file in it.
@@ -113,7 +113,7 @@ pub(crate) async fn build(
             .zip(&work.manifests[first..])
         {
             let new = Arc::new(new.with_row_ids(manifest)?);
-            parsed.push((manifest.manifest_path.clone(), new));
+            parsed.push((manifest.clone(), new));
         }
         let list = format!("{folder}/snap-{}-1-{}.avro", work.id, work.uuid);
         let bytes = manifests::list(metadata, work.id, &work.manifests).await?;

@@ -28,7 +28,7 @@ pub(super) struct CleanArgs {
     /// Only files that were last changed this long ago or earlier; below an hour only with `--stopped`
     #[arg(long, value_name = "DURATION", default_value = "1d")]
     older_than: Span,
-    /// No pipeline that writes to this table is running, and none is started meanwhile
+    /// No pipeline or compaction that writes to this table is running, and none is started meanwhile
     #[arg(long)]
     stopped: bool,
     /// Only say what would be removed

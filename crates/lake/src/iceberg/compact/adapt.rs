@@ -21,17 +21,32 @@ fn id(field: &Field) -> Option<&str> {
     id.map(String::as_str)
 }
 
+/// Whether all fields within a type can be found by id: without, they would be taken for absent.
+fn has_ids(of: &DataType) -> bool {
+    let fields = |fields: &Fields| {
+        let mut fields = fields.iter();
+        fields.all(|field| id(field).is_some() && has_ids(field.data_type()))
+    };
+    match of {
+        DataType::Struct(inner) => fields(inner),
+        DataType::List(element) => has_ids(element.data_type()),
+        DataType::Map(entries, _) => has_ids(entries.data_type()),
+        _ => true,
+    }
+}
+
 /// Rows of a file as rows of `target`, whose fields have ids.
 ///
 /// # Errors
 /// `Config` when the file has no field ids; `Corrupt` when it does not fit.
 pub(super) fn adapt(rows: &RecordBatch, target: &SchemaRef) -> Result<RecordBatch> {
     let fields = rows.schema_ref().fields();
-    if !fields.is_empty() && fields.iter().all(|field| id(field).is_none()) {
-        return Err(
-            Error::config("the columns of a data file have no field ids")
-                .hint("compact the table with an engine that maps columns by name"),
-        );
+    if !fields
+        .iter()
+        .all(|field| id(field).is_some() && has_ids(field.data_type()))
+    {
+        return Err(Error::config("a data file has columns without field ids")
+            .hint("compact the table with an engine that maps columns by name"));
     }
     let columns = children(fields, rows.columns(), target.fields(), rows.num_rows());
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
@@ -50,7 +65,7 @@ fn children(
         .iter()
         .map(|want| {
             let at = has.iter().position(|field| id(field) == id(want));
-            match at.filter(|_| id(want).is_some()) {
+            match at {
                 Some(at) => values(&columns[at], want),
                 None => Ok(new_null_array(want.data_type(), rows)),
             }

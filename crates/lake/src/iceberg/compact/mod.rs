@@ -38,7 +38,7 @@ use super::{
     edit::{AddedFile, Edit, RemovedFile},
     files::Content,
     handle::{Known, TableHandle, commit_edit},
-    live::{DeleteFile, LiveFile, LiveFiles},
+    live::{DeleteFile, LiveFile, LiveFiles, widest},
     place::IcebergPlacement,
 };
 use crate::write::{Compression, FanoutSplitter, FanoutWriter, Placement, WriteOptions};
@@ -263,16 +263,16 @@ fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>]) -> Vec<Arc<DeleteF
     // The oldest file that stays, of each table partition that loses some.
     let mut oldest: HashMap<_, i64> = gone
         .iter()
-        .map(|file| ((file.spec, file.partition.clone()), i64::MAX))
+        .map(|file| ((file.spec, widest(&file.partition)), i64::MAX))
         .collect();
     let paths: std::collections::HashSet<&str> = gone.iter().map(|file| &*file.path).collect();
     for file in live.files().filter(|file| !paths.contains(&*file.path)) {
-        if let Some(sequence) = oldest.get_mut(&(file.spec, file.partition.clone())) {
+        if let Some(sequence) = oldest.get_mut(&(file.spec, widest(&file.partition))) {
             *sequence = file.sequence.min(*sequence);
         }
     }
     deletes.extend(live.wide().filter_map(|delete| {
-        let stays = oldest.get(&(delete.spec, delete.partition.clone()))?;
+        let stays = oldest.get(&(delete.spec, widest(&delete.partition)))?;
         (delete.sequence < *stays).then(|| delete.clone())
     }));
     deletes

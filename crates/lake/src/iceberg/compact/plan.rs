@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    super::live::{DeleteFile, LiveFile, LiveFiles},
+    super::live::{DeleteFile, LiveFile, LiveFiles, widest},
     CompactOptions,
 };
 
@@ -47,7 +47,7 @@ pub(super) fn groups(live: &LiveFiles, options: &CompactOptions) -> Vec<Group> {
         let due = due(file, &deletes, options.all_deletes);
         if due || file.bytes < options.target_file_size / 4 * 3 {
             partitions
-                .entry((file.spec, file.partition.clone()))
+                .entry((file.spec, widest(&file.partition)))
                 .or_default()
                 .push(Planned {
                     file: file.clone(),

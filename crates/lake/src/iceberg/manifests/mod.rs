@@ -7,7 +7,10 @@
 mod merge;
 mod write;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use calve_engine::error::{Error, Result};
 use iceberg::{
@@ -25,7 +28,7 @@ pub(super) use write::{Draft, list};
 use super::catalog::Catalog;
 
 /// What the parsed manifests that are kept may weigh, in bytes (estimated).
-const CACHE_BYTES: usize = 48 << 20;
+const CACHE_BYTES: usize = 32 << 20;
 
 /// A manifest, parsed, with what its entries inherit.
 #[derive(Debug)]
@@ -90,9 +93,18 @@ pub(crate) struct ManifestCache {
 
 #[derive(Debug, Default)]
 struct Kept {
-    manifests: HashMap<String, (Arc<Parsed>, usize, u64)>,
+    manifests: HashMap<String, Entry>,
     bytes: usize,
     clock: u64,
+}
+
+#[derive(Debug)]
+struct Entry {
+    parsed: Arc<Parsed>,
+    /// What the rows inherited their ids from: a table that became format version 3 gets it later.
+    first_row_id: Option<u64>,
+    weight: usize,
+    used: u64,
 }
 
 impl ManifestCache {
@@ -105,7 +117,7 @@ impl ManifestCache {
         file_io: &FileIO,
         manifest: &ManifestFile,
     ) -> Result<Arc<Parsed>> {
-        if let Some(parsed) = self.get(&manifest.manifest_path) {
+        if let Some(parsed) = self.get(manifest) {
             return Ok(parsed);
         }
         let read = manifest.load_manifest(file_io).await.map_err(|e| {
@@ -118,40 +130,52 @@ impl ManifestCache {
         })?;
         let (entries, metadata) = read.into_parts();
         let parsed = Arc::new(Parsed { metadata, entries }.with_row_ids(manifest)?);
-        self.put(&manifest.manifest_path, &parsed);
+        self.put(manifest, &parsed);
         Ok(parsed)
     }
 
-    fn get(&self, path: &str) -> Option<Arc<Parsed>> {
+    fn get(&self, manifest: &ManifestFile) -> Option<Arc<Parsed>> {
         let mut kept = self.kept.lock();
         kept.clock += 1;
         let clock = kept.clock;
-        let (parsed, _, used) = kept.manifests.get_mut(path)?;
-        *used = clock;
-        Some(parsed.clone())
+        let entry = kept.manifests.get_mut(&manifest.manifest_path)?;
+        entry.used = clock;
+        (entry.first_row_id == manifest.first_row_id).then(|| entry.parsed.clone())
+    }
+
+    /// Forgets all but these.
+    pub(super) fn retain(&self, manifests: &[ManifestFile]) {
+        let keep: HashSet<&str> = manifests.iter().map(|m| &*m.manifest_path).collect();
+        let mut kept = self.kept.lock();
+        kept.manifests
+            .retain(|path, _| keep.contains(path.as_str()));
+        kept.bytes = kept.manifests.values().map(|entry| entry.weight).sum();
     }
 
     /// Keeps a manifest that was just written.
-    pub(super) fn put(&self, path: &str, parsed: &Arc<Parsed>) {
+    pub(super) fn put(&self, manifest: &ManifestFile, parsed: &Arc<Parsed>) {
         let weight = parsed.weight();
         if weight > CACHE_BYTES / 2 {
             return;
         }
         let mut kept = self.kept.lock();
         kept.clock += 1;
-        let clock = kept.clock;
-        let before = kept
-            .manifests
-            .insert(path.to_owned(), (parsed.clone(), weight, clock));
+        let entry = Entry {
+            parsed: parsed.clone(),
+            first_row_id: manifest.first_row_id,
+            weight,
+            used: kept.clock,
+        };
+        let before = kept.manifests.insert(manifest.manifest_path.clone(), entry);
         kept.bytes += weight;
-        kept.bytes -= before.map_or(0, |(_, weight, _)| weight);
+        kept.bytes -= before.map_or(0, |entry| entry.weight);
         if kept.bytes <= CACHE_BYTES {
             return;
         }
         let mut ages: Vec<(u64, String)> = kept
             .manifests
             .iter()
-            .map(|(path, (_, _, used))| (*used, path.clone()))
+            .map(|(path, entry)| (entry.used, path.clone()))
             .collect();
         ages.sort_unstable();
         // A quarter at once, so that this is not done for each manifest.
@@ -159,8 +183,8 @@ impl ManifestCache {
             if kept.bytes <= CACHE_BYTES * 3 / 4 {
                 break;
             }
-            if let Some((_, weight, _)) = kept.manifests.remove(&path) {
-                kept.bytes -= weight;
+            if let Some(entry) = kept.manifests.remove(&path) {
+                kept.bytes -= entry.weight;
             }
         }
     }

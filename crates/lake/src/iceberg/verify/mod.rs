@@ -8,7 +8,7 @@ mod history;
 
 use std::{collections::HashMap, fmt::Display};
 
-use calve_engine::error::Result;
+use calve_engine::error::{Error, Result};
 use iceberg::spec::TableMetadata;
 use serde::Serialize;
 use serde_json::Value;
@@ -16,7 +16,7 @@ use serde_json::Value;
 use super::{
     catalog::{Catalog, local_path},
     config::CatalogConfig,
-    handle::TableHandle,
+    handle::{Known, TableHandle},
     live::LiveFiles,
 };
 
@@ -48,16 +48,36 @@ pub struct RecordPart {
 /// Checks a table. `records` are the parts of all records of the table's pipelines.
 ///
 /// # Errors
-/// `Config` when there is no such table; `Corrupt` when its metadata cannot be read.
+/// `Config` when there is no such table; `Corrupt` when its metadata cannot be read; `Conflict` when it
+/// changes all the time.
 pub async fn verify(
     config: &CatalogConfig,
     table: &str,
     records: &[RecordPart],
 ) -> Result<Vec<Finding>> {
     let handle = TableHandle::open(Catalog::open(config).await?, table).await?;
-    let known = handle.load_existing().await?;
+    let mut known = handle.load_existing().await?;
+    for _ in 0..TRIES {
+        let found = check(&handle, &known, records).await;
+        let now = handle.load_existing().await?;
+        // A table that moves on may rightly have lost what its older state refers to.
+        if found.is_empty() || now.location == known.location {
+            return Ok(found);
+        }
+        known = now;
+    }
+    Err(Error::conflict(format!(
+        "the table moves on faster than it can be checked: table={table}"
+    ))
+    .hint("check it when it is written to less often"))
+}
+
+/// How often a table that others commit to is looked at.
+const TRIES: usize = 5;
+
+async fn check(handle: &TableHandle, known: &Known, records: &[RecordPart]) -> Vec<Finding> {
     let mut check = Check {
-        handle: &handle,
+        handle,
         metadata: &known.metadata,
         found: Vec::new(),
         sizes: HashMap::new(),
@@ -68,7 +88,7 @@ pub async fn verify(
     check.records(records);
     if let Some(manifests) = current {
         let mut live = LiveFiles::default();
-        if let Err(error) = handle.live(&known, &mut live).await {
+        if let Err(error) = handle.live(known, &mut live).await {
             check.tell("manifest", error);
         } else {
             check.row_ids(&live);
@@ -76,7 +96,7 @@ pub async fn verify(
         }
         check.totals(&manifests).await;
     }
-    Ok(check.found)
+    check.found
 }
 
 /// A check in progress.
