@@ -1,8 +1,8 @@
 //! MongoDB's documents: extended JSON inside of a string.
 //!
 //! Values with a type of their own become plain ones: `{"$oid": "…"}` a string, `{"$date": …}` text in
-//! ISO 8601, `{"$numberLong": "1"}` a number, `{"$numberDecimal": "1.5"}` a string, `{"$binary": …}` its
-//! base64.
+//! ISO 8601, `{"$numberLong": "1"}` and `{"$numberDecimal": "1.50"}` numbers with all their digits,
+//! `{"$binary": …}` its base64.
 
 use std::{borrow::Cow, fmt};
 
@@ -42,7 +42,7 @@ fn plain(text: &str, into: &mut String, depth: usize) -> Option<()> {
         b'{' => {
             let fields: Pairs = serde_json::from_str(text).ok()?;
             if let Some(simple) = typed(&fields) {
-                into.push_str(&simple.to_string());
+                into.push_str(&simple);
                 return Some(());
             }
             into.push('{');
@@ -70,22 +70,26 @@ fn plain(text: &str, into: &mut String, depth: usize) -> Option<()> {
     Some(())
 }
 
-/// The plain value of one with a type; none where it is an object like any other.
-fn typed(fields: &Pairs) -> Option<Value> {
+/// The plain value of one with a type, in JSON; none where it is an object like any other.
+fn typed(fields: &Pairs) -> Option<String> {
     let value: Value = match fields.0.as_slice() {
         [(name, value)] if name.starts_with('$') => serde_json::from_str(value.get()).ok()?,
         // The old form of binary has two fields.
         [(name, value), (other, _)] if name == "$binary" && other == "$type" => {
-            return serde_json::from_str(value.get()).ok();
+            return Some(value.get().to_owned());
         }
         _ => return None,
     };
-    match fields.0[0].0.as_ref() {
-        "$oid" | "$numberDecimal" | "$symbol" | "$uuid" => Some(value),
-        "$numberLong" | "$numberInt" | "$numberDouble" => {
+    let simple = match fields.0[0].0.as_ref() {
+        "$oid" | "$symbol" | "$uuid" => Some(value),
+        "$numberLong" | "$numberInt" | "$numberDouble" | "$numberDecimal" => {
             let text = value.as_str()?;
-            let number = text.parse::<i64>().ok().map(Value::from);
-            number.or_else(|| text.parse::<f64>().ok().map(Value::from))
+            let digits = text.starts_with(|c: char| c == '-' || c.is_ascii_digit());
+            // What is no number of JSON (NaN, Infinity) stays text, and fits no number.
+            if digits && serde_json::from_str::<&RawValue>(text).is_ok() {
+                return Some(text.to_owned());
+            }
+            Some(value)
         }
         "$date" => match &value {
             Value::String(_) => Some(value),
@@ -94,7 +98,8 @@ fn typed(fields: &Pairs) -> Option<Value> {
         },
         "$binary" => value.get("base64").cloned(),
         _ => None,
-    }
+    };
+    simple.map(|value| value.to_string())
 }
 
 fn date(millis: i64) -> Option<Value> {

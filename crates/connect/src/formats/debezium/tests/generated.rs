@@ -50,6 +50,16 @@ fn expected(line: &str) -> Expected {
     change(line, &outer).unwrap_or(Expected::Reject)
 }
 
+/// The row of an image, which may be a document in a string.
+fn image_row(text: &str) -> Option<RecordBatch> {
+    if !text.starts_with('"') {
+        return plain(&COLUMNS, text);
+    }
+    let document: String = serde_json::from_str(text).expect("a string");
+    let is_json = serde_json::from_str::<Value>(&document).is_ok();
+    is_json.then(|| plain(&COLUMNS, &document))?
+}
+
 /// What a change should be; none where it is a reject.
 fn change(text: &str, parts: &Parts) -> Option<Expected> {
     let present = |name: &str| parts.get(name).map(|v| v.get()).filter(|v| *v != "null");
@@ -60,14 +70,14 @@ fn change(text: &str, parts: &Parts) -> Option<Expected> {
     let op: String = serde_json::from_str(parts.get("op")?.get()).ok()?;
     // Whatever the operation, an image that is there must be one.
     let after = match present("after") {
-        Some(after) => Some(plain(&COLUMNS, after)?),
+        Some(after) => Some(image_row(after)?),
         None => None,
     };
     let empty = || plain(&COLUMNS, "{}");
     let image = match op.as_str() {
         "c" | "u" | "r" => after?,
         "d" => match present("before") {
-            Some(before) => plain(&COLUMNS, before)?,
+            Some(before) => image_row(before)?,
             None => empty()?,
         },
         "t" => empty()?,

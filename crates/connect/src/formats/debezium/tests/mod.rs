@@ -161,7 +161,7 @@ fn documents_of_mongodb() {
     ];
     let text = lines.join("\n");
     let yaml = "{columns: {_id: varchar, n: bigint, at: timestamptz(ms), d: 'decimal(10, 2)', \
-                s: varchar, in: 'struct<x: int>'}, metadata: [source.ord], decimal: string}";
+                s: varchar, in: 'struct<x: int>'}, metadata: [source.ord]}";
     let decoded = decode(yaml, &lines[..1].join("\n"));
     assert_eq!(errors(&decoded), [""; 0]);
     let row: Vec<String> = ["_id", "n", "at", "d", "s", "in", "source.ord"]
