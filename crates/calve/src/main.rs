@@ -9,6 +9,7 @@ mod human;
 mod out;
 mod pipeline;
 mod serve;
+mod upkeep;
 mod windows;
 
 use std::{io::IsTerminal, process::ExitCode};

@@ -292,6 +292,7 @@ impl Opening<'_> {
                 let changes = config.changes.as_ref().map(|config| changes::Opening {
                     config,
                     hidden: &hidden,
+                    null_keys: file.window.is_some(),
                     checkpoints: self.checkpoints,
                     memory_bytes: file.limits.memory.0 as usize / 8,
                     target_file_size: file.commit.target_file_size.0,

@@ -112,6 +112,7 @@ pub(crate) fn late_sink(file: &PipelineFile) -> Option<SinkConfig> {
         SinkConfig::Iceberg(config) => {
             let mut config = config.clone();
             config.table.push_str("_late");
+            config.changes = None;
             if own {
                 config.partition_by.clear();
                 config.sort_by.clear();

@@ -15,6 +15,7 @@ use crate::{
     console::{self, Console},
     figures, out, pipeline,
     serve::{Bound, Serve},
+    upkeep,
 };
 
 /// Arguments of `calve run`.
@@ -117,6 +118,7 @@ pub(crate) async fn supervise(
     };
     let showing = tokio::spawn(console.run(around.clone()));
 
+    upkeep::start(file, around.clone())?;
     let begun = Instant::now();
     let shard_run = tokio::spawn(shard::run(pipeline.shard, stop.clone()));
     if let Some(limit) = limit {

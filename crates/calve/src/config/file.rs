@@ -62,6 +62,9 @@ pub(crate) struct PipelineFile {
     /// When and how files are written and made visible. May be changed at any time.
     #[serde(default)]
     pub(crate) commit: CommitConfig,
+    /// How an Iceberg table is looked after while the pipeline runs. Without it it is not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) upkeep: Option<UpkeepConfig>,
     /// What calve may use. May be changed at any time.
     #[serde(default)]
     pub(crate) limits: LimitsConfig,
@@ -195,6 +198,15 @@ impl Default for CommitConfig {
             compression: Compression::default(),
         }
     }
+}
+
+/// How an Iceberg table is looked after while the pipeline runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UpkeepConfig {
+    /// Small files become few, and files lose the rows that were deleted from them, after so long each
+    /// time, as `calve table compact` does it.
+    pub(crate) compact_every: Span,
 }
 
 /// What calve may use.

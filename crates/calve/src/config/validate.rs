@@ -40,6 +40,17 @@ impl PipelineFile {
         }
         self.windows()?;
         self.changes()?;
+        if let Some(upkeep) = &self.upkeep {
+            if matches!(self.sink, SinkConfig::Parquet(_)) {
+                return Err(
+                    Error::config("upkeep is for Iceberg tables").hint("leave `upkeep` out")
+                );
+            }
+            if upkeep.compact_every.0.is_zero() {
+                return Err(Error::config("upkeep.compact_every is zero")
+                    .hint("write for example 1h, or leave `upkeep` out"));
+            }
+        }
         self.commit()?;
         self.limits()?;
         self.stores.validate()?;
@@ -114,7 +125,10 @@ impl PipelineFile {
     fn windows(&self) -> Result<()> {
         let column = self.event_time.as_ref().map(|time| time.column.as_str());
         match (&self.window, &self.aggregate) {
-            (Some(window), aggregate) => window.validate(column, aggregate.is_some())?,
+            (Some(window), aggregate) => {
+                let changes = self.sink.changes().is_some();
+                window.validate(column, aggregate.is_some(), changes)?;
+            }
             (None, None) => {}
             (None, Some(_)) => {
                 return Err(Error::config("aggregate needs window: it makes a result of each window")
@@ -209,18 +223,17 @@ impl PipelineFile {
 }
 
 impl PipelineFile {
-    /// Changes settle what a table holds, windows when rows come to it: not both.
     fn changes(&self) -> Result<()> {
         let (Some(changes), SinkConfig::Iceberg(table)) = (self.sink.changes(), &self.sink) else {
             return Ok(());
         };
         let path = |error: Error| error.context("sink.iceberg");
         changes.validate(table.format_version).map_err(path)?;
-        if self.window.is_some() || self.aggregate.is_some() {
+        if self.window.is_some() && !changes.order_by.is_empty() {
             return Err(Error::config(
-                "sink.iceberg.changes and windows cannot be together: changes are settled by key",
+                "sink.iceberg.changes.order_by is not for panes: the last one of a window counts",
             )
-            .hint("leave `window` and `aggregate` out, or `changes`"));
+            .hint("leave `order_by` out"));
         }
         Ok(())
     }

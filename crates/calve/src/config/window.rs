@@ -50,7 +50,8 @@ pub(crate) struct WindowConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) accumulation: Option<AccumulationConfig>,
     /// Accumulating and retracting panes are appended as changes with a column `_op`: `+` adds a
-    /// row, `-` takes it back.
+    /// row, `-` takes it back. Without it they replace earlier panes, which needs `changes` with a key
+    /// in an Iceberg table.
     pub(crate) changelog: bool,
     /// When a window fires. Default: at the watermark, and then for late events.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -402,7 +403,12 @@ impl WindowConfig {
     ///
     /// # Errors
     /// `Config`, with the key and what to do.
-    pub(crate) fn validate(&self, event_time: Option<&str>, aggregate: bool) -> Result<()> {
+    pub(crate) fn validate(
+        &self,
+        event_time: Option<&str>,
+        aggregate: bool,
+        changes: bool,
+    ) -> Result<()> {
         let strategy = self.strategy()?;
         if event_time.is_none() {
             let what = if strategy.windowing != Windowing::Global {
@@ -427,14 +433,31 @@ impl WindowConfig {
             )
             .hint("leave `accumulation` out, or add `aggregate: { sql: … }`"));
         }
-        if replaces && !self.changelog {
+        if replaces && !self.changelog && !changes {
             return Err(Error::config(
-                "window.accumulation would replace rows of the table, which needs row-level deletes; calve cannot do that yet",
+                "window.accumulation replaces rows of the table, which has no key to find them by",
             )
             .hint(
-                "append the panes as changes, with a column `_op`: `changelog: true`; or let readers add up: \
+                "name what groups the aggregate in an Iceberg table: `changes: { key: [window_start, …] }`; or \
+                 append the panes as changes, with a column `_op`: `changelog: true`; or let readers add up: \
                  `accumulation: discarding`",
             ));
+        }
+        if changes && (self.changelog || !replaces) {
+            return Err(Error::config(
+                "sink.iceberg.changes with windows replaces the earlier panes of an aggregate, and here there is \
+                 nothing to replace",
+            )
+            .hint(
+                "write `accumulation: retracting` (or accumulating) without `changelog`; or leave `changes` out",
+            ));
+        }
+        let sessions = matches!(strategy.windowing, Windowing::Session { .. });
+        if changes && sessions && strategy.accumulation == Accumulation::Accumulating {
+            return Err(Error::config(
+                "accumulating sessions leave the rows of sessions that were merged into others",
+            )
+            .hint("write `accumulation: retracting`, which takes them back"));
         }
         if self.changelog && !replaces {
             return Err(Error::config(

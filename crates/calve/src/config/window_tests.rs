@@ -142,7 +142,7 @@ fn accumulation_is_for_aggregates_that_are_written_as_changes() {
     let retracting = "{ fixed: 1m, accumulation: retracting }";
     wrong(retracting, "is for aggregates", "aggregate: { sql");
     let both = format!("{TIMED}window: {retracting}\n{AGGREGATE}");
-    refused(&both, "row-level deletes", "changelog: true");
+    refused(&both, "has no key to find them by", "changelog: true");
     wrong(
         "{ fixed: 1m, changelog: true }",
         "window.changelog is for",

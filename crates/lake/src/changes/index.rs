@@ -143,6 +143,13 @@ impl KeyIndex {
                 opened => opened,
             };
             let store = opened.map_err(|e| failed(&folder, e))?;
+            tracing::debug!(
+                folder = %folder.display(),
+                keys = store.len_estimate(),
+                memory_bytes = store.memory_bytes(),
+                disk_bytes = store.disk_bytes().unwrap_or_default(),
+                "opened the index of keys"
+            );
             let reflects: Option<Reflects> = store
                 .meta()
                 .and_then(|meta| serde_json::from_slice(meta).ok());

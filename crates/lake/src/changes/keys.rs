@@ -19,6 +19,7 @@ pub(crate) struct KeyCodec {
     types: Vec<DataType>,
     keys: usize,
     names: Vec<String>,
+    null_keys: bool,
 }
 
 /// The keys and the orders of some rows; no orders: rows are ordered as they come.
@@ -42,7 +43,7 @@ impl KeyCodec {
     ///
     /// # Errors
     /// `Schema` when a column is missing, or of a type that cannot be a key.
-    pub(crate) fn new(plan: &ChangePlan, files: &Schema) -> Result<Self> {
+    pub(crate) fn new(plan: &ChangePlan, files: &Schema, null_keys: bool) -> Result<Self> {
         let mut types = Vec::new();
         let mut names = Vec::new();
         for name in plan.key_names().chain(plan.order_names()) {
@@ -71,6 +72,7 @@ impl KeyCodec {
             types,
             keys,
             names,
+            null_keys,
         })
     }
 
@@ -150,7 +152,8 @@ impl KeyCodec {
         columns: &[ArrayRef],
         counts: impl Fn(usize) -> bool,
     ) -> Result<()> {
-        for (column, name) in columns[..self.keys].iter().zip(&self.names) {
+        let checked = if self.null_keys { 0 } else { self.keys };
+        for (column, name) in columns[..checked].iter().zip(&self.names) {
             if column.null_count() > 0
                 && let Some(nulls) = column.logical_nulls()
                 && (0..column.len()).any(|row| nulls.is_null(row) && counts(row))

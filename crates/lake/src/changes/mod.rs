@@ -58,6 +58,8 @@ pub struct Opening<'a> {
     pub hidden: &'a [String],
     /// Where keys of deleted rows are kept.
     pub checkpoints: &'a Checkpoints,
+    /// Keys may be null: those of groups of an aggregate, which are never rejects.
+    pub null_keys: bool,
     /// Bytes that changes may take in memory before they are written.
     pub memory_bytes: usize,
     /// Size of data files, about, in bytes.
@@ -91,7 +93,7 @@ impl Opening<'_> {
         if self.config.mode == Mode::Append {
             return Ok((Box::new(LogWriter { plan, table }), append));
         }
-        let codec = Arc::new(KeyCodec::new(&plan, files)?);
+        let codec = Arc::new(KeyCodec::new(&plan, files, self.null_keys)?);
         let columns = Arc::new(StoredColumns::new(&codec, files));
         let reading = Reading {
             codec: codec.clone(),

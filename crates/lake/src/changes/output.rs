@@ -174,7 +174,12 @@ impl ChangesOutput {
                 .positions
                 .retain(|id, _| !state.files.contains_key(id));
         } else {
-            for (file, rows) in &state.lost {
+            // What has moved since was found again where it is.
+            let lost = state
+                .lost
+                .iter()
+                .filter(|(id, _)| state.files.contains_key(id));
+            for (file, rows) in lost {
                 *resolved.positions.entry(*file).or_default() |= rows;
             }
         }
@@ -204,7 +209,10 @@ impl ChangesOutput {
             edit.operation = Operation::Delete;
         }
         let folder = self.folder(known);
-        let written = write_all(marked.files, &folder).await?;
+        let written = match marked.files.is_empty() {
+            true => Vec::new(),
+            false => write_all(marked.files, &folder).await?,
+        };
         fault::point("changes.deletes_written")?;
         let done = self.apply(known, edit).await;
         if matches!(done, Ok(Outcome::Conflict)) {

@@ -150,6 +150,7 @@ impl World {
             let opening = Opening {
                 config: self.config.changes.as_ref().expect("changes"),
                 hidden: &[],
+                null_keys: false,
                 checkpoints: &checkpoints,
                 memory_bytes: self.chunk_bytes,
                 target_file_size: 1 << 20,

@@ -63,9 +63,16 @@ async fn the_shared_writer_feeds_the_table() {
             .expect("a pool"),
     );
     let options = WriteOptions::default();
-    let (mut writer, output) = open(&lake.config, &options, schema(), ("orders", "main"), pool, None)
-        .await
-        .expect("a table");
+    let (mut writer, output) = open(
+        &lake.config,
+        &options,
+        schema(),
+        ("orders", "main"),
+        pool,
+        None,
+    )
+    .await
+    .expect("a table");
     let mut splitter = writer.splitter();
     for epoch in 1..=2 {
         for part in 0..4 {

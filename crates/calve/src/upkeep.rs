@@ -1,0 +1,62 @@
+//! Upkeep of the table while a pipeline runs: small files become few, and deleted rows are left out. It
+//! is a writer of its own, which costs the pipeline a retry when both commit at once.
+
+use std::{sync::Arc, time::Duration};
+
+use calve_engine::{Error, Result};
+use calve_lake::iceberg::{self, CompactOptions};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{PipelineFile, SinkConfig};
+
+/// Fewer small files of a table partition are left alone.
+const MIN_FILES: usize = 5;
+
+/// Compacts the table again and again until `ended`; what fails is tried again at the next time.
+///
+/// # Errors
+/// `Internal` when the thread that encodes cannot be started.
+pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()> {
+    let (Some(upkeep), SinkConfig::Iceberg(table)) = (&file.upkeep, &file.sink) else {
+        return Ok(());
+    };
+    let (catalog, name) = (table.catalog.clone(), table.table.clone());
+    let options = CompactOptions {
+        target_file_size: file.commit.target_file_size.0,
+        min_files: MIN_FILES,
+        all_deletes: false,
+        sort: false,
+        memory_bytes: (file.limits.memory.0 as usize / 16).clamp(8 << 20, 256 << 20),
+        dry_run: false,
+    };
+    // One thread: the pipeline comes first.
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(1)
+        .thread_name(|_| "calve-upkeep".to_owned())
+        .build()
+        .map_err(|e| Error::internal("cannot start the thread of the upkeep").because(e))?;
+    let (pool, every) = (Arc::new(pool), upkeep.compact_every.0);
+    tokio::spawn(async move {
+        let work = async {
+            loop {
+                tokio::time::sleep(every.max(Duration::from_millis(100))).await;
+                match Box::pin(iceberg::compact(&catalog, &name, &options, pool.clone())).await {
+                    Ok(done) if done.snapshots.is_empty() => {}
+                    Ok(done) => tracing::info!(
+                        table = name,
+                        files_before = done.files_before,
+                        files_after = done.files_after,
+                        rows_deleted = done.rows_deleted,
+                        "compacted"
+                    ),
+                    Err(error) => tracing::warn!(%error, table = name, "cannot compact now"),
+                }
+            }
+        };
+        tokio::select! {
+            () = ended.cancelled() => {}
+            () = work => {}
+        }
+    });
+    Ok(())
+}
