@@ -11,6 +11,8 @@ use crate::config::{PipelineFile, SinkConfig};
 
 /// Fewer small files of a table partition are left alone.
 const MIN_FILES: usize = 5;
+/// However often the user wants it.
+const SHORTEST: Duration = Duration::from_millis(100);
 
 /// Compacts the table again and again until `ended`; what fails is tried again at the next time.
 ///
@@ -32,31 +34,41 @@ pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()>
     // One thread: the pipeline comes first.
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(1)
-        .thread_name(|_| "calve-upkeep".to_owned())
+        .thread_name(|_| "calve-upkeep-encode".to_owned())
         .build()
         .map_err(|e| Error::internal("cannot start the thread of the upkeep").because(e))?;
     let (pool, every) = (Arc::new(pool), upkeep.compact_every.0);
-    tokio::spawn(async move {
-        let work = async {
-            loop {
-                tokio::time::sleep(every.max(Duration::from_millis(100))).await;
-                match Box::pin(iceberg::compact(&catalog, &name, &options, pool.clone())).await {
-                    Ok(done) if done.snapshots.is_empty() => {}
-                    Ok(done) => tracing::info!(
-                        table = name,
-                        files_before = done.files_before,
-                        files_after = done.files_after,
-                        rows_deleted = done.rows_deleted,
-                        "compacted"
-                    ),
-                    Err(error) => tracing::warn!(%error, table = name, "cannot compact now"),
-                }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|e| Error::internal("cannot make the runtime of the upkeep").because(e))?;
+    // Made on the thread that runs it: the compaction stays on one.
+    let work = async move || {
+        loop {
+            tokio::time::sleep(every.max(SHORTEST)).await;
+            match iceberg::compact(&catalog, &name, &options, pool.clone()).await {
+                Ok(done) if done.snapshots.is_empty() => {}
+                Ok(done) => tracing::info!(
+                    table = name,
+                    files_before = done.files_before,
+                    files_after = done.files_after,
+                    rows_deleted = done.rows_deleted,
+                    "compacted"
+                ),
+                Err(error) => tracing::warn!(%error, table = name, "cannot compact now"),
             }
-        };
-        tokio::select! {
-            () = ended.cancelled() => {}
-            () = work => {}
         }
-    });
+    };
+    std::thread::Builder::new()
+        .name("calve-upkeep".to_owned())
+        .spawn(move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = ended.cancelled() => {}
+                    () = work() => {}
+                }
+            });
+        })
+        .map_err(|e| Error::internal("cannot start the thread of the upkeep").because(e))?;
     Ok(())
 }

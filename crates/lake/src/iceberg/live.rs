@@ -263,6 +263,15 @@ impl LiveFiles {
         by_position.chain(&self.equality)
     }
 
+    /// Deletes about one data file that is not live any more: engines that rewrite files leave them.
+    pub(crate) fn dangling(&self) -> impl Iterator<Item = &Arc<DeleteFile>> {
+        let gone = self
+            .scoped
+            .iter()
+            .filter(|(path, _)| !self.files.contains_key(*path));
+        gone.flat_map(|(_, deletes)| deletes)
+    }
+
     /// Position deletes that may be about several data files.
     pub(crate) fn wide(&self) -> impl Iterator<Item = &Arc<DeleteFile>> {
         self.wide.values().flatten()

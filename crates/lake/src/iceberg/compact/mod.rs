@@ -259,6 +259,7 @@ fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>]) -> Vec<Arc<DeleteF
     let mut deletes: Vec<Arc<DeleteFile>> = gone
         .iter()
         .flat_map(|file| live.scoped_to(&file.path).iter().cloned())
+        .chain(live.dangling().cloned())
         .collect();
     // The oldest file that stays, of each table partition that loses some.
     let mut oldest: HashMap<_, i64> = gone
