@@ -23,6 +23,8 @@ enum Kind {
     Generator,
     /// CSV files into an Iceberg table
     Csv,
+    /// Debezium's changes into an Iceberg table that equals the source's
+    Changes,
 }
 
 impl Kind {
@@ -32,6 +34,7 @@ impl Kind {
             Self::Parquet => include_str!("starters/parquet.yaml"),
             Self::Generator => include_str!("starters/generator.yaml"),
             Self::Csv => include_str!("starters/csv.yaml"),
+            Self::Changes => include_str!("starters/changes.yaml"),
         }
     }
 }
