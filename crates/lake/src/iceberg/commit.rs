@@ -54,6 +54,9 @@ pub(crate) async fn state_of(
 }
 
 /// Prepared files can have been removed by somebody else's cleaning.
+///
+/// # Errors
+/// `Corrupt` when one is gone.
 pub(crate) fn check_files(content: &Content) -> Result<()> {
     for location in content.locations() {
         let path = local_path(&location)?;

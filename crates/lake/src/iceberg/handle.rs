@@ -124,7 +124,7 @@ impl TableHandle {
     ///
     /// # Errors
     /// `Corrupt` when it cannot be read.
-    pub(super) async fn parsed(&self, manifest: &ManifestFile) -> Result<Arc<Parsed>> {
+    pub(crate) async fn parsed(&self, manifest: &ManifestFile) -> Result<Arc<Parsed>> {
         self.cache.load(self.catalog.file_io(), manifest).await
     }
 

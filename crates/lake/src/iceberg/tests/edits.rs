@@ -58,7 +58,7 @@ fn treemap(rows: &[u64]) -> RoaringTreemap {
 }
 
 /// Data files, oldest first, then by path.
-fn in_order(live: &LiveFiles) -> Vec<Arc<LiveFile>> {
+pub(in crate::iceberg) fn in_order(live: &LiveFiles) -> Vec<Arc<LiveFile>> {
     let mut files: Vec<_> = live.files().cloned().collect();
     files.sort_by_key(|file| (file.sequence, file.path.clone()));
     files

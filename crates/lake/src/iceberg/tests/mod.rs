@@ -2,7 +2,8 @@
 //! catalog and transactions.
 
 mod commits;
-pub(crate) mod edits;
+pub(in crate::iceberg) mod edits;
+mod older;
 mod others;
 mod placing;
 mod upkeep;

@@ -154,7 +154,7 @@ async fn tags_and_branches_keep_their_snapshots() {
     assert_eq!(expired.expect("expired").snapshots, [id(3)]);
 }
 
-fn pool() -> Arc<rayon::ThreadPool> {
+pub(super) fn pool() -> Arc<rayon::ThreadPool> {
     Arc::new(
         rayon::ThreadPoolBuilder::new()
             .num_threads(2)
@@ -163,7 +163,7 @@ fn pool() -> Arc<rayon::ThreadPool> {
     )
 }
 
-const FEW: CompactOptions = CompactOptions {
+pub(super) const FEW: CompactOptions = CompactOptions {
     target_file_size: 64 << 20,
     min_files: 2,
     all_deletes: true,
@@ -172,7 +172,7 @@ const FEW: CompactOptions = CompactOptions {
     dry_run: false,
 };
 
-async fn findings(lake: &Lake) -> Vec<Finding> {
+pub(super) async fn findings(lake: &Lake) -> Vec<Finding> {
     verify(&lake.config.catalog, "shop.orders", &[])
         .await
         .expect("verified")
