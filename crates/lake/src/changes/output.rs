@@ -220,9 +220,14 @@ impl ChangesOutput {
                 let _ = fs::remove_file(path);
             }
         }
-        if resolved.stale > 0 || resolved.replaced > 0 {
-            let (stale, replaced) = (resolved.stale, resolved.replaced);
-            tracing::debug!(epoch = commit.epoch.0, stale, replaced, "settled changes");
+        let (stale, replaced) = (resolved.stale, resolved.replaced);
+        tracing::debug!(epoch = commit.epoch.0, stale, replaced, "settled changes");
+        if stale > 0 && matches!(done, Ok(Outcome::Committed { .. })) {
+            tracing::info!(
+                epoch = commit.epoch.0,
+                changes = stale,
+                "dropped changes that are older than what the table holds"
+            );
         }
         done
     }

@@ -1,6 +1,7 @@
 //! Tests of the whole store: against a map here, against what crashes leave behind in `crashes`.
 
 mod crashes;
+mod figures;
 
 use std::collections::BTreeMap;
 use std::fs;
