@@ -145,15 +145,7 @@ impl Scenario {
     /// # Panics
     /// When Python is missing.
     pub fn second_writer(&self) -> Child {
-        let python =
-            std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
-        Command::new(python)
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/second_writer.py"))
-            .arg(&self.dir)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("run Python")
+        beside("second_writer.py", &self.dir, &[])
     }
 
     /// What it said on stderr so far.
@@ -190,7 +182,28 @@ impl Running {
     /// # Panics
     /// When the process cannot be waited for.
     pub fn wait(mut self) -> ExitStatus {
+        self.wait_for_end()
+    }
+
+    fn wait_for_end(&mut self) -> ExitStatus {
         self.0.wait().expect("wait for calve")
+    }
+
+    /// Kills it, and waits for its end.
+    ///
+    /// # Panics
+    /// When the process cannot be waited for.
+    pub fn kill(mut self) -> ExitStatus {
+        let _ = self.0.kill();
+        self.wait_for_end()
+    }
+
+    /// How it ended; none: it has not.
+    ///
+    /// # Panics
+    /// When the process cannot be looked at.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.0.try_wait().expect("look at calve")
     }
 
     /// Sends SIGTERM and waits for its end.
@@ -250,6 +263,25 @@ pub fn command(args: &[&str]) -> Output {
 /// When Python or a reader is missing or fails; a test never passes by being skipped.
 pub fn readers(specs: &[serde_json::Value]) -> Vec<serde_json::Value> {
     python("readers.py", specs)
+}
+
+/// A script of `py/` with a folder and more arguments, as another process.
+///
+/// # Panics
+/// When Python is missing.
+pub fn beside(script: &str, dir: &Path, args: &[&str]) -> Child {
+    let python = std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("py")
+        .join(script);
+    Command::new(python)
+        .arg(script)
+        .arg(dir)
+        .args(args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("run Python")
 }
 
 /// What a script of `py/` prints about tables, one JSON value for each.
