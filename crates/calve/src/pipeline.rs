@@ -289,7 +289,7 @@ impl Opening<'_> {
             SinkConfig::Iceberg(config) => {
                 let names = (file.name.as_str(), SHARD);
                 let hidden = hidden(&file.format);
-                let changes = config.changes.as_ref().map(|config| changes::Opening {
+                let changes = config.changes.as_deref().map(|config| changes::Opening {
                     config,
                     hidden: &hidden,
                     null_keys: file.window.is_some(),

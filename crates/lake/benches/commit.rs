@@ -87,7 +87,7 @@ fn main() {
         .expect("a runtime");
     let times = runtime.block_on(async {
         let options = WriteOptions::default();
-        let (_writer, output) = open(&config, &options, schema, "bench", "main", pool)
+        let (_writer, output) = open(&config, &options, schema, ("bench", "main"), pool, None)
             .await
             .expect("a table");
         let location = warehouse.join("shop/orders");

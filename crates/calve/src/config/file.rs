@@ -139,7 +139,7 @@ impl SinkConfig {
     /// How rows change the table, where they are changes.
     pub(crate) fn changes(&self) -> Option<&ChangesConfig> {
         match self {
-            Self::Iceberg(config) => config.changes.as_ref(),
+            Self::Iceberg(config) => config.changes.as_deref(),
             Self::Parquet(_) => None,
         }
     }

@@ -109,7 +109,6 @@ pub(crate) async fn collect(
 /// `Internal` when a file cannot be encoded.
 pub(crate) fn mark(deleted: Vec<Deleted>, vectors: bool, folder: &str) -> Result<Marked> {
     let mut marked = Marked::default();
-    let mut in_vectors = Vec::new();
     for Deleted {
         file,
         new,
@@ -121,26 +120,18 @@ pub(crate) fn mark(deleted: Vec<Deleted>, vectors: bool, folder: &str) -> Result
         if !new && rows.len() >= file.rows {
             marked.removed.push(RemovedFile::data(&file));
         } else if vectors {
-            in_vectors.push((file, rows));
+            // One file for each: DuckDB 1.5 mixes up the vectors of one file in its cache.
+            let location = format!("{folder}/{}-deletes.puffin", Uuid::now_v7().simple());
+            let (bytes, described) = vector::write(&location, &[(&file, &rows)])?;
+            marked.files.push((location, bytes));
+            let added = described.into_iter().map(|one| about(&file, one));
+            marked.added.extend(added);
         } else {
             let location = format!("{folder}/{}-deletes.parquet", Uuid::now_v7().simple());
             let (bytes, described) = position::write(&location, &file, &rows)?;
             marked.files.push((location, bytes));
             marked.added.push(about(&file, described));
         }
-    }
-    if !in_vectors.is_empty() {
-        let location = format!("{folder}/{}-deletes.puffin", Uuid::now_v7().simple());
-        let pairs: Vec<(&LiveFile, &RoaringTreemap)> = in_vectors
-            .iter()
-            .map(|(file, rows)| (file.as_ref(), rows))
-            .collect();
-        let (bytes, described) = vector::write(&location, &pairs)?;
-        marked.files.push((location, bytes));
-        let both = in_vectors.iter().zip(described);
-        marked
-            .added
-            .extend(both.map(|((file, _), described)| about(file, described)));
     }
     Ok(marked)
 }

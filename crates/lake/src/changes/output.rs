@@ -208,10 +208,11 @@ impl ChangesOutput {
         } else if !edit.added.iter().any(data) {
             edit.operation = Operation::Delete;
         }
-        let folder = self.folder(known);
-        let written = match marked.files.is_empty() {
-            true => Vec::new(),
-            false => write_all(marked.files, &folder).await?,
+        let folder = folder_of(known);
+        let written = if marked.files.is_empty() {
+            Vec::new()
+        } else {
+            write_all(marked.files, &folder).await?
         };
         fault::point("changes.deletes_written")?;
         let done = self.apply(known, edit).await;
@@ -262,7 +263,7 @@ impl ChangesOutput {
                 return self.write_again(state, known, old, new, added).await;
             }
         };
-        deletes::mark(deleted, vectors, &self.folder(known))
+        deletes::mark(deleted, vectors, &folder_of(known))
     }
 
     /// Writes the data files anew that lose rows, and tells the index where the rows are then.
@@ -302,10 +303,6 @@ impl ChangesOutput {
         Ok(marked)
     }
 
-    fn folder(&self, known: &Known) -> String {
-        format!("{}/data", known.metadata.location().trim_end_matches('/'))
-    }
-
     async fn apply(&self, known: &Known, edit: Edit) -> Result<Outcome> {
         fault::point("iceberg.commit.before_manifest")?;
         let built = match self.handle.build(known, edit).await {
@@ -315,6 +312,11 @@ impl ChangesOutput {
         fault::point("iceberg.commit.before_metadata")?;
         self.handle.apply(known, built).await
     }
+}
+
+/// Where files of deletes go.
+fn folder_of(known: &Known) -> String {
+    format!("{}/data", known.metadata.location().trim_end_matches('/'))
 }
 
 #[async_trait]
@@ -337,19 +339,16 @@ impl Output for ChangesOutput {
         let done = self
             .try_commit(&mut taken, &known, held.as_ref(), commit, &content)
             .await;
-        let kept = match &done {
+        let kept = if let Ok(Outcome::Committed { snapshot }) = &done {
             // One that made no snapshot says none: what the index reflects stays the same.
-            Ok(Outcome::Committed { snapshot }) => {
-                let new = content.locations()?;
-                taken.committed(
-                    snapshot.parse().ok(),
-                    new.iter().map(|path| FileId::of(path)),
-                )
-            }
-            _ => {
-                taken.forget();
-                Ok(())
-            }
+            let new = content.locations()?;
+            taken.committed(
+                snapshot.parse().ok(),
+                new.iter().map(|path| FileId::of(path)),
+            )
+        } else {
+            taken.forget();
+            Ok(())
         };
         if let Err(error) = kept {
             tracing::warn!(%error, "the index of keys cannot be kept");

@@ -186,15 +186,10 @@ impl ChangePlan {
             let dictionary = column.as_dictionary::<Int32Type>();
             let known = self.known(dictionary.values())?;
             return (dictionary.keys().iter())
-                .map(|key| {
-                    self.operation(key.and_then(|k| known.get(k as usize).copied().flatten()))
-                })
+                .map(|key| sure(key.and_then(|k| known.get(k as usize).copied().flatten())))
                 .collect();
         }
-        self.known(column)?
-            .into_iter()
-            .map(|op| self.operation(op))
-            .collect()
+        self.known(column)?.into_iter().map(sure).collect()
     }
 
     fn known(&self, values: &ArrayRef) -> Result<Vec<Option<Operation>>> {
@@ -215,12 +210,6 @@ impl ChangePlan {
             "d" | "delete" | "-" => Operation::Delete,
             "t" | "truncate" => Operation::Truncate,
             _ => return None,
-        })
-    }
-
-    fn operation(&self, known: Option<Operation>) -> Result<Operation> {
-        known.ok_or_else(|| {
-            Error::data("the operation is null or unknown; `changes.ops` says what others mean")
         })
     }
 
@@ -260,4 +249,10 @@ impl ChangePlan {
         RecordBatch::try_new_with_options(self.table.clone(), columns, &options)
             .map_err(|e| Error::internal("cannot make rows of changes").because(e))
     }
+}
+
+fn sure(known: Option<Operation>) -> Result<Operation> {
+    known.ok_or_else(|| {
+        Error::data("the operation is null or unknown; `changes.ops` says what others mean")
+    })
 }

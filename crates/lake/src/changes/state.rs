@@ -50,13 +50,18 @@ pub(crate) struct State {
     pub(crate) live: LiveFiles,
     pub(crate) files: FxHashMap<FileId, Arc<LiveFile>>,
     pub(crate) ids: FxHashSet<FileId>,
-    /// The files that the index has seen, and the snapshot that they were all of.
-    seen: FxHashSet<FileId>,
-    seen_at: Option<Option<i64>>,
+    /// The files that the index has seen at a snapshot; unknown in an index that was just opened.
+    seen: Option<Seen>,
     /// Files that come with the next commit, and hold rows that were in others.
     written: Vec<FileId>,
     /// Rows that the next commit deletes, since another row has their key.
     pub(crate) lost: Positions,
+}
+
+/// The files that were live at a snapshot, perhaps with some that are not any more.
+struct Seen {
+    at: Option<i64>,
+    files: FxHashSet<FileId>,
 }
 
 /// Files to be put into the index, with the rows of them that are deleted.
@@ -84,10 +89,12 @@ impl State {
             return Ok(());
         };
         at.snapshot = snapshot.or(at.snapshot);
-        self.seen_at = Some(at.snapshot);
-        self.seen.clone_from(&self.ids);
-        self.seen.extend(new);
-        self.seen.extend(self.written.drain(..));
+        let mut files = self.ids.clone();
+        files.extend(new.chain(self.written.drain(..)));
+        self.seen = Some(Seen {
+            at: at.snapshot,
+            files,
+        });
         self.lost.clear();
         match &mut self.index {
             Some(index) => index.commit(at.clone()),
@@ -129,18 +136,18 @@ impl State {
         self.ids = self.files.keys().copied().collect();
         let at = self.at.as_ref().map(|at| at.snapshot);
         if at == Some(wanted.snapshot) {
-            self.seen_at = at;
-            self.seen.clone_from(&self.ids);
+            self.see_all(wanted.snapshot);
             return Ok(());
         }
-        let others =
-            at.is_some_and(|at| Some(at) == self.seen_at && only_others(metadata, at, commit));
-        let files: Vec<Arc<LiveFile>> = if others {
-            let new = self.files.iter().filter(|(id, _)| !self.seen.contains(id));
-            new.map(|(_, file)| file.clone()).collect()
-        } else {
-            self.files.values().cloned().collect()
-        };
+        // Since what the index has seen, only others have committed: what they added is enough.
+        let seen = self
+            .seen
+            .take()
+            .filter(|seen| at == Some(seen.at) && only_others(metadata, seen.at, commit));
+        let others = seen.is_some();
+        let is_new = |id: &FileId| seen.as_ref().is_none_or(|seen| !seen.files.contains(id));
+        let files = self.files.iter().filter(|(id, _)| is_new(id));
+        let files: Vec<Arc<LiveFile>> = files.map(|(_, file)| file.clone()).collect();
         let added = self.with_deletes(handle, files).await?;
         let buried = if others {
             None
@@ -175,10 +182,21 @@ impl State {
         for (file, rows) in lost {
             *self.lost.entry(file).or_default() |= rows;
         }
-        self.seen_at = Some(wanted.snapshot);
-        self.seen.clone_from(&self.ids);
+        // Kept, so that a conflict does not make it read the same files again. What lost its key must be
+        // found again until it is deleted.
+        if self.lost.is_empty()
+            && let Some(index) = &mut self.index
+        {
+            index.commit(wanted.clone())?;
+        }
+        self.see_all(wanted.snapshot);
         self.at = Some(wanted);
         Ok(())
+    }
+
+    fn see_all(&mut self, at: Option<i64>) {
+        let files = self.ids.clone();
+        self.seen = Some(Seen { at, files });
     }
 
     /// Rows have moved to files that come with this commit; `live` are the files after it but these.

@@ -121,7 +121,7 @@ impl World {
         let lake = Lake::new(&["region"]);
         let changes: ChangesConfig = serde_json::from_value(changes).expect("a configuration");
         let config = IcebergConfig {
-            changes: Some(changes),
+            changes: Some(Box::new(changes)),
             format_version: version,
             ..lake.config.clone()
         };
@@ -148,7 +148,7 @@ impl World {
         if self.open.is_none() {
             let checkpoints = self.checkpoints().await;
             let opening = Opening {
-                config: self.config.changes.as_ref().expect("changes"),
+                config: self.config.changes.as_deref().expect("changes"),
                 hidden: &[],
                 null_keys: false,
                 checkpoints: &checkpoints,

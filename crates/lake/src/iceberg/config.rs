@@ -34,7 +34,7 @@ pub struct IcebergConfig {
     pub format_version: u8,
     /// The rows are changes: inserts, updates and deletes by key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub changes: Option<ChangesConfig>,
+    pub changes: Option<Box<ChangesConfig>>,
 }
 
 fn two() -> u8 {
