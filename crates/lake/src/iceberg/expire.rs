@@ -26,7 +26,7 @@ use super::{
     clean::{Cleaned, check_owner, references},
     config::CatalogConfig,
     edit::Edit,
-    handle::{Known, TableHandle, commit_edit},
+    handle::{TableHandle, Tries},
     held::{Held, ancestors, of_shard, parse_property},
     manifests::manifests_of,
     tables::find,
@@ -67,19 +67,22 @@ pub async fn expire<S: BuildHasher + Sync>(
     let handle = TableHandle::open(Catalog::open(config).await?, table).await?;
     check_owner(&handle.load_existing().await?.metadata, table)?;
     let now = now_ms();
-    let mut expired: Vec<SnapshotRef> = Vec::new();
+    let mut expired: Vec<SnapshotRef>;
     let mut before = handle.load_existing().await?.metadata;
     if options.dry_run {
         expired = expirable(&before, options, now)?;
     } else {
-        commit_edit(&handle, async |known: &Known| {
+        let mut tries = Tries::new(&handle);
+        loop {
+            let known = tries.load().await?;
             before = known.metadata.clone();
             expired = expirable(&before, options, now)?;
             let mut edit = Edit::new(Operation::Delete);
             edit.remove_snapshots = expired.iter().map(|s| s.snapshot_id()).collect();
-            Ok((!expired.is_empty()).then_some(edit))
-        })
-        .await?;
+            if expired.is_empty() || tries.commit(&known, edit).await?.is_some() {
+                break;
+            }
+        }
     }
     let mut answer = Expired {
         snapshots: expired.iter().map(|s| s.snapshot_id()).collect(),

@@ -242,54 +242,93 @@ impl TableHandle {
 /// How often a change for upkeep is planned again, when others are faster.
 const TRIES: u32 = 40;
 
-/// Commits what `plan` makes of the table's state, and plans again when somebody else was faster. The
-/// plan answers none when there is nothing to do. Answers the new snapshot (`none` where the edit has
-/// no files), or none when nothing was to be done.
-///
-/// # Errors
-/// `Conflict` when others were faster every time; else whatever the plan or a step failed with.
-pub(crate) async fn commit_edit<P>(handle: &TableHandle, mut plan: P) -> Result<Option<String>>
-where
-    P: AsyncFnMut(&Known) -> Result<Option<Edit>>,
-{
-    for attempt in 0..TRIES {
+/// Tries to change a table until nobody else was faster: load, plan an edit of what was loaded, commit
+/// it; if that answers none, the same again.
+pub(crate) struct Tries<'a> {
+    handle: &'a TableHandle,
+    made: u32,
+}
+
+impl<'a> Tries<'a> {
+    pub(crate) fn new(handle: &'a TableHandle) -> Self {
+        Self { handle, made: 0 }
+    }
+
+    /// The table as it is now; waits before it is loaded again.
+    ///
+    /// # Errors
+    /// `Conflict` when others were faster too often; `Corrupt` when it is gone or another.
+    pub(crate) async fn load(&mut self) -> Result<Known> {
+        let handle = self.handle;
+        if self.made == TRIES {
+            return Err(Error::conflict(format!(
+                "somebody else committed first, again and again: table={} tries={TRIES}",
+                handle.table
+            ))
+            .hint("try again when the table is written to less often"));
+        }
+        if self.made > 0 {
+            back_off(self.made).await;
+        }
+        self.made += 1;
         let known = handle.load_existing().await?;
         check_identity(&handle.table, handle.uuid, &known.metadata)?;
-        let Some(edit) = plan(&known).await? else {
-            return Ok(None);
-        };
+        Ok(known)
+    }
+
+    /// Commits an edit of what was loaded; answers the new snapshot (`none` where the edit has no
+    /// files), or none: plan again. An unknown outcome is looked up.
+    ///
+    /// # Errors
+    /// Whatever a step failed with.
+    pub(crate) async fn commit(&mut self, known: &Known, edit: Edit) -> Result<Option<String>> {
+        let handle = self.handle;
         fault::point("iceberg.commit.before_manifest")?;
-        let built = match handle.build(&known, edit).await {
+        let built = match handle.build(known, edit).await {
             Err(error) if error.kind() == ErrorKind::Conflict => {
                 tracing::debug!(%error, "planning again");
-                back_off(attempt).await;
-                continue;
+                return Ok(None);
             }
             built => built?,
         };
         fault::point("iceberg.commit.before_metadata")?;
-        let (location, id) = (
-            built.location.clone(),
-            built.snapshot.as_ref().map(|(id, _)| *id),
-        );
-        match handle.apply(&known, built).await? {
-            Outcome::Committed { snapshot } => return Ok(Some(snapshot)),
-            Outcome::Unknown => {
-                if handle.has_landed(&location, id).await? {
-                    return Ok(Some(
-                        id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
-                    ));
-                }
+        let id = built.snapshot.as_ref().map(|(id, _)| *id);
+        let location = built.location.clone();
+        match handle.apply(known, built).await? {
+            Outcome::Committed { snapshot } => Ok(Some(snapshot)),
+            Outcome::Unknown if handle.has_landed(&location, id).await? => Ok(Some(
+                id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
+            )),
+            Outcome::Unknown | Outcome::AlreadyCommitted | Outcome::Conflict | Outcome::Fenced => {
+                Ok(None)
             }
-            Outcome::AlreadyCommitted | Outcome::Conflict | Outcome::Fenced => {}
         }
-        back_off(attempt).await;
     }
-    Err(Error::conflict(format!(
-        "somebody else committed first, again and again: table={} tries={TRIES}",
-        handle.table
-    ))
-    .hint("try again when the table is written to less often"))
+}
+
+/// [`Tries`] with a plan that is a function; its future cannot be told to be `Send`. The plan answers
+/// none when there is nothing to do.
+///
+/// # Errors
+/// Those of [`Tries`], or of the plan.
+#[allow(
+    dead_code,
+    reason = "for plans that need not be sent to another thread"
+)]
+pub(crate) async fn commit_edit<P>(handle: &TableHandle, mut plan: P) -> Result<Option<String>>
+where
+    P: AsyncFnMut(&Known) -> Result<Option<Edit>>,
+{
+    let mut tries = Tries::new(handle);
+    loop {
+        let known = tries.load().await?;
+        let Some(edit) = plan(&known).await? else {
+            return Ok(None);
+        };
+        if let Some(snapshot) = tries.commit(&known, edit).await? {
+            return Ok(Some(snapshot));
+        }
+    }
 }
 
 /// Waits for up to half a second, by chance, so that two do not keep step.

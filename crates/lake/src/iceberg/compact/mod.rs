@@ -37,7 +37,7 @@ use super::{
     config::CatalogConfig,
     edit::{AddedFile, Edit, RemovedFile},
     files::Content,
-    handle::{Known, TableHandle, commit_edit},
+    handle::{TableHandle, Tries},
     live::{DeleteFile, LiveFile, LiveFiles, widest},
     place::IcebergPlacement,
 };
@@ -187,30 +187,19 @@ async fn commit(
     done: &mut Compacted,
 ) -> Result<bool> {
     fault::point("iceberg.compact.before_commit")?;
-    let mut fits: Vec<bool> = Vec::new();
-    let mut deletes = 0;
-    let snapshot = commit_edit(handle, async |known: &Known| {
-        handle.live(known, live).await?;
-        fits = batch.iter().map(|one| one.holds(live)).collect();
-        let valid = || batch.iter().zip(&fits).filter(|(_, fits)| **fits);
-        let mut edit = Edit::new(Operation::Replace);
-        edit.summary
-            .insert("calve.upkeep".to_owned(), "compact".to_owned());
-        for (one, _) in valid() {
-            add(&mut edit, one, &known.metadata)?;
+    let mut tries = Tries::new(handle);
+    let (fits, deletes, snapshot) = loop {
+        let known = tries.load().await?;
+        handle.live(&known, live).await?;
+        let fits: Vec<bool> = batch.iter().map(|one| one.holds(live)).collect();
+        let (edit, deletes) = plan_edit(live, &batch, &fits, &known.metadata)?;
+        if edit.removed.is_empty() {
+            break (fits, 0, None);
         }
-        let files: Vec<&Arc<LiveFile>> = valid()
-            .flat_map(|(one, _)| one.group.files.iter().map(|planned| &planned.file))
-            .collect();
-        let gone = deletes_without(live, &files);
-        deletes = gone.len() as u64;
-        edit.removed
-            .extend(files.iter().map(|file| RemovedFile::data(file)));
-        edit.removed
-            .extend(gone.iter().map(|delete| RemovedFile::delete(delete)));
-        Ok((!edit.removed.is_empty()).then_some(edit))
-    })
-    .await?;
+        if let Some(snapshot) = tries.commit(&known, edit).await? {
+            break (fits, deletes, Some(snapshot));
+        }
+    };
     for (one, fits) in batch.iter().zip(&fits) {
         if *fits {
             let (before, content) = (&one.group.files, one.content.as_ref());
@@ -229,6 +218,34 @@ async fn commit(
     done.deletes_removed += deletes;
     done.snapshots.extend(snapshot);
     Ok(fits.contains(&false))
+}
+
+/// Replaces the files of those groups that fit still. Answers also how many deletes go with them.
+fn plan_edit(
+    live: &LiveFiles,
+    batch: &[Rewritten],
+    fits: &[bool],
+    metadata: &TableMetadata,
+) -> Result<(Edit, u64)> {
+    let valid = || {
+        let both = batch.iter().zip(fits);
+        both.filter_map(|(one, fits)| fits.then_some(one))
+    };
+    let mut edit = Edit::new(Operation::Replace);
+    edit.summary
+        .insert("calve.upkeep".to_owned(), "compact".to_owned());
+    for one in valid() {
+        add(&mut edit, one, metadata)?;
+    }
+    let files: Vec<&Arc<LiveFile>> = valid()
+        .flat_map(|one| one.group.files.iter().map(|planned| &planned.file))
+        .collect();
+    let gone = deletes_without(live, &files);
+    edit.removed
+        .extend(files.iter().map(|file| RemovedFile::data(file)));
+    edit.removed
+        .extend(gone.iter().map(|delete| RemovedFile::delete(delete)));
+    Ok((edit, gone.len() as u64))
 }
 
 fn add(edit: &mut Edit, one: &Rewritten, metadata: &TableMetadata) -> Result<()> {

@@ -96,3 +96,22 @@ async fn a_group_of_which_nothing_is_left_goes() {
     assert_eq!((done.rows_deleted, done.deletes_removed), (3, 1));
     assert_eq!(lake.ids().await, (3..9).collect::<Vec<_>>());
 }
+
+/// A pipeline may look after its own table in a task.
+#[test]
+fn upkeep_may_be_a_task() {
+    use super::super::{ExpireOptions, expire, verify};
+    fn a_task<T: Send>(_: &T) {}
+    let config = CatalogConfig::default();
+    a_task(&compact(&config, "shop.orders", &OPTIONS, pool()));
+    a_task(&verify(&config, "shop.orders", &[]));
+    let (live, old) = (
+        std::collections::HashSet::<String>::new(),
+        ExpireOptions {
+            older_than: std::time::Duration::ZERO,
+            keep: 1,
+            dry_run: true,
+        },
+    );
+    a_task(&expire(&config, "shop.orders", &old, &live));
+}
