@@ -8,7 +8,11 @@ use std::{path::PathBuf, time::Duration};
 use arrow::datatypes::{Schema, SchemaRef};
 use calve_connect::{formats, sources};
 use calve_engine::{Result, event_time::EventTime, stores::is_remote};
-use calve_lake::{changes, iceberg, parquet::ParquetLayout};
+use calve_lake::{
+    changes::{self, ChangesConfig, Deletes, Mode},
+    iceberg,
+    parquet::ParquetLayout,
+};
 use calve_model::Offsets;
 use calve_sql::{Lookup, Monitors, SqlTransform};
 use clap::Args;
@@ -123,6 +127,9 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
         line("monitors", &names.join(", "));
     }
     line("sink", &sink(&file, table));
+    if let Some(changes) = file.sink.changes() {
+        line("changes", &changes_of(changes));
+    }
     line(
         "checkpoints",
         &calve_lake::checkpoints::shown(&file.checkpoint_location()),
@@ -224,6 +231,22 @@ async fn table(
             false => "",
         },
     )
+}
+
+/// What becomes of changes, in words.
+fn changes_of(changes: &ChangesConfig) -> String {
+    let order = match changes.order_by.as_slice() {
+        [] => "as they come".to_owned(),
+        columns => format!("in the order of {}", columns.join(", ")),
+    };
+    let how = match (changes.mode, changes.deletes) {
+        (Mode::Append, _) => "every change is a row",
+        (Mode::SoftDelete, _) => "the last of each key counts; deleted rows are flagged",
+        (Mode::Merge, Deletes::Position) => "the last of each key counts; deletes by position",
+        (Mode::Merge, Deletes::Vector) => "the last of each key counts; deletion vectors",
+        (Mode::Merge, Deletes::CopyOnWrite) => "the last of each key counts; copy on write",
+    };
+    format!("by {}, {order}: {how}", changes.key.join(", "))
 }
 
 fn sink(file: &PipelineFile, existing: &str) -> String {

@@ -5,7 +5,7 @@ use calve_engine::error::{Error, Result};
 use calve_model::Offsets;
 use iceberg::{
     Runtime, TableIdent,
-    spec::{ManifestContentType, SnapshotRef, TableMetadata},
+    spec::{FormatVersion, ManifestContentType, SnapshotRef, TableMetadata},
     table::Table,
 };
 use serde::Serialize;
@@ -14,7 +14,9 @@ use super::{
     catalog::Catalog,
     config::{CatalogConfig, TableName},
     create::partition_terms,
+    handle::TableHandle,
     held::{self, Held, ancestors, of_shard, parse_property, summary},
+    live::LiveFiles,
     manifests,
     publish::{next_metadata, write_all},
     schema,
@@ -204,6 +206,9 @@ pub async fn show(config: &CatalogConfig, table: &str) -> Result<TableDetails> {
 pub async fn load_table(config: &CatalogConfig, table: &str) -> Result<Table> {
     let catalog = Catalog::open(config).await?;
     let (name, location, metadata) = find(&catalog, table).await?;
+    if metadata.format_version() == FormatVersion::V3 {
+        refuse_vectors(&catalog, table).await?;
+    }
     let failed =
         |e: iceberg::Error| Error::internal(format!("cannot open table={table}")).because(e);
     let levels = name.namespace.split('.').chain([name.name.as_str()]);
@@ -215,6 +220,25 @@ pub async fn load_table(config: &CatalogConfig, table: &str) -> Result<Table> {
         .runtime(Runtime::try_current().map_err(failed)?)
         .build()
         .map_err(failed)
+}
+
+/// The scan of the crate `iceberg` takes vectors for Parquet files.
+async fn refuse_vectors(catalog: &Catalog, table: &str) -> Result<()> {
+    let handle = TableHandle::open(catalog.clone(), table).await?;
+    let mut live = LiveFiles::default();
+    handle
+        .live(&handle.load_existing().await?, &mut live)
+        .await?;
+    if live.deletes().any(|delete| delete.is_vector()) {
+        return Err(Error::config(format!(
+            "the table has deletion vectors, which cannot be scanned here yet: table={table}"
+        ))
+        .hint(
+            "read it with DuckDB, PyIceberg or Spark; or `calve table compact --all --min-files 1`, \
+             which applies them",
+        ));
+    }
+    Ok(())
 }
 
 /// Pipelines that the table holds epochs of; their records refer to files that are alive.
