@@ -25,8 +25,6 @@ def differ(con, expected, found):
 def compare(root):
     con = duckdb.connect()
     load_extensions(con)
-    # DuckDB 1.5 mixes up vectors of one Puffin file in this cache.
-    con.execute("SET enable_external_file_cache = false")
     con.execute(
         f"CREATE TABLE changes AS SELECT *, row_number() OVER () AS arrival FROM "
         f"read_json('{root}/golden.ndjson', format = 'newline_delimited', columns = {TYPES})"

@@ -54,6 +54,8 @@ struct Stream {
     mode: Mode,
     keys: u64,
     every_ms: u64,
+    /// More of the pipeline file.
+    more: &'static str,
 }
 
 impl Stream {
@@ -64,6 +66,7 @@ impl Stream {
             mode,
             keys,
             every_ms: 200,
+            more: "",
         }
     }
 
@@ -74,6 +77,7 @@ impl Stream {
     /// The pipeline file for the first `count` changes; `rate` a second, 0 for flat out.
     fn write(&self, count: u64, rate: u64) {
         let (root, keys, every) = (self.dir.display(), self.keys, self.every_ms);
+        let more = self.more;
         let Mode {
             changes,
             version,
@@ -96,7 +100,7 @@ impl Stream {
              changes: {{ key: [id], op_column: op, {changes} }} }} }}\n\
              commit: {{ every: {every}ms, min_interval: 10ms }}\n\
              checkpoint: {{ path: \"{root}/checkpoints\" }}\n\
-             rejects: {{ path: \"{root}/rejects\" }}\n"
+             rejects: {{ path: \"{root}/rejects\" }}\n{more}"
         );
         fs::write(self.file(), text).expect("the pipeline file");
     }
@@ -283,6 +287,21 @@ fn compaction_all_the_while() {
         };
         stream.ended_well(status);
         assert!(compacted >= 3, "{name}: compaction met it: {compacted}");
+        stream.equals(SMALL, name);
+        stream.verifies(name);
+    }
+}
+
+#[test]
+fn compaction_in_the_process_of_the_pipeline() {
+    let root = tempfile::tempdir().expect("a folder");
+    for (name, mode) in [("position", POSITION), ("vector", VECTOR)] {
+        let mut stream = Stream::new(root.path().join(name), mode, SMALL / 4);
+        stream.more = "upkeep: { compact_every: 300ms }\n";
+        stream.write(SMALL, 40_000);
+        stream.ended_well(stream.start().wait());
+        let compacted = stream.log().matches(" compacted").count();
+        assert!(compacted >= 1, "{name}: {compacted}: {}", stream.log());
         stream.equals(SMALL, name);
         stream.verifies(name);
     }
