@@ -267,8 +267,10 @@ fn an_index_that_is_lost_between_runs() {
 fn compaction_all_the_while() {
     let root = tempfile::tempdir().expect("a folder");
     for (name, mode) in [("position", POSITION), ("vector", VECTOR)] {
-        let stream = Stream::new(root.path().join(name), mode, SMALL / 4);
-        stream.write(SMALL, 40_000);
+        let mut stream = Stream::new(root.path().join(name), mode, SMALL / 4);
+        // On a busy machine, too, there is room between commits for others.
+        stream.every_ms = 500;
+        stream.write(SMALL, 30_000);
         let mut running = stream.start();
         let mut compacted = 0;
         let status = loop {
@@ -286,7 +288,7 @@ fn compaction_all_the_while() {
             compacted += usize::from(!done.stdout.is_empty());
         };
         stream.ended_well(status);
-        assert!(compacted >= 3, "{name}: compaction met it: {compacted}");
+        assert!(compacted >= 2, "{name}: compaction met it: {compacted}");
         stream.equals(SMALL, name);
         stream.verifies(name);
     }
@@ -297,8 +299,9 @@ fn compaction_in_the_process_of_the_pipeline() {
     let root = tempfile::tempdir().expect("a folder");
     for (name, mode) in [("position", POSITION), ("vector", VECTOR)] {
         let mut stream = Stream::new(root.path().join(name), mode, SMALL / 4);
+        stream.every_ms = 500;
         stream.more = "upkeep: { compact_every: 300ms }\n";
-        stream.write(SMALL, 40_000);
+        stream.write(SMALL, 30_000);
         stream.ended_well(stream.start().wait());
         let compacted = stream.log().matches(" compacted").count();
         assert!(compacted >= 1, "{name}: {compacted}: {}", stream.log());
