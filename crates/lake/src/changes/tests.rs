@@ -114,6 +114,8 @@ struct World {
     epoch: u64,
     runs: Vec<String>,
     open: Option<(Box<dyn TableWriter>, Arc<dyn Output>)>,
+    /// Columns of the changes; none: all.
+    columns: Option<Vec<usize>>,
 }
 
 impl World {
@@ -132,7 +134,14 @@ impl World {
             epoch: 0,
             runs: Vec::new(),
             open: None,
+            columns: None,
         }
+    }
+
+    fn picked(&self, rows: &RecordBatch) -> RecordBatch {
+        let all: Vec<usize> = (0..rows.num_columns()).collect();
+        rows.project(self.columns.as_ref().unwrap_or(&all))
+            .expect("columns")
     }
 
     async fn checkpoints(&self) -> Checkpoints {
@@ -147,6 +156,7 @@ impl World {
     async fn open(&mut self) -> &mut (Box<dyn TableWriter>, Arc<dyn Output>) {
         if self.open.is_none() {
             let checkpoints = self.checkpoints().await;
+            let rows = self.picked(&RecordBatch::new_empty(schema())).schema();
             let opening = Opening {
                 config: self.config.changes.as_deref().expect("changes"),
                 hidden: &[],
@@ -163,16 +173,10 @@ impl World {
             );
             let options = WriteOptions::default();
             let names = ("orders", "main");
-            let mut opened = iceberg::open(
-                &self.config,
-                &options,
-                schema(),
-                names,
-                pool,
-                Some(&opening),
-            )
-            .await
-            .expect("it opens");
+            let mut opened =
+                iceberg::open(&self.config, &options, rows, names, pool, Some(&opening))
+                    .await
+                    .expect("it opens");
             opened.0.resume(&self.runs);
             self.open = Some(opened);
         }
@@ -183,10 +187,12 @@ impl World {
     async fn prepare(&mut self, batches: &[Vec<Change>]) -> Commit {
         self.epoch += 1;
         let epoch = self.epoch;
+        let batches: Vec<RecordBatch> =
+            batches.iter().map(|one| self.picked(&batch(one))).collect();
         let (writer, _) = self.open().await;
         let mut splitter = writer.splitter();
         for changes in batches {
-            let split = splitter.split(batch(changes)).expect("it splits");
+            let split = splitter.split(changes).expect("it splits");
             writer.append(split).await.expect("it takes them");
         }
         writer.before_seal().await.expect("it ends the chunk");
@@ -453,4 +459,92 @@ async fn keys_must_be_there_and_operations_known() {
     assert!(split("x", false).expect_err("unknown").contains("unknown"));
     split("DELETE", false).expect("a known operation");
     split("t", true).expect("a truncate has no key");
+}
+
+/// A table that was there before: rows without an order, written by somebody else.
+async fn taken_over(ids: &[i64]) -> (World, Commit) {
+    let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["n"]});
+    let mut world = World::new(config, 2, 1 << 20);
+    let names = ["id", "region", "n"];
+    let (indices, rows): (Vec<usize>, Vec<Change>) = (
+        names
+            .iter()
+            .map(|name| schema().index_of(name).expect("a column"))
+            .collect(),
+        ids.iter()
+            .map(|id| Change {
+                op: "c",
+                id: *id,
+                seq: 0,
+                region: "eu",
+                n: *id,
+            })
+            .collect(),
+    );
+    let rows = batch(&rows).project(&indices).expect("columns");
+    let plain = IcebergConfig {
+        changes: None,
+        ..world.config.clone()
+    };
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
+    let (options, others) = (WriteOptions::default(), ("others", "main"));
+    let opened = iceberg::open(&plain, &options, rows.schema(), others, pool, None);
+    let (mut writer, output) = opened.await.expect("it opens");
+    let split = writer.splitter().split(rows).expect("it splits");
+    writer.append(split).await.expect("it takes them");
+    let prepared = writer.seal(Epoch(1)).finish().await.expect("it prepares");
+    let mut first = commit("main", 1, prepared);
+    first.pipeline = "others".into();
+    output.commit(&first).await.expect("committed");
+    // The changes have no column beyond those of the table.
+    world.columns = Some(vec![0, 1, 3, 4]);
+    let changes = vec![
+        Change {
+            op: "u",
+            id: 1,
+            seq: 0,
+            region: "us",
+            n: 50,
+        },
+        Change {
+            op: "d",
+            id: 2,
+            seq: 0,
+            region: "eu",
+            n: 60,
+        },
+        Change {
+            op: "c",
+            id: 9,
+            seq: 0,
+            region: "eu",
+            n: 70,
+        },
+    ];
+    let commit = world.prepare(&[changes]).await;
+    (world, commit)
+}
+
+#[tokio::test]
+async fn a_table_that_is_there_is_taken_over() {
+    let (mut world, commit) = taken_over(&[1, 2, 3]).await;
+    world.commit(&commit).await;
+    let found: Vec<(i64, i64)> = world
+        .rows()
+        .await
+        .iter()
+        .map(|(id, (_, n))| (*id, *n))
+        .collect();
+    assert_eq!(found, [(1, 50), (3, 3), (9, 70)]);
+}
+
+#[tokio::test]
+async fn a_table_with_two_rows_of_a_key_is_refused() {
+    let (mut world, commit) = taken_over(&[1, 2, 3, 3]).await;
+    let (_, output) = world.open().await;
+    let error = output
+        .commit(&commit)
+        .await
+        .expect_err("two rows of one key");
+    assert!(error.to_string().contains("have the same key"), "{error}");
 }
