@@ -38,12 +38,12 @@ pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()>
         .build()
         .map_err(|e| Error::internal("cannot start the thread of the upkeep").because(e))?;
     let (pool, every) = (Arc::new(pool), upkeep.compact_every.0);
+    // A compaction decodes and filters, which is nothing for the threads of the I/O.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Error::internal("cannot make the runtime of the upkeep").because(e))?;
-    // Made on the thread that runs it: the compaction stays on one.
-    let work = async move || {
+    let work = async move {
         loop {
             tokio::time::sleep(every.max(SHORTEST)).await;
             match iceberg::compact(&catalog, &name, &options, pool.clone()).await {
@@ -65,7 +65,7 @@ pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()>
             runtime.block_on(async {
                 tokio::select! {
                     () = ended.cancelled() => {}
-                    () = work() => {}
+                    () = work => {}
                 }
             });
         })

@@ -81,6 +81,11 @@ impl KeyCodec {
         &self.names
     }
 
+    /// Names of the key's columns.
+    pub(crate) fn key_names(&self) -> &[String] {
+        &self.names[..self.keys]
+    }
+
     /// Changes have an order of their own.
     pub(crate) fn ordered(&self) -> bool {
         self.order.is_some()

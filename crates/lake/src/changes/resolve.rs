@@ -93,8 +93,7 @@ impl Resolver<'_> {
             let order = keyed.order(row);
             let at = first + row as u32;
             let held = found.entry(row);
-            let late = held.as_ref().is_some_and(|held| held.order > order);
-            if late || self.index.below_floor(order) {
+            if self.is_stale(held.as_ref(), order) {
                 resolved
                     .positions
                     .entry(file)
@@ -123,8 +122,7 @@ impl Resolver<'_> {
         for row in 0..keyed.keys.num_rows() {
             let order = keyed.order(row);
             let held = found.entry(row);
-            if held.as_ref().is_some_and(|held| held.order > order) || self.index.below_floor(order)
-            {
+            if self.is_stale(held.as_ref(), order) {
                 resolved.stale += 1;
                 continue;
             }
@@ -134,6 +132,11 @@ impl Resolver<'_> {
             self.bury(&keyed.keys, row, order)?;
         }
         Ok(())
+    }
+
+    /// Whether a change is older than what the table holds of its key, or than a TRUNCATE.
+    fn is_stale(&self, held: Option<&Entry<'_>>, order: &[u8]) -> bool {
+        held.is_some_and(|held| held.order > order) || self.index.below_floor(order)
     }
 
     /// What is left of a deleted key.

@@ -162,6 +162,7 @@ impl State {
             .index
             .take()
             .ok_or_else(|| Error::internal("the index is not open"))?;
+        let key = reading.codec.key_names();
         let (ids, reading) = (std::mem::take(&mut self.ids), reading.clone());
         let (index, ids, done) = blocking(move || {
             let done = fill(&mut index, &ids, added, buried, floor, &reading);
@@ -175,7 +176,7 @@ impl State {
             return Err(Error::config(format!(
                 "rows of the table have the same key: table={} key={} rows={rows}",
                 handle.table,
-                reading_names(&wanted.fingerprint)
+                key.join(",")
             ))
             .hint("remove the duplicates, or name more columns in `changes.key`"));
         }
@@ -252,14 +253,6 @@ impl State {
         added.sort_by(|(a, _), (b, _)| (a.sequence, &a.path).cmp(&(b.sequence, &b.path)));
         Ok(added)
     }
-}
-
-fn reading_names(fingerprint: &str) -> &str {
-    fingerprint
-        .split(']')
-        .next()
-        .and_then(|text| text.split('[').nth(1))
-        .unwrap_or("?")
 }
 
 fn by_id(live: &LiveFiles) -> Result<FxHashMap<FileId, Arc<LiveFile>>> {

@@ -42,6 +42,7 @@ pub(crate) struct LiveFile {
     /// Data sequence number: deletes of lower ones do not apply.
     pub(crate) sequence: i64,
     /// The snapshot that added it.
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare it"))]
     pub(crate) snapshot: i64,
     pub(crate) first_row_id: Option<i64>,
 }
@@ -113,6 +114,7 @@ struct Contents {
 /// All live files of one snapshot.
 #[derive(Debug, Default)]
 pub(crate) struct LiveFiles {
+    #[cfg_attr(not(test), allow(dead_code, reason = "tests compare it"))]
     snapshot: Option<i64>,
     /// By path; with the first row id, which a table that became format version 3 gives later.
     manifests: HashMap<String, (Option<u64>, Contents)>,
@@ -222,6 +224,7 @@ impl LiveFiles {
     }
 
     /// The snapshot; none: the table has none.
+    #[cfg(test)]
     pub(crate) fn snapshot(&self) -> Option<i64> {
         self.snapshot
     }

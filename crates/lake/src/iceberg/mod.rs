@@ -14,17 +14,14 @@ pub(crate) mod commit;
 pub(crate) mod compact;
 mod config;
 mod create;
-#[allow(dead_code, reason = "change streams stand on it")]
 pub(crate) mod deletes;
 mod drafts;
-#[allow(dead_code, reason = "change streams stand on it")]
 pub(crate) mod edit;
 pub(crate) mod epochs;
 mod expire;
 pub(crate) mod files;
 pub(crate) mod handle;
 pub(crate) mod held;
-#[allow(dead_code, reason = "change streams stand on it")]
 pub(crate) mod live;
 mod manifests;
 mod place;
@@ -68,8 +65,7 @@ use crate::{
 /// Opens a table for a shard of a pipeline: creates it when missing, or checks that it fits.
 ///
 /// `rows` is the schema of the rows after the transform, which are `changes` where there is such a
-/// section; `pool` encodes. Call it within a Tokio runtime
-/// that outlives what is returned.
+/// section; `pool` encodes. Call it within a Tokio runtime that outlives what is returned.
 ///
 /// # Errors
 /// `Config` for wrong settings, `Schema` when the table does not fit the rows.
@@ -103,15 +99,16 @@ pub async fn open(
     let Some(changes) = changes else {
         return Ok(opened);
     };
-    let index = match &changes.config.index.path {
-        Some(path) => path.join(pipeline).join(metadata.uuid().to_string()),
-        None => catalog
+    let beside = || {
+        catalog
             .warehouse()
-            .unwrap_or(std::path::Path::new("."))
-            .join(".calve-index")
-            .join(pipeline)
-            .join(metadata.uuid().to_string()),
+            .map(|folder| folder.join(".calve-index"))
     };
+    let folder = changes.config.index.path.clone().or_else(beside);
+    let index = folder
+        .unwrap_or_else(|| ".calve-index".into())
+        .join(pipeline)
+        .join(metadata.uuid().to_string());
     let handle = TableHandle::new(catalog, table, metadata.uuid());
     changes.open(&rows, &files, handle, opened, index, pool)
 }
