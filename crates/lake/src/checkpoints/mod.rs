@@ -5,7 +5,7 @@
 //! Invariant: what has returned is durable, and of two creates of one name exactly one answers "ours".
 //! Nothing is created by reading. The password of a URL is never shown.
 
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(test)]
 mod postgres_server;
 #[cfg(test)]
 mod tests;
@@ -19,7 +19,6 @@ use calve_engine::{
     error::{Error, Result},
     stores::Stores,
 };
-#[cfg(feature = "postgres")]
 use sqlx::{
     PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
@@ -35,7 +34,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// The names compare byte by byte in both.
 const SQLITE_LAYOUT: &str = "CREATE TABLE IF NOT EXISTS calve_checkpoints \
     (name TEXT NOT NULL PRIMARY KEY, content BLOB NOT NULL)";
-#[cfg(feature = "postgres")]
 const POSTGRES_LAYOUT: &str = "CREATE TABLE IF NOT EXISTS calve_checkpoints \
     (name TEXT COLLATE \"C\" NOT NULL PRIMARY KEY, content BYTEA NOT NULL)";
 
@@ -52,14 +50,12 @@ pub struct SqlRecords {
 #[derive(Debug)]
 enum Pool {
     Sqlite(SqlitePool, PathBuf),
-    #[cfg(feature = "postgres")]
     Postgres(PgPool),
 }
 
 /// Where a database is, and how it is connected to.
 enum Place {
     Sqlite(SqliteConnectOptions),
-    #[cfg(feature = "postgres")]
     Postgres(PgConnectOptions),
 }
 
@@ -84,20 +80,9 @@ impl Place {
                 .synchronous(SqliteSynchronous::Extra);
             return Ok(Self::Sqlite(options));
         }
-        #[cfg(feature = "postgres")]
-        let place = PgConnectOptions::from_str(url)
+        PgConnectOptions::from_str(url)
             .map(Self::Postgres)
-            .map_err(|_| wrong());
-        #[cfg(not(feature = "postgres"))]
-        let place = if is_sql(url) {
-            Err(
-                Error::config(format!("this build has no PostgreSQL: sql={}", shown(url)))
-                    .hint("build it with `--features postgres`, or use `sqlite:PATH`"),
-            )
-        } else {
-            Err(wrong())
-        };
-        place
+            .map_err(|_| wrong())
     }
 }
 
@@ -117,7 +102,6 @@ macro_rules! on {
     ($pool:expr, $connections:ident => $run:expr) => {
         match &$pool {
             Pool::Sqlite($connections, _) => $run,
-            #[cfg(feature = "postgres")]
             Pool::Postgres($connections) => $run,
         }
     };
@@ -162,7 +146,6 @@ impl SqlRecords {
                     .connect_lazy_with(options);
                 Pool::Sqlite(pool, path)
             }
-            #[cfg(feature = "postgres")]
             Place::Postgres(options) => Pool::Postgres(postgres(options)),
         };
         Ok(Arc::new(Self {
@@ -193,7 +176,6 @@ impl SqlRecords {
                         }
                         sqlx::query(SQLITE_LAYOUT).execute(pool).await.map(drop)
                     }
-                    #[cfg(feature = "postgres")]
                     Pool::Postgres(pool) => {
                         let made = sqlx::query(POSTGRES_LAYOUT).execute(pool).await;
                         // Two processes at once: the slower one may be told of a duplicate.
@@ -215,7 +197,6 @@ impl SqlRecords {
     fn is_empty<T>(&self, found: &Result<T, sqlx::Error>) -> bool {
         match (&self.pool, found) {
             (Pool::Sqlite(..), Err(e)) => e.to_string().contains("no such table"),
-            #[cfg(feature = "postgres")]
             (Pool::Postgres(_), Err(e)) => code(e).is_some_and(|c| c == "42P01"),
             _ => false,
         }
@@ -224,7 +205,6 @@ impl SqlRecords {
     fn is_absent(&self) -> bool {
         match &self.pool {
             Pool::Sqlite(_, path) => !path.exists(),
-            #[cfg(feature = "postgres")]
             Pool::Postgres(_) => false,
         }
     }
@@ -273,7 +253,6 @@ impl SqlRecords {
     }
 }
 
-#[cfg(feature = "postgres")]
 fn postgres(options: PgConnectOptions) -> PgPool {
     PgPoolOptions::new()
         .max_connections(2)

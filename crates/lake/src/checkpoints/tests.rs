@@ -28,7 +28,6 @@ async fn sqlite_keeps_the_promises_of_a_store() {
     conformance::survives(sqlite(&dir), || sqlite(&dir)).await;
 }
 
-#[cfg(feature = "postgres")]
 #[tokio::test]
 async fn postgresql_keeps_the_promises_of_a_store() {
     let server = super::postgres_server::Server::start();
