@@ -31,6 +31,43 @@ pub enum Payload {
     Bytes(Bytes),
     /// Rows that the source read as Arrow already; row `i` has offset `range.from + i`.
     Rows(RecordBatch),
+    /// Whole binary messages, each with its own place.
+    Messages(Messages),
+}
+
+/// Binary messages, one behind the other, without framing. The three lists are equally long.
+#[derive(Clone, Debug, Default)]
+pub struct Messages {
+    /// All of them.
+    pub bytes: Bytes,
+    /// Where each ends in `bytes`; it begins where the one before it ends.
+    pub ends: Vec<u32>,
+    /// The offset of each, within the batch's range and never falling. Messages that only stand
+    /// together (those of one ledger) share an offset.
+    pub offsets: Vec<u64>,
+    /// The place of each among those of its offset, from 0.
+    pub ordinals: Vec<u32>,
+}
+
+impl Messages {
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// Message `at`.
+    ///
+    /// # Panics
+    /// When there is no such message.
+    pub fn get(&self, at: usize) -> &[u8] {
+        let from = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+        &self.bytes[from as usize..self.ends[at] as usize]
+    }
 }
 
 impl RawBatch {
@@ -39,6 +76,7 @@ impl RawBatch {
         match &self.payload {
             Payload::Bytes(bytes) => bytes.len(),
             Payload::Rows(rows) => rows.get_array_memory_size(),
+            Payload::Messages(messages) => messages.bytes.len() + 16 * messages.len(),
         }
     }
 }

@@ -185,7 +185,7 @@ mod tests {
     fn text(raw: &RawBatch) -> &[u8] {
         match &raw.payload {
             Payload::Bytes(bytes) => bytes,
-            Payload::Rows(_) => unreachable!("text"),
+            Payload::Rows(_) | Payload::Messages(_) => unreachable!("text"),
         }
     }
 

@@ -86,7 +86,7 @@ fn infer_rows(first: &[RawBatch]) -> Result<Schema> {
         .iter()
         .filter_map(|raw| match &raw.payload {
             Payload::Rows(rows) => Some(rows.schema()),
-            Payload::Bytes(_) => None,
+            Payload::Bytes(_) | Payload::Messages(_) => None,
         })
         .collect();
     let everywhere = |name: &str| {

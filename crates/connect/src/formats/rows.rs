@@ -157,7 +157,9 @@ impl Decoder for RowsDecoder {
                     rejects: Vec::new(),
                 });
             }
-            Payload::Bytes(_) => return Err(Error::internal("decoder of rows was given text")),
+            Payload::Bytes(_) | Payload::Messages(_) => {
+                return Err(Error::internal("decoder of rows was given no rows"));
+            }
         };
         if rows.schema().fields() == self.schema.fields() {
             return Ok(Decoded {

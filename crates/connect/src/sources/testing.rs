@@ -43,6 +43,7 @@ pub(crate) fn account(offsets: &mut Offsets, raw: &RawBatch) {
     let length = match &raw.payload {
         Payload::Bytes(text) => text.len(),
         Payload::Rows(rows) => rows.num_rows(),
+        Payload::Messages(messages) => messages.len(),
     };
     assert_eq!(
         raw.range.to - raw.range.from,
@@ -82,7 +83,7 @@ pub(crate) fn offsets_after(batches: &[RawBatch]) -> Offsets {
 pub(crate) fn text(batches: &[RawBatch]) -> String {
     let piece = |raw: &RawBatch| match &raw.payload {
         Payload::Bytes(text) => String::from_utf8_lossy(text).into_owned(),
-        Payload::Rows(_) => panic!("rows"),
+        Payload::Rows(_) | Payload::Messages(_) => panic!("no text"),
     };
     batches.iter().map(piece).collect()
 }

@@ -486,14 +486,16 @@ impl Decoder for DebeziumDecoder {
                 self.decoded = Some((raw.partition.clone(), raw.range));
                 Ok(decoded)
             }
-            Payload::Rows(_) => Err(Error::internal("the debezium decoder was given rows")),
+            Payload::Rows(_) | Payload::Messages(_) => {
+                Err(Error::internal("the debezium decoder was given no text"))
+            }
         }
     }
 
     fn locate(&self, raw: &RawBatch, _: &Decoded, row: usize) -> Reject {
         let lines: &[u8] = match &raw.payload {
             Payload::Bytes(lines) => lines,
-            Payload::Rows(_) => &[],
+            Payload::Rows(_) | Payload::Messages(_) => &[],
         };
         let known = self
             .decoded

@@ -187,14 +187,16 @@ impl Decoder for JsonDecoder {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         match &raw.payload {
             Payload::Bytes(lines) => self.decode_lines(lines, raw.range.from),
-            Payload::Rows(_) => Err(Error::internal("the json decoder was given rows")),
+            Payload::Rows(_) | Payload::Messages(_) => {
+                Err(Error::internal("the json decoder was given no text"))
+            }
         }
     }
 
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
         let lines: &[u8] = match &raw.payload {
             Payload::Bytes(lines) => lines,
-            Payload::Rows(_) => &[],
+            Payload::Rows(_) | Payload::Messages(_) => &[],
         };
         let base = raw.range.from;
         let mut rejected = decoded
