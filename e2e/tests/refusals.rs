@@ -91,6 +91,7 @@ fn changed_columns_are_refused() {
             "amount: double }",
             "amount: double, extra: bigint }",
         );
+        edit(&scenario, "sink:", "schema: { evolve: strict }\nsink:");
         refused(&scenario, 2, &["changed=schema", "calve checkpoint"]);
         scenario.write(20_000, 0, select);
         assert!(

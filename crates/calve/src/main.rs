@@ -8,6 +8,7 @@ mod figures;
 mod human;
 mod out;
 mod pipeline;
+mod schema;
 mod serve;
 mod upkeep;
 mod windows;

@@ -4,12 +4,12 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use arrow::datatypes::SchemaRef;
 use calve_connect::{
-    formats::{self, FormatConfig},
+    formats::{self, Evolve, FormatConfig},
     sources::{self, SourceContext},
 };
 use calve_engine::{
     BatcherFactory, Decoder, Error, Output, Result, Source, Transform,
-    checkpoint::{Checkpoints, Loaded, Meta},
+    checkpoint::{Checkpoints, Meta},
     event_time::EventTime,
     metrics::Metrics,
     rejects::{RejectsOutput, RejectsPlace, RejectsWriter},
@@ -23,7 +23,9 @@ use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
 
 use crate::{
     config::{PipelineFile, SinkConfig},
-    out, windows,
+    out,
+    schema::{SchemaVersion, Stored, evolve, with_evolution, with_rescued},
+    windows,
 };
 
 /// The only shard of a pipeline in one process.
@@ -38,7 +40,7 @@ pub(crate) struct Front {
     events: SchemaRef,
     /// Schema of the table's rows.
     rows: SchemaRef,
-    /// The schema, when it was inferred from the first events and not declared.
+    /// The schema as it was inferred at the first start; none: it is declared.
     inferred: Option<serde_json::Value>,
     sql: Option<String>,
 }
@@ -46,24 +48,28 @@ pub(crate) struct Front {
 impl Front {
     /// From the beginning of the source, without checkpoints; writes nothing.
     pub(crate) async fn open(file: &PipelineFile) -> Result<Self> {
-        Self::resume(file, None, &Offsets::default()).await
+        Self::resume(file, Stored::default(), &Offsets::default(), None).await
     }
 
-    /// As it was at an earlier start: with the schema that was inferred then.
+    /// As it was at an earlier start: with the schema that was inferred then, and what became of it.
+    /// `monitors` go on from an earlier front of this process.
     async fn resume(
         file: &PipelineFile,
-        stored: Option<&serde_json::Value>,
+        stored: Stored<'_>,
         from: &Offsets,
+        monitors: Option<Monitors>,
     ) -> Result<Self> {
         let context = context(file);
         let mut source = file.source.build(&file.format, &context)?;
-        let mut inferred = stored.cloned();
+        let mut inferred = stored.inferred.cloned();
         let events = if let Some(declared) = file.format.declared_schema() {
             declared?
         } else if let Some(known) = file.source.known_schema()? {
             known
-        } else if let Some(stored) = stored {
-            formats::schema_from_json(stored)?
+        } else if let Some(evolved) = stored.evolved {
+            evolved
+        } else if let Some(inferred) = stored.inferred {
+            formats::schema_from_json(inferred)?
         } else {
             let (seen, peeked) = sources::peek(source, from).await?;
             let schema = formats::infer::infer(&file.format, &seen)?;
@@ -77,13 +83,19 @@ impl Front {
             source = Box::new(peeked.or_anew(anew));
             schema
         };
+        let events = with_rescued(events, file.schema.rescued.as_deref())?;
         let planned = plan(file, &events)?;
         let rows = planned
             .as_ref()
             .map_or_else(|| Arc::clone(&events), Planned::schema);
-        let monitors = Monitors::plan(&file.monitor.0, &rows)?;
+        let monitors = match monitors {
+            Some(monitors) => monitors,
+            None => Monitors::plan(&file.monitor.0, &rows)?,
+        };
         let factory = Factory {
             format: file.format.clone(),
+            evolve: evolve(file),
+            rescued: file.schema.rescued.clone(),
             events: Arc::clone(&events),
             rows: Arc::clone(&rows),
             planned,
@@ -135,6 +147,8 @@ fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Option<Planned>> {
 
 struct Factory {
     format: FormatConfig,
+    evolve: Option<Evolve>,
+    rescued: Option<String>,
     events: SchemaRef,
     rows: SchemaRef,
     planned: Option<Planned>,
@@ -143,7 +157,11 @@ struct Factory {
 
 impl BatcherFactory for Factory {
     fn decoder(&self) -> Result<Box<dyn Decoder>> {
-        self.format.decoder(Arc::clone(&self.events))
+        self.format.decoder_with(
+            Arc::clone(&self.events),
+            self.evolve,
+            self.rescued.as_deref(),
+        )
     }
 
     fn transform(&self) -> Result<Box<dyn Transform>> {
@@ -156,6 +174,14 @@ impl BatcherFactory for Factory {
     }
 }
 
+/// What a run leaves to the next one in this process, when its schema has to evolve.
+pub(crate) struct Before {
+    pub(crate) metrics: Metrics,
+    pub(crate) monitors: Monitors,
+    /// The schema that the next event needs.
+    pub(crate) schema: SchemaRef,
+}
+
 /// A pipeline, ready to run.
 pub(crate) struct Pipeline {
     pub(crate) shard: Shard,
@@ -165,7 +191,12 @@ pub(crate) struct Pipeline {
 
 /// Opens everything that a run needs: reads the checkpoints, infers the schema where none is
 /// declared, plans the SQL, creates the table when it is missing. With `drain` it will read nothing.
-pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
+/// `before` is a run of this process that has ended since its schema evolved.
+pub(crate) async fn open(
+    file: &PipelineFile,
+    drain: bool,
+    before: Option<Before>,
+) -> Result<Pipeline> {
     let stores = stores(file);
     let store = open_store(&file.checkpoint_location(), &stores).await?;
     let checkpoints = Checkpoints::new(store, &file.name, SHARD);
@@ -184,7 +215,19 @@ pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
         // Before anything is made: nothing should be left of a start with a wrong path.
         file.source.check_connect(&context(file)).await?;
     }
-    let front = Front::resume(file, inferred(&loaded), &from).await?;
+    let mut stored = Stored::of(&loaded);
+    let (metrics, monitors) = match before {
+        Some(before) => {
+            stored.evolved = Some(before.schema);
+            (before.metrics, Some(before.monitors))
+        }
+        None => (
+            Metrics::of_table(&file.name, SHARD, file.sink.table()),
+            None,
+        ),
+    };
+    let front = Front::resume(file, stored, &from, monitors).await?;
+    let schema = SchemaVersion::of(&front.events, &loaded)?;
     let event_time = match &file.event_time {
         Some(config) => Some(EventTime::of(
             &front.events,
@@ -212,6 +255,7 @@ pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
         target_file_size: file.commit.target_file_size.0,
         compression: file.commit.compression,
         memory_bytes: writer_memory(file),
+        schema_version: schema.number,
         ..WriteOptions::default()
     };
     let opening = Opening {
@@ -233,9 +277,9 @@ pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
     };
     let rejects_place = RejectsPlace::open(&file.rejects_location(), &stores)?;
     let rejects_output: Arc<dyn Output> = Arc::new(RejectsOutput::new(rejects_place.clone()));
-    let metrics = Metrics::of_table(&file.name, SHARD, file.sink.table());
     outputs.insert(REJECTS.to_owned(), rejects_output);
-    let mut fingerprints = fingerprints(file, &front)?;
+    let mut fingerprints = fingerprints(file, &front);
+    fingerprints.insert("schema".to_owned(), schema.fingerprint()?);
     if let Some(changes) = file.sink.changes() {
         fingerprints.insert("changes".to_owned(), changes.fingerprint());
     }
@@ -256,6 +300,7 @@ pub(crate) async fn open(file: &PipelineFile, drain: bool) -> Result<Pipeline> {
         outputs,
         pool,
         metrics: metrics.clone(),
+        harmless: schema.harmless(file.schema.evolve),
         fingerprints,
         options: ShardOptions {
             drain,
@@ -297,7 +342,8 @@ impl Opening<'_> {
                     memory_bytes: file.limits.memory.0 as usize / 8,
                     target_file_size: file.commit.target_file_size.0,
                 });
-                calve_lake::iceberg::open(config, options, rows, names, pool, changes.as_ref())
+                let config = with_evolution(config, file);
+                calve_lake::iceberg::open(&config, options, rows, names, pool, changes.as_ref())
                     .await
             }
             SinkConfig::Parquet(config) => {
@@ -336,10 +382,6 @@ fn writer_memory(file: &PipelineFile) -> usize {
     .clamp(8 << 20, 256 << 20)
 }
 
-fn inferred(loaded: &Loaded) -> Option<&serde_json::Value> {
-    loaded.meta.as_ref()?.inferred_schema.as_ref()
-}
-
 fn shard_options(file: &PipelineFile) -> ShardOptions {
     let event_time = file.event_time.as_ref();
     ShardOptions {
@@ -353,19 +395,14 @@ fn shard_options(file: &PipelineFile) -> ShardOptions {
     }
 }
 
-fn fingerprints(file: &PipelineFile, front: &Front) -> Result<BTreeMap<String, String>> {
-    let schema = formats::schema_to_json(&front.events)?.to_string();
+fn fingerprints(file: &PipelineFile, front: &Front) -> BTreeMap<String, String> {
     let mut prints = BTreeMap::from([
         ("source".to_owned(), file.source.fingerprint()),
         ("format".to_owned(), file.format.fingerprint()),
-        (
-            "schema".to_owned(),
-            calve_engine::checkpoint::digest(schema.as_bytes()),
-        ),
     ]);
     let sql = front.sql.clone().unwrap_or_default();
     prints.insert("sql".to_owned(), sql);
-    Ok(prints)
+    prints
 }
 
 fn pool(file: &PipelineFile) -> Result<rayon::ThreadPool> {

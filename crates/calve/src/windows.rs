@@ -41,6 +41,7 @@ pub(crate) fn plan(file: &PipelineFile, rows: &SchemaRef) -> Result<Option<Windo
         time: time(file, rows)?,
         strategy,
         key,
+        rows: aggregate.is_none().then(|| Arc::clone(rows)),
         aggregate,
         key_in_states,
         late: window.late(),

@@ -6,6 +6,7 @@
 pub mod batch;
 pub mod checkpoint;
 pub mod clock;
+pub mod conform;
 pub mod durable;
 pub mod error;
 pub mod event_time;

@@ -85,6 +85,17 @@ pub trait Decoder: Send {
     /// Finds the event behind row `row` of what `decode` made of `raw`: its offset and its text.
     /// Slow; used only when a row is rejected after decoding.
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject;
+
+    /// The schema that would hold the whole of the batch that was decoded last, where its own does not:
+    /// an evolution of it, with more fields or wider types. Rows of the batch lack something then. Only
+    /// for decoders that were asked to look.
+    ///
+    /// # Errors
+    /// `Schema` when there is no such schema.
+    fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {
+        let _ = raw;
+        Ok(None)
+    }
 }
 
 /// Maps decoded rows to the table's rows, batch by batch, without memory of earlier batches.

@@ -68,6 +68,7 @@ fn main() {
         properties: BTreeMap::new(),
         format_version: 2,
         changes: None,
+        evolution: calve_lake::iceberg::Evolution::default(),
     };
     let schema = Arc::new(Schema::new(vec![
         Field::new("id", DataType::Int64, true),

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
-use calve_engine::{Error, Result, Transform};
+use calve_engine::{Error, Result, Transform, conform};
 use datafusion::physical_plan::execution_plan::reset_plan_states;
 use parking_lot::Mutex;
 
@@ -34,6 +34,8 @@ pub struct Monitors(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     monitors: Vec<Monitor>,
+    /// Of the rows that they were planned for.
+    schema: SchemaRef,
     parts: Mutex<Vec<Arc<Mutex<Part>>>>,
 }
 
@@ -64,6 +66,7 @@ impl Monitors {
             .collect::<Result<_>>()?;
         Ok(Self(Arc::new(Shared {
             monitors,
+            schema: Arc::clone(schema),
             parts: Mutex::default(),
         })))
     }
@@ -130,6 +133,7 @@ impl Monitor {
 pub struct MonitoredTransform {
     inner: Option<Box<dyn Transform>>,
     observer: Observer,
+    schema: SchemaRef,
 }
 
 impl MonitoredTransform {
@@ -138,6 +142,7 @@ impl MonitoredTransform {
         Self {
             inner,
             observer: monitors.observer(),
+            schema: Arc::clone(&monitors.0.schema),
         }
     }
 }
@@ -148,7 +153,12 @@ impl Transform for MonitoredTransform {
             Some(inner) => inner.apply(rows)?,
             None => rows,
         };
-        self.observer.observe(&rows);
+        if rows.schema_ref().fields() == self.schema.fields() {
+            self.observer.observe(&rows);
+        } else if let Ok(rows) = conform::rows(&rows, &self.schema) {
+            // The schema has evolved since the monitors were planned.
+            self.observer.observe(&rows);
+        }
         Ok(rows)
     }
 }

@@ -21,6 +21,7 @@ use crate::{
     config::{self, PipelineFile, SinkConfig},
     out,
     pipeline::{self, SHARD, hidden},
+    schema::{with_evolution, with_rescued},
     windows,
 };
 
@@ -62,6 +63,10 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
             }
         }
     }
+    let rescued = file.schema.rescued.as_deref();
+    let events = events
+        .map(|events| with_rescued(events, rescued))
+        .transpose()?;
     let planned = events
         .as_ref()
         .map(|events| plan(&file, events))
@@ -69,11 +74,12 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     let table = match &planned {
         Some(planned) => {
             if let Some(sink) = windows::late_sink(&file) {
-                table(&sink, &planned.rows, &[], args.connect)
+                table(&file, &sink, &planned.rows, &[], args.connect)
                     .await
                     .map_err(|error| error.context("the table of late rows"))?;
             }
             table(
+                &file,
                 &file.sink,
                 &planned.table,
                 &hidden(&file.format),
@@ -198,13 +204,14 @@ pub(crate) fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Planned> {
 /// Checks the layout of a Parquet table; and an Iceberg table that rows go to, with `connect` the one
 /// that is there. Creates nothing. Says whether it is there.
 async fn table(
+    file: &PipelineFile,
     sink: &SinkConfig,
     plain: &SchemaRef,
     hidden: &[String],
     connect: bool,
 ) -> Result<&'static str> {
     let config = match sink {
-        SinkConfig::Iceberg(config) => config,
+        SinkConfig::Iceberg(config) => with_evolution(config, file),
         SinkConfig::Parquet(config) => {
             let layout = ParquetLayout::new(config, SchemaRef::clone(plain), SHARD);
             let named = match layout {
@@ -223,7 +230,7 @@ async fn table(
     let rows = changed
         .transpose()
         .map_err(|error| error.context("sink.iceberg"))?;
-    let there = iceberg::check(config, rows.as_ref().unwrap_or(plain), connect).await;
+    let there = iceberg::check(&config, rows.as_ref().unwrap_or(plain), connect).await;
     Ok(
         match there.map_err(|error| error.context("sink.iceberg"))? {
             true => ", exists",

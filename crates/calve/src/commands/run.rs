@@ -13,7 +13,8 @@ use super::from;
 use crate::{
     config::{self, PipelineFile},
     console::{self, Console},
-    figures, out, pipeline,
+    figures, out,
+    pipeline::{self, Before},
     serve::{Bound, Serve},
     upkeep,
 };
@@ -90,7 +91,7 @@ pub(crate) async fn supervise(
         }
         None => None,
     };
-    let pipeline = pipeline::open(file, drain).await?;
+    let mut pipeline = pipeline::open(file, drain, None).await?;
     let (metrics, monitors) = (pipeline.metrics, pipeline.monitors);
     let around = CancellationToken::new();
     let _ended = around.clone().drop_guard();
@@ -120,7 +121,6 @@ pub(crate) async fn supervise(
 
     upkeep::start(file, around.clone())?;
     let begun = Instant::now();
-    let shard_run = tokio::spawn(shard::run(pipeline.shard, stop.clone()));
     if let Some(limit) = limit {
         let stop = stop.clone();
         tokio::spawn(async move {
@@ -128,9 +128,28 @@ pub(crate) async fn supervise(
             stop.cancel();
         });
     }
-    let summary = shard_run
-        .await
-        .map_err(|e| Error::internal("the shard died").because(e))?;
+    let summary = loop {
+        let ran = tokio::spawn(shard::run(pipeline.shard, stop.clone())).await;
+        let ran = ran.map_err(|e| Error::internal("the shard died").because(e))?;
+        match ran {
+            Ok(shard::Summary {
+                evolve: Some(schema),
+                ..
+            }) if !stop.is_cancelled() => {
+                tracing::info!("events have more than the schema: it evolves");
+                let before = Before {
+                    metrics: metrics.clone(),
+                    monitors: monitors.clone(),
+                    schema,
+                };
+                pipeline = match pipeline::open(file, drain, Some(before)).await {
+                    Ok(pipeline) => pipeline,
+                    Err(error) => break Err(error),
+                };
+            }
+            ran => break ran,
+        }
+    };
     let elapsed = begun.elapsed();
     around.cancel();
     let _ = showing.await;

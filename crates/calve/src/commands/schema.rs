@@ -48,7 +48,7 @@ mod tests {
         found.sort_unstable();
         assert_eq!(found, required);
         let sections = schema["properties"].as_object().expect("sections");
-        assert_eq!(sections.len(), 16);
+        assert_eq!(sections.len(), 17);
         for (name, section) in sections {
             assert!(
                 section["description"].is_string(),

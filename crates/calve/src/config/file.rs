@@ -1,10 +1,10 @@
 //! The sections of the pipeline file. `docs/pipeline-file.md` describes the same for people, and
 //! `calve schema` prints what is derived from here for editors.
 
-use std::{net::SocketAddr, path::Path, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
 
 use calve_connect::{
-    formats::{FormatConfig, JsonConfig},
+    formats::{Evolve, FormatConfig, JsonConfig},
     sources::SourceConfig,
     units::{ByteSize, Span, TimeUnit},
 };
@@ -41,6 +41,9 @@ pub(crate) struct PipelineFile {
     /// What events look like. Default: `json`, with columns inferred from the first events.
     #[serde(default = "json")]
     pub(crate) format: FormatConfig,
+    /// How the columns of events and table may change.
+    #[serde(default)]
+    pub(crate) schema: SchemaConfig,
     /// When events happened. Without it there is no watermark.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) event_time: Option<EventTimeConfig>,
@@ -85,6 +88,22 @@ pub(crate) struct PipelineFile {
 
 fn json() -> FormatConfig {
     FormatConfig::Json(JsonConfig::default())
+}
+
+/// How the columns of events and table may change.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct SchemaConfig {
+    /// `add`: new columns are added; `widen`: types become wider, as Iceberg allows (int to bigint, float
+    /// to double, decimals of more digits); `strict`: neither. Default: `[add, widen]`.
+    pub(crate) evolve: Evolve,
+    /// Columns of an Iceberg table that get another name, old to new. A dot leads into a struct.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) rename: BTreeMap<String, String>,
+    /// A column of events for what does not fit its column or is not known, as JSON, in place of a
+    /// reject; usually `_rescued`. For JSON.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rescued: Option<String>,
 }
 
 /// When events happened.

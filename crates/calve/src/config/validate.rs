@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use calve_connect::formats::FormatConfig;
 use calve_engine::{
     Error, Result,
     stores::{is_remote, options::Kind, shown},
@@ -17,6 +18,36 @@ const LEAST_MEMORY: u64 = 32 << 20;
 const LONGEST_NAME: usize = 63;
 
 impl PipelineFile {
+    fn schema(&self) -> Result<()> {
+        if let Some(column) = &self.schema.rescued {
+            if !matches!(self.format, FormatConfig::Json(_)) {
+                return Err(Error::config(format!(
+                    "schema.rescued is for JSON: format={}",
+                    self.format.name()
+                ))
+                .hint("leave `schema.rescued` out"));
+            }
+            if column.trim().is_empty() {
+                return Err(Error::config("schema.rescued is empty")
+                    .hint("name a column, such as _rescued"));
+            }
+        }
+        if matches!(self.sink, SinkConfig::Parquet(_)) && !self.schema.rename.is_empty() {
+            return Err(Error::config("schema.rename is for Iceberg tables")
+                .hint("rename columns in transform.sql: files that are there stay as they are"));
+        }
+        for (old, new) in &self.schema.rename {
+            let above = |path: &str| path.rsplit_once('.').map(|(above, _)| above.to_owned());
+            if new.contains('.') && above(new) != above(old) {
+                return Err(Error::config(format!(
+                    "schema.rename moves a field to another place: from={old} to={new}"
+                ))
+                .hint("give it another name where it is"));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks what can be checked without I/O.
     ///
     /// # Errors
@@ -40,6 +71,7 @@ impl PipelineFile {
         }
         self.windows()?;
         self.changes()?;
+        self.schema()?;
         if let Some(upkeep) = &self.upkeep {
             if matches!(self.sink, SinkConfig::Parquet(_)) {
                 return Err(

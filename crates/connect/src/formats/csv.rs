@@ -16,7 +16,7 @@ use arrow::{
 use bytes::Bytes;
 use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
 
-use super::{CsvConfig, mark_bytes};
+use super::{CsvConfig, evolve::Watch, mark_bytes};
 use crate::sources::tag::FileTag;
 
 impl CsvConfig {
@@ -185,6 +185,7 @@ struct Layout {
 pub struct CsvDecoder {
     config: CsvConfig,
     schema: SchemaRef,
+    watch: Option<Watch>,
     layouts: HashMap<Option<Arc<[String]>>, Arc<Layout>>,
 }
 
@@ -214,8 +215,15 @@ impl CsvDecoder {
         Ok(Self {
             config: config.clone(),
             schema,
+            watch: None,
             layouts: HashMap::new(),
         })
+    }
+
+    /// Looks at headers with columns that the schema lacks.
+    pub(super) fn watched(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     fn layout(&mut self, header: Option<Arc<[String]>>) -> Arc<Layout> {
@@ -431,6 +439,19 @@ impl Decoder for CsvDecoder {
             rows,
             rejects: found.1,
         })
+    }
+
+    fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {
+        let (Some(watch), Payload::Bytes(text)) = (&self.watch, &raw.payload) else {
+            return Ok(None);
+        };
+        if let (Some(names), _) = self.header(raw, text)?
+            && raw.range.from == 0
+            && names.iter().any(|name| self.schema.index_of(name).is_err())
+        {
+            watch.note();
+        }
+        watch.evolved(raw)
     }
 
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {

@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef};
 use calve_engine::{Error, Payload, RawBatch, Result};
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess};
 
-use super::{FormatConfig, debezium, mark_bytes, types};
+use super::{FormatConfig, debezium, evolve::known, mark_bytes, types};
 
 /// Events that are looked at.
 pub const SAMPLE_EVENTS: usize = 20_480;
@@ -43,6 +43,35 @@ pub fn infer(format: &FormatConfig, first: &[RawBatch]) -> Result<SchemaRef> {
     }
     // What is inferred is stored: it must survive that.
     super::Columns::of(&schema)?.schema()
+}
+
+/// The fields of one batch whose types are known; none: it has no events.
+///
+/// # Errors
+/// As [`infer`], but for a batch without events.
+pub(super) fn known_fields(format: &FormatConfig, raw: &RawBatch) -> Result<Option<Fields>> {
+    let first = std::slice::from_ref(raw);
+    let fields = match format {
+        FormatConfig::Json(_) => match kind_of_json(first)?.and_then(Kind::known) {
+            Some(Kind::Struct(fields)) => fields.into_iter().map(into_field).collect(),
+            _ => return Ok(None),
+        },
+        FormatConfig::Debezium(config) => debezium::known_fields(config, first)?,
+        FormatConfig::Csv(config) => match &raw.payload {
+            Payload::Bytes(text) if raw.range.from == 0 && config.header => {
+                csv_types(config.infer(text, SAMPLE_EVENTS)?).fields
+            }
+            _ => return Ok(None),
+        },
+        FormatConfig::Parquet(_) | FormatConfig::Arrow(_) => infer_rows(first)?.fields,
+    };
+    Ok(Some(
+        fields
+            .iter()
+            .filter(|field| known(field))
+            .cloned()
+            .collect(),
+    ))
 }
 
 fn nothing() -> Error {
@@ -101,6 +130,16 @@ fn infer_rows(first: &[RawBatch]) -> Result<Schema> {
 }
 
 fn infer_json(first: &[RawBatch]) -> Result<Schema> {
+    match kind_of_json(first)? {
+        Some(Kind::Struct(fields)) => Ok(Schema::new(
+            fields.into_iter().map(into_field).collect::<Vec<_>>(),
+        )),
+        _ => Err(nothing()),
+    }
+}
+
+/// What is known of the events; none: there are none.
+fn kind_of_json(first: &[RawBatch]) -> Result<Option<Kind>> {
     let mut event = Kind::Unknown;
     let mut events = 0;
     'batches: for raw in first {
@@ -123,12 +162,7 @@ fn infer_json(first: &[RawBatch]) -> Result<Schema> {
             }
         }
     }
-    match event {
-        Kind::Struct(fields) => Ok(Schema::new(
-            fields.into_iter().map(into_field).collect::<Vec<_>>(),
-        )),
-        _ => Err(nothing()),
-    }
+    Ok((events > 0).then_some(event))
 }
 
 fn into_field((name, kind): (String, Kind)) -> Field {
@@ -200,6 +234,20 @@ impl Kind {
             }
             (a, b) if a == b => a,
             _ => Self::Mixed,
+        }
+    }
+
+    /// Without that of which nothing but nulls, empty lists and empty objects has come.
+    pub(super) fn known(self) -> Option<Self> {
+        match self {
+            Self::Unknown => None,
+            Self::List(item) => item.known().map(|item| Self::List(Box::new(item))),
+            Self::Struct(fields) => {
+                let known = |(name, kind): (String, Self)| Some((name, kind.known()?));
+                let fields: Vec<_> = fields.into_iter().filter_map(known).collect();
+                (!fields.is_empty()).then_some(Self::Struct(fields))
+            }
+            other => Some(other),
         }
     }
 

@@ -6,19 +6,25 @@
 pub mod columns;
 pub mod csv;
 pub mod debezium;
+pub mod evolve;
 pub mod infer;
 pub mod json;
+mod rescue;
 pub mod rows;
 pub mod types;
 
+use std::sync::Arc;
+
 use arrow::datatypes::SchemaRef;
-use calve_engine::{Decoder, Result};
+use calve_engine::{Decoder, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use self::evolve::Watch;
 pub use self::{
     columns::{Columns, schema_from_json, schema_to_json, schema_to_yaml},
     debezium::DebeziumConfig,
+    evolve::Evolve,
 };
 use crate::one_of::{self, OneOf, or_default};
 
@@ -173,12 +179,66 @@ impl FormatConfig {
     /// # Errors
     /// `Config` when the format cannot hold a type of the schema.
     pub fn decoder(&self, schema: SchemaRef) -> Result<Box<dyn Decoder>> {
+        self.decoder_with(schema, None, None)
+    }
+
+    /// The same, which looks whether events have more than the schema; not where columns are declared,
+    /// since what is not named there is not wanted. `rescued` names the column for what does not fit.
+    ///
+    /// # Errors
+    /// As [`FormatConfig::decoder`]; `Config` where the format cannot rescue.
+    pub fn decoder_with(
+        &self,
+        schema: SchemaRef,
+        evolve: Option<Evolve>,
+        rescued: Option<&str>,
+    ) -> Result<Box<dyn Decoder>> {
+        let watch = evolve
+            .filter(|_| self.columns().is_none())
+            .map(|evolve| Watch::new(self.clone(), &schema, evolve));
+        if let Some(column) = rescued {
+            if !matches!(self, Self::Json(_)) {
+                return Err(Error::config(format!(
+                    "what does not fit cannot be rescued: format={}",
+                    self.name()
+                ))
+                .hint("leave `schema.rescued` out: it is for `format: json`"));
+            }
+            let of = Arc::clone(&schema);
+            let watch = watch
+                .unwrap_or_else(|| Watch::new(self.clone(), &of, Evolve::STRICT))
+                .rescuing();
+            let inner = |schema| Ok(json::JsonDecoder::new(schema)?.watched(watch));
+            return Ok(Box::new(rescue::RescuingDecoder::new(
+                schema, column, inner,
+            )?));
+        }
         Ok(match self {
-            Self::Json(_) => Box::new(json::JsonDecoder::new(schema)?),
-            Self::Debezium(config) => Box::new(debezium::DebeziumDecoder::new(config, schema)?),
-            Self::Csv(config) => Box::new(csv::CsvDecoder::new(config, schema)?),
-            Self::Parquet(_) | Self::Arrow(_) => Box::new(rows::RowsDecoder::new(schema)),
+            Self::Json(_) => {
+                let decoder = json::JsonDecoder::new(schema)?;
+                Box::new(with(decoder, watch, json::JsonDecoder::watched))
+            }
+            Self::Debezium(config) => {
+                let decoder = debezium::DebeziumDecoder::new(config, schema)?;
+                let watch = watch.filter(|_| evolve.is_some_and(|evolve| evolve.add));
+                Box::new(with(decoder, watch, debezium::DebeziumDecoder::watched))
+            }
+            Self::Csv(config) => {
+                let decoder = csv::CsvDecoder::new(config, schema)?;
+                Box::new(with(decoder, watch, csv::CsvDecoder::watched))
+            }
+            Self::Parquet(_) | Self::Arrow(_) => {
+                let decoder = rows::RowsDecoder::new(schema);
+                Box::new(with(decoder, watch, rows::RowsDecoder::watched))
+            }
         })
+    }
+}
+
+fn with<D>(decoder: D, watch: Option<Watch>, add: fn(D, Watch) -> D) -> D {
+    match watch {
+        Some(watch) => add(decoder, watch),
+        None => decoder,
     }
 }
 

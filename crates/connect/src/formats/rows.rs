@@ -13,11 +13,16 @@ use arrow::{
     datatypes::{DataType, Field, Float64Type, Schema, SchemaRef},
 };
 use bytes::Bytes;
-use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
+use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result, conform};
+
+use super::evolve::Watch;
 
 /// Fits rows to a schema.
 pub struct RowsDecoder {
     schema: SchemaRef,
+    watch: Option<Watch>,
+    /// The schema of rows that was looked at last, and found to be no more than ours.
+    looked_at: Option<SchemaRef>,
 }
 
 /// Which rows are bad, and why: the first reason that was found.
@@ -26,7 +31,17 @@ type Reasons = Vec<Option<String>>;
 impl RowsDecoder {
     /// A decoder to this schema.
     pub fn new(schema: SchemaRef) -> Self {
-        Self { schema }
+        Self {
+            schema,
+            watch: None,
+            looked_at: None,
+        }
+    }
+
+    /// Looks at columns that the schema lacks, and at wider ones.
+    pub(super) fn watched(mut self, watch: Watch) -> Self {
+        self.watch = Some(watch);
+        self
     }
 
     fn column(rows: &RecordBatch, field: &Field, bad: &mut Option<Reasons>) -> Result<ArrayRef> {
@@ -44,6 +59,15 @@ impl RowsDecoder {
         };
         let column = if column.data_type() == field.data_type() {
             Arc::clone(column)
+        } else if field.data_type().is_nested() && column.data_type().is_nested() {
+            conform::column(column, field.data_type()).map_err(|e| {
+                Error::schema(format!(
+                    "column {} cannot be read as the pipeline has it: found={}",
+                    field.name(),
+                    column.data_type()
+                ))
+                .because(e)
+            })?
         } else {
             if !can_cast_types(column.data_type(), field.data_type()) {
                 return Err(Error::schema(format!(
@@ -228,6 +252,27 @@ impl Decoder for RowsDecoder {
             raw: text,
             error: String::new(),
         }
+    }
+
+    fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {
+        let (Some(watch), Payload::Rows(rows)) = (&self.watch, &raw.payload) else {
+            return Ok(None);
+        };
+        let seen = rows.schema_ref();
+        if seen.fields() == self.schema.fields()
+            || self
+                .looked_at
+                .as_ref()
+                .is_some_and(|known| Arc::ptr_eq(known, seen))
+        {
+            return Ok(None);
+        }
+        watch.note();
+        let evolved = watch.evolved(raw)?;
+        if evolved.is_none() {
+            self.looked_at = Some(Arc::clone(seen));
+        }
+        Ok(evolved)
     }
 }
 

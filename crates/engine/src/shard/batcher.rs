@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Instant};
 
-use arrow::array::RecordBatch;
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use calve_model::{Micros, OffsetRange, SourcePartition};
 use parking_lot::Mutex;
 
@@ -29,6 +29,14 @@ pub(super) struct Processed {
     pub(super) arrival: Option<Micros>,
     pub(super) rows_of: Vec<Rows>,
     pub(super) rejects: Vec<Reject>,
+}
+
+/// What became of a raw batch.
+pub(super) enum Made {
+    /// Rows and rejects.
+    Rows(Box<Processed>),
+    /// Nothing yet: the schema must evolve to this one first.
+    Evolve(SchemaRef),
 }
 
 /// Rows on their way to the table.
@@ -78,7 +86,7 @@ impl Batchers {
         })
     }
 
-    pub(super) fn process(&self, raw: &RawBatch) -> Result<Processed> {
+    pub(super) fn process(&self, raw: &RawBatch) -> Result<Made> {
         let idle = self.idle.lock().pop();
         let mut batcher = match idle {
             Some(batcher) => batcher,
@@ -93,9 +101,12 @@ impl Batchers {
         Ok(processed)
     }
 
-    fn one(&self, batcher: &mut Batcher, raw: &RawBatch) -> Result<Processed> {
+    fn one(&self, batcher: &mut Batcher, raw: &RawBatch) -> Result<Made> {
         let begun = Instant::now();
         let decoded = batcher.decoder.decode(raw)?;
+        if let Some(schema) = batcher.decoder.evolved(raw)? {
+            return Ok(Made::Evolve(schema));
+        }
         self.metrics
             .stage(Stage::Decode, begun.elapsed().as_secs_f64());
         let mut work = Work {
@@ -124,9 +135,7 @@ impl Batchers {
             rejects.extend(found);
             rejects.sort_by_key(|r| r.offset);
         }
-        self.metrics
-            .received(events, raw.bytes() as u64, rejects.len() as u64);
-        Ok(Processed {
+        Ok(Made::Rows(Box::new(Processed {
             partition: raw.partition.clone(),
             range: raw.range,
             last: raw.last,
@@ -138,7 +147,7 @@ impl Batchers {
             arrival: raw.arrival,
             rows_of,
             rejects,
-        })
+        })))
     }
 }
 

@@ -146,6 +146,17 @@ impl Cutter {
                     }
                     What::Idle => self.idle().await?,
                     What::Progress(progress) => self.progress(progress).await?,
+                    What::Evolve(schema) => {
+                        // What came before is committed with the schema that it has; the next start
+                        // reads on from here, with the new one.
+                        drop(held);
+                        self.cut(&cuts).await?;
+                        let evolve = Some(schema);
+                        return Ok(Summary {
+                            evolve,
+                            ..self.summary(false)
+                        });
+                    }
                     What::End { source_ended } => {
                         drop(held);
                         self.close_windows(source_ended).await?;
@@ -197,6 +208,8 @@ impl Cutter {
         }
         self.idle_since = None;
         self.opened.get_or_insert_with(ground::now);
+        self.metrics
+            .received(batch.events, batch.bytes, batch.rejects.len() as u64);
         self.totals.events += batch.events;
         self.totals.rows += batch.rows;
         self.totals.rejects += batch.rejects.len() as u64;
@@ -376,6 +389,7 @@ impl Cutter {
             since_start: self.totals,
             epoch: self.epoch,
             ended,
+            evolve: None,
         }
     }
 }

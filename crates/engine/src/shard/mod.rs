@@ -20,6 +20,7 @@ mod simulation;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use arrow::datatypes::SchemaRef;
 use calve_model::{Epoch, Micros, Offsets, Watermarks};
 use rayon::ThreadPool;
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -71,6 +72,8 @@ pub struct Shard {
     pub metrics: Metrics,
     /// What must not change from run to run, by name.
     pub fingerprints: BTreeMap<String, String>,
+    /// Former fingerprints from which the present ones are a change that does no harm, by name.
+    pub harmless: BTreeMap<String, String>,
     /// Settings that may change.
     pub options: ShardOptions,
 }
@@ -105,6 +108,8 @@ pub struct Summary {
     pub epoch: Epoch,
     /// The source ended (as against: the run was stopped).
     pub ended: bool,
+    /// The source goes on with events that need this schema: the shard is to be started again with it.
+    pub evolve: Option<SchemaRef>,
 }
 
 const KIB: usize = 1024;
@@ -148,12 +153,21 @@ async fn run_until(
         ..
     } = shard;
     let options = shard.options;
+    // Cancelled by the caller, and where the source is to be opened anew.
+    let stop = stop.child_token();
     if options.drain {
         stop.cancel();
     }
     let watermarks = Watermarks::new(options.max_delay);
     let leftovers = rejects.leftovers();
-    let started = start::start(&checkpoints, &outputs, &shard.fingerprints, &watermarks).await?;
+    let started = start::start(
+        &checkpoints,
+        &outputs,
+        &shard.fingerprints,
+        &shard.harmless,
+        &watermarks,
+    )
+    .await?;
     let mut claim = started.claim;
     let open_windows = claim.windows.take();
     for (name, writer) in [(TABLE, Some(&mut table)), (LATE, late.as_mut())] {
@@ -209,7 +223,7 @@ async fn run_until(
         },
         permits: Arc::clone(&permits),
         acks: newest_ack,
-        stop,
+        stop: stop.clone(),
     };
     let reading = ground::spawn_reader(reader, claim.offsets.clone(), abort)?;
     metrics.set_state("running");
@@ -246,7 +260,13 @@ async fn run_until(
             biased;
             done = committing.ended(), if !commit_done => { joined(done)?; commit_done = true; }
             done = preparing.ended(), if !prepare_done => { summary.epoch = joined(done)?; prepare_done = true; }
-            done = cutting.ended(), if !cut_done => { summary = joined(done)?; cut_done = true; }
+            done = cutting.ended(), if !cut_done => {
+                summary = joined(done)?;
+                cut_done = true;
+                if summary.evolve.is_some() {
+                    stop.cancel();
+                }
+            }
         }
     }
     reading

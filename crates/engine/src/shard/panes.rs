@@ -94,7 +94,7 @@ impl OpenWindows {
         Ok(Self {
             panes,
             contents,
-            runs: Runs::new(checkpoints),
+            runs: Runs::new(checkpoints, plan.rows.clone()),
             processing_time,
             source_clock,
             splits: Splits::new(pool, pattern),

@@ -7,6 +7,7 @@ use std::{
     time::Instant,
 };
 
+use arrow::datatypes::SchemaRef;
 use calve_model::{Offsets, SourcePartition};
 use rayon::ThreadPool;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -14,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     KIB,
-    batcher::{Batchers, Processed},
+    batcher::{Batchers, Made, Processed},
     ground,
 };
 use crate::{
@@ -37,7 +38,11 @@ pub(super) enum What {
     Discovered(Vec<SourcePartition>),
     Idle,
     Progress(Progress),
-    End { source_ended: bool },
+    /// The next batch needs this schema.
+    Evolve(SchemaRef),
+    End {
+        source_ended: bool,
+    },
 }
 
 pub(super) struct Reader {
@@ -167,7 +172,10 @@ impl Hands {
             // Fails only when the loop has ended, and then nobody waits for it.
             let _ = items.try_send(Item {
                 number,
-                what: what.map(|p| What::Batch(Box::new(p))),
+                what: what.map(|made| match made {
+                    Made::Rows(batch) => What::Batch(batch),
+                    Made::Evolve(schema) => What::Evolve(schema),
+                }),
                 held,
             });
         });

@@ -35,11 +35,12 @@ pub(super) async fn start(
     checkpoints: &Checkpoints,
     outputs: &BTreeMap<String, Arc<dyn Output>>,
     fingerprints: &BTreeMap<String, String>,
+    harmless: &BTreeMap<String, String>,
     watermarks: &Watermarks,
 ) -> Result<Started> {
     let mut tries = 0;
     loop {
-        match try_start(checkpoints, outputs, fingerprints, watermarks).await {
+        match try_start(checkpoints, outputs, fingerprints, harmless, watermarks).await {
             Err(error) if error.kind() == ErrorKind::Fenced && tries < CLAIMS => tries += 1,
             result => return result,
         }
@@ -50,6 +51,7 @@ async fn try_start(
     checkpoints: &Checkpoints,
     outputs: &BTreeMap<String, Arc<dyn Output>>,
     fingerprints: &BTreeMap<String, String>,
+    harmless: &BTreeMap<String, String>,
     watermarks: &Watermarks,
 ) -> Result<Started> {
     let loaded = checkpoints.load().await?;
@@ -59,6 +61,13 @@ async fn try_start(
         outputs: BTreeMap::new(),
         fingerprints: fingerprints.clone(),
     };
+    if let Some(newest) = loaded.newest() {
+        for (name, former) in harmless {
+            if newest.fingerprints.get(name) == Some(former) {
+                facts.fingerprints.insert(name.clone(), former.clone());
+            }
+        }
+    }
     // After a drain only what offsets mean must stay.
     if loaded.newest().is_some_and(|r| r.drained) {
         facts.fingerprints.retain(|name, _| name == "source");

@@ -39,6 +39,7 @@ fn windowed(windowing: Windowing, keyed: bool) -> Windowed {
         },
         time: Some(EventTime::of(&schema, "at", Some(Unit::Micros)).expect("a column")),
         key: if keyed { vec![1] } else { Vec::new() },
+        rows: None,
         aggregate: None,
         key_in_states: Vec::new(),
         late: LateRows::Side,

@@ -178,7 +178,7 @@ impl Both {
                         .expect("plain data");
                 let (_, _, contents) = saved.restore(&Strategy::default()).expect("restored");
                 self.contents = contents;
-                self.runs = Runs::new(self.checkpoints.clone());
+                self.runs = Runs::new(self.checkpoints.clone(), None);
             }
         }
     }
@@ -224,7 +224,7 @@ proptest! {
             let checkpoints = Checkpoints::new(store, "windows", "main");
             let mut both = Both {
                 contents: Contents::default(),
-                runs: Runs::new(checkpoints.clone()),
+                runs: Runs::new(checkpoints.clone(), None),
                 checkpoints,
                 held: BTreeMap::new(),
                 emitted: BTreeMap::new(),
@@ -246,7 +246,7 @@ async fn a_run_that_is_gone_or_damaged_is_refused() {
     let dir = tempfile::tempdir().expect("a folder");
     let store = Arc::new(LocalRecords::new(dir.path()));
     let checkpoints = Checkpoints::new(store, "windows", "main");
-    let mut runs = Runs::new(checkpoints.clone());
+    let mut runs = Runs::new(checkpoints.clone(), None);
     let error = runs.load("gone.arrow").await.expect_err("it is not there");
     assert_eq!(error.kind(), crate::error::ErrorKind::Corrupt);
     let bytes = runs::encode(&[batch(&[1, 2, 3])]).expect("bytes");

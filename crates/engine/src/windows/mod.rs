@@ -58,6 +58,9 @@ pub struct Windowed {
     pub time: Option<EventTime>,
     /// Columns of the rows whose values get windows of their own; none: all rows share them.
     pub key: Vec<usize>,
+    /// Schema of the rows that windows hold, where they hold rows as they are: those of earlier runs are
+    /// brought into it.
+    pub rows: Option<SchemaRef>,
     /// What is made of a window's rows; none: rows as they are.
     pub aggregate: Option<Arc<dyn Aggregate>>,
     /// Where the key columns are in the aggregate's states.

@@ -9,12 +9,14 @@ use arrow::{
     array::{MutableArrayData, RecordBatch, make_array},
     buffer::Buffer,
     compute::{concat_batches, interleave_record_batch},
+    datatypes::SchemaRef,
     ipc::{reader::StreamDecoder, writer::StreamWriter},
 };
 
 use super::arrow_failed;
 use crate::{
     checkpoint::Checkpoints,
+    conform,
     error::{Error, Result},
     shard::blocking,
 };
@@ -25,14 +27,17 @@ const SLICES: usize = 64;
 /// Reads runs.
 pub(crate) struct Runs {
     checkpoints: Checkpoints,
+    /// Rows that were written with another schema are brought into this one.
+    schema: Option<SchemaRef>,
     /// The last one, decoded. What fires together is read run by run, so one is enough.
     kept: Option<(String, Arc<Vec<RecordBatch>>)>,
 }
 
 impl Runs {
-    pub(crate) fn new(checkpoints: Checkpoints) -> Self {
+    pub(crate) fn new(checkpoints: Checkpoints, schema: Option<SchemaRef>) -> Self {
         Self {
             checkpoints,
+            schema,
             kept: None,
         }
     }
@@ -58,14 +63,34 @@ impl Runs {
                 "put the checkpoint store back, or start over: `calve checkpoint reset FILE --yes`",
             ));
         };
-        let named = name.to_owned();
-        let batches = blocking(move || decode(bytes)).await?;
+        let (named, schema) = (name.to_owned(), self.schema.clone());
+        let batches = blocking(move || {
+            let batches = decode(bytes)?;
+            match schema {
+                Some(schema) => batches
+                    .iter()
+                    .map(|rows| conformed(rows, &schema))
+                    .collect(),
+                None => Ok(batches),
+            }
+        })
+        .await?;
         let batches = batches
             .map_err(|e| Error::corrupt(format!("a run is unreadable: run={named}")).because(e))?;
         let batches = Arc::new(batches);
         self.kept = Some((named, Arc::clone(&batches)));
         Ok(batches)
     }
+}
+
+fn conformed(
+    rows: &RecordBatch,
+    schema: &SchemaRef,
+) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    if rows.schema().fields() == schema.fields() {
+        return Ok(rows.clone());
+    }
+    conform::rows(rows, schema)
 }
 
 /// All batches lie in the one block that was read: many blocks that one thread makes and others free

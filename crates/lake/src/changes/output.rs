@@ -11,7 +11,7 @@ use calve_engine::{
     fault,
     seams::{Commit, Outcome, Output, OutputState},
 };
-use iceberg::spec::Operation;
+use iceberg::spec::{Operation, Schema};
 use rayon::ThreadPool;
 use rustc_hash::FxHashMap;
 use tokio::sync::Mutex;
@@ -26,7 +26,7 @@ use super::{
     tombstones,
 };
 use crate::iceberg::{
-    commit::{check_files, state_of},
+    commit::{check_files, fit_schema, state_of},
     compact::{CompactOptions, without_rows},
     edit::{AddedFile, Edit, RemovedFile},
     epochs::{self, EpochMark, Step},
@@ -68,12 +68,13 @@ impl ChangesOutput {
         }
     }
 
-    /// The chunks with what they delete, and the data files of each.
+    /// The chunks with what they delete, the data files of each, and the schema that the table gets.
     async fn read(
         &self,
         known: &Known,
         content: &ChangesContent,
-    ) -> Result<(Vec<ReadChunk>, Vec<Vec<AddedFile>>)> {
+    ) -> Result<(Vec<ReadChunk>, Vec<Vec<AddedFile>>, Option<Schema>)> {
+        let mut becomes = None;
         let mut chunks = Vec::new();
         let mut files = Vec::new();
         for chunk in &content.chunks {
@@ -81,6 +82,8 @@ impl ChangesOutput {
             if !chunk.files.is_null() {
                 let content = Content::from_json(&chunk.files)?;
                 check_files(&content)?;
+                let (content, evolved) = fit_schema(&known.metadata, content).await?;
+                becomes = becomes.or(evolved);
                 let (spec, schema) = (content.spec, content.schema);
                 added.extend(
                     content
@@ -114,7 +117,7 @@ impl ChangesOutput {
             });
             files.push(added);
         }
-        Ok((chunks, files))
+        Ok((chunks, files, becomes))
     }
 
     async fn resolve(&self, state: &mut State, chunks: Vec<ReadChunk>) -> Result<Resolved> {
@@ -139,7 +142,7 @@ impl ChangesOutput {
         resolved
     }
 
-    /// One try, with the state of the table reached.
+    /// One try, with the state of the table reached. `new` gets the data files of the epoch.
     async fn try_commit(
         &self,
         state: &mut State,
@@ -147,17 +150,21 @@ impl ChangesOutput {
         held: Option<&Held>,
         commit: &Commit,
         content: &ChangesContent,
+        new: &mut Vec<FileId>,
     ) -> Result<Outcome> {
         state
             .reach(&self.handle, known, held, commit, &self.reading)
             .await?;
-        let (chunks, files) = self.read(known, content).await?;
+        let (chunks, files, becomes) = self.read(known, content).await?;
+        let paths = files.iter().flatten().map(|file| file.file.file_path());
+        new.extend(paths.map(FileId::of));
         let truncated = chunks.iter().any(|chunk| chunk.truncate.is_some());
         let mut resolved = self.resolve(state, chunks).await?;
         fault::point("changes.resolved")?;
 
         let mut edit = Edit::new(Operation::Overwrite);
         edit.epoch = Some(EpochMark::new(commit, held));
+        edit.schema = becomes;
         let first = resolved.truncated.unwrap_or(0);
         let mut added: Vec<AddedFile> = files.into_iter().skip(first).flatten().collect();
         if resolved.truncated.is_some() {
@@ -336,16 +343,20 @@ impl Output for ChangesOutput {
         let mut state = self.state.lock().await;
         // Dropped or failed on the way, the index holds half of an epoch.
         let mut taken = std::mem::take(&mut *state);
+        let mut new = Vec::new();
         let done = self
-            .try_commit(&mut taken, &known, held.as_ref(), commit, &content)
+            .try_commit(
+                &mut taken,
+                &known,
+                held.as_ref(),
+                commit,
+                &content,
+                &mut new,
+            )
             .await;
         let kept = if let Ok(Outcome::Committed { snapshot }) = &done {
             // One that made no snapshot says none: what the index reflects stays the same.
-            let new = content.locations()?;
-            taken.committed(
-                snapshot.parse().ok(),
-                new.iter().map(|path| FileId::of(path)),
-            )
+            taken.committed(snapshot.parse().ok(), new.into_iter())
         } else {
             taken.forget();
             Ok(())

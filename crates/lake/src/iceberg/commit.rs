@@ -7,7 +7,7 @@ use calve_engine::{
     fault,
     seams::{Commit, Outcome, Output, OutputState},
 };
-use iceberg::spec::Operation;
+use iceberg::spec::{Operation, Schema, TableMetadata};
 use uuid::Uuid;
 
 use super::{
@@ -15,6 +15,7 @@ use super::{
     config::TableName,
     edit::{AddedFile, Edit},
     epochs::{self, EpochMark, Step},
+    evolve::{United, unite},
     files::Content,
     handle::TableHandle,
     held::Held,
@@ -72,6 +73,42 @@ pub(crate) fn check_files(content: &Content) -> Result<()> {
     Ok(())
 }
 
+/// Prepared files as the table takes them now, and the schema that it gets with them, if any. Where
+/// others have taken their field ids, the files are written again.
+///
+/// # Errors
+/// `Schema` when others have changed the table so that the files do not fit.
+pub(crate) async fn fit_schema(
+    metadata: &TableMetadata,
+    mut content: Content,
+) -> Result<(Content, Option<Schema>)> {
+    loop {
+        let Some(evolved) = &content.evolved else {
+            return Ok((content, None));
+        };
+        if content.files.is_empty() {
+            return Ok((content, None));
+        }
+        match unite(metadata, evolved)? {
+            United::Has(schema) => {
+                content.schema = schema;
+                return Ok((content, None));
+            }
+            United::Becomes(schema) => {
+                content.schema = schema.schema_id();
+                return Ok((content, Some(*schema)));
+            }
+            United::Readdress(moved) => {
+                tracing::info!(
+                    files = content.files.len(),
+                    "somebody changed the table's schema: files are written again to fit"
+                );
+                content = content.readdressed(&moved).await?;
+            }
+        }
+    }
+}
+
 #[async_trait]
 impl Output for IcebergOutput {
     async fn state(&self, pipeline: &str, shard: &str) -> Result<OutputState> {
@@ -87,9 +124,11 @@ impl Output for IcebergOutput {
         };
         let content = Content::from_json(&commit.prepared.content)?;
         check_files(&content)?;
+        let (content, becomes) = fit_schema(&known.metadata, content).await?;
         fault::point("iceberg.commit.before_manifest")?;
 
         let mut edit = Edit::new(Operation::Append);
+        edit.schema = becomes;
         edit.epoch = Some(EpochMark::new(commit, held.as_ref()));
         if !content.files.is_empty() {
             edit.summary = epochs::describe(commit)?;

@@ -7,6 +7,7 @@ use iceberg::spec::{NullOrder, SortDirection, Transform};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::evolve::Evolution;
 use crate::changes::ChangesConfig;
 
 /// An Iceberg table. It is created when missing, or checked against the pipeline when present.
@@ -35,6 +36,9 @@ pub struct IcebergConfig {
     /// The rows are changes: inserts, updates and deletes by key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<Box<ChangesConfig>>,
+    /// In which ways the table may follow the rows; of the section `schema`.
+    #[serde(skip)]
+    pub evolution: Evolution,
 }
 
 fn two() -> u8 {

@@ -19,24 +19,26 @@ use uuid::Uuid;
 use super::{
     catalog::{Catalog, local_path},
     config::{IcebergConfig, SortTerm, TableName, Term},
+    evolve::{self, Evolved, Planned},
     publish::{DELETE_AFTER_COMMIT, write_all},
     schema,
 };
 
-/// The table, created when missing, else checked.
+/// The table, created when missing, else checked; and the schema to write with, where the table is to
+/// follow the pipeline.
 ///
 /// # Errors
-/// `Schema` with the differences when the table does not fit the pipeline.
+/// `Schema` with the differences when the table does not fit the pipeline, and may not follow it.
 pub(super) async fn create_or_check(
     catalog: &Catalog,
     config: &IcebergConfig,
     table: &TableName,
     rows: &ArrowSchema,
-) -> Result<TableMetadata> {
+) -> Result<(TableMetadata, Option<Evolved>)> {
     if let Some(location) = catalog.locate(table).await? {
         let metadata = catalog.read(&location).await?;
-        check(&metadata, config, table, rows)?;
-        return Ok(metadata);
+        let evolved = check(&metadata, config, table, rows)?;
+        return Ok((metadata, evolved));
     }
     let metadata = plan(config, table, rows, catalog.location_of(table)?)?;
     let folder = format!("{}/metadata", metadata.location());
@@ -49,7 +51,7 @@ pub(super) async fn create_or_check(
     let written = write_all(vec![(location.clone(), json)], &folder).await?;
     if catalog.register(table, &location).await? {
         tracing::info!(%table, location = metadata.location(), "created the table");
-        return Ok(metadata);
+        return Ok((metadata, None));
     }
     // Somebody else created it first, so nothing refers to our file.
     for path in written {
@@ -60,8 +62,8 @@ pub(super) async fn create_or_check(
         .await?
         .ok_or_else(|| Error::conflict(format!("the table comes and goes: table={table}")))?;
     let metadata = catalog.read(&location).await?;
-    check(&metadata, config, table, rows)?;
-    Ok(metadata)
+    let evolved = check(&metadata, config, table, rows)?;
+    Ok((metadata, evolved))
 }
 
 /// The first metadata of a new table.
@@ -217,20 +219,29 @@ pub(super) fn partition_terms(metadata: &TableMetadata) -> Vec<String> {
         .collect()
 }
 
-/// Compares a table with what the pipeline wants.
+/// Compares a table with what the pipeline wants; answers the schema that it is to become, if any.
 pub(super) fn check(
     metadata: &TableMetadata,
     config: &IcebergConfig,
     table: &TableName,
     rows: &ArrowSchema,
-) -> Result<()> {
+) -> Result<Option<Evolved>> {
     if metadata.format_version() == FormatVersion::V1 {
         return Err(
             Error::config(format!("the table has format version 1: table={table}"))
                 .hint("upgrade the table to format version 2"),
         );
     }
-    let mut lines = schema::differences(metadata.current_schema(), rows)?;
+    let mut evolution = config.evolution.clone();
+    if let Some(changes) = &config.changes {
+        // The index of keys has them as bytes of their types.
+        evolution.fixed.extend(changes.key.iter().cloned());
+        evolution.fixed.extend(changes.order_by.iter().cloned());
+    }
+    let Planned {
+        evolved,
+        refused: mut lines,
+    } = evolve::plan(metadata, rows, &evolution)?;
     if !lines.is_empty() {
         lines.insert(0, "columns:".to_owned());
     }
@@ -259,11 +270,14 @@ pub(super) fn check(
         }
     }
     if lines.is_empty() {
-        return Ok(());
+        return Ok(evolved);
     }
     Err(Error::schema(format!(
         "the table does not fit the pipeline (-: the table, +: the pipeline): table={table}\n{}",
         lines.join("\n")
     ))
-    .hint("change transform.sql or partition_by to fit the table, or write to another table"))
+    .hint(
+        "change transform.sql or partition_by to fit the table, let the table follow with \
+         `schema.evolve`, or write to another table",
+    ))
 }

@@ -4,7 +4,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use iceberg::spec::{DataFile, ManifestContentType, Operation};
+use iceberg::spec::{DataFile, ManifestContentType, Operation, Schema};
 
 use super::{
     epochs::EpochMark,
@@ -19,6 +19,8 @@ pub(crate) struct Edit {
     pub(crate) added: Vec<AddedFile>,
     /// Files that must be live still: one that is not makes the edit a conflict.
     pub(crate) removed: Vec<RemovedFile>,
+    /// The schema that the table gets.
+    pub(crate) schema: Option<Schema>,
     /// Table properties to set, and to remove.
     pub(crate) properties: HashMap<String, String>,
     pub(crate) remove_properties: Vec<String>,
@@ -37,6 +39,7 @@ impl Edit {
             operation,
             added: Vec::new(),
             removed: Vec::new(),
+            schema: None,
             properties: HashMap::new(),
             remove_properties: Vec::new(),
             summary: HashMap::new(),

@@ -14,8 +14,15 @@ use iceberg::spec::{
 use parquet::file::statistics::Statistics;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
-use super::bounds::Bounds;
+use super::{
+    bounds::Bounds,
+    catalog::local_path,
+    evolve::{Evolved, with_ids},
+    publish::write_all,
+    readdress::readdressed,
+};
 use crate::write::{DescribedFile, FinishedFile, KeyValue};
 
 /// What a checkpoint holds for an Iceberg table.
@@ -28,6 +35,9 @@ pub(crate) struct Content {
     /// Schema of the files.
     pub(crate) schema: i32,
     pub(crate) files: Vec<FileEntry>,
+    /// The schema itself, where the table did not have it when the files were written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) evolved: Option<Evolved>,
 }
 
 /// One data file.
@@ -147,6 +157,7 @@ impl Content {
             spec,
             schema,
             files,
+            evolved: None,
         })
     }
 
@@ -170,6 +181,39 @@ impl Content {
             .map(|file| format!("{}/{}", self.location, file.path))
     }
 
+    /// The same files under other field ids, and under other paths.
+    ///
+    /// # Errors
+    /// `Corrupt` when a file cannot be read.
+    pub(super) async fn readdressed(&self, moved: &HashMap<i32, i32>) -> Result<Self> {
+        let mut content = self.clone();
+        if let Some(evolved) = &mut content.evolved {
+            evolved.schema = with_ids(&evolved.schema, moved)?;
+        }
+        for file in &mut content.files {
+            let location = format!("{}/{}", self.location, file.path);
+            let path = local_path(&location)?.to_owned();
+            let moved_here = moved.clone();
+            let bytes = tokio::task::spawn_blocking(move || {
+                let bytes = std::fs::read(&path)
+                    .map_err(|e| Error::io(format!("cannot read file={}", path.display()), e))?;
+                readdressed(&bytes, &moved_here)
+            })
+            .await
+            .map_err(|e| Error::internal("a task that reads has died").because(e))??;
+            let stem = file.path.strip_suffix(".parquet").unwrap_or(&file.path);
+            file.path = format!("{stem}-{}.parquet", Uuid::new_v4().simple());
+            file.bytes = bytes.len() as u64;
+            for column in &mut file.described.columns {
+                column.0 = moved.get(&column.0).copied().unwrap_or(column.0);
+            }
+            let location = format!("{}/{}", self.location, file.path);
+            let folder = location.rsplit_once('/').map_or("", |(folder, _)| folder);
+            write_all(vec![(location.clone(), bytes)], folder).await?;
+        }
+        Ok(content)
+    }
+
     /// Size of the files.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.iter().map(|file| file.bytes).sum()
@@ -186,9 +230,12 @@ impl Content {
             ))
             .hint("restore the table, or start over with `calve checkpoint reset`")
         };
-        let schema = metadata
-            .schema_by_id(self.schema)
-            .ok_or_else(|| missing("schema", self.schema))?;
+        let schema = match &self.evolved {
+            Some(evolved) => &evolved.schema,
+            None => metadata
+                .schema_by_id(self.schema)
+                .ok_or_else(|| missing("schema", self.schema))?,
+        };
         let spec = metadata
             .partition_spec_by_id(self.spec)
             .ok_or_else(|| missing("spec", self.spec))?;

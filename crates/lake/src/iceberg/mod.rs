@@ -18,6 +18,7 @@ pub(crate) mod deletes;
 mod drafts;
 pub(crate) mod edit;
 pub(crate) mod epochs;
+pub(crate) mod evolve;
 mod expire;
 pub(crate) mod files;
 pub(crate) mod handle;
@@ -26,6 +27,7 @@ pub(crate) mod live;
 mod manifests;
 mod place;
 pub(crate) mod publish;
+mod readdress;
 mod schema;
 pub(crate) mod snapshot;
 mod summary;
@@ -47,6 +49,7 @@ pub use clean::{Cleaned, clean, content_files};
 pub use commit::IcebergOutput;
 pub use compact::{CompactOptions, Compacted, compact};
 pub use config::{CatalogConfig, IcebergConfig, TableName};
+pub use evolve::Evolution;
 pub use expire::{ExpireOptions, Expired, expire};
 pub use tables::{
     ColumnInfo, ShardInfo, SnapshotInfo, TableDetails, TableInfo, Totals, forget, load_table, ls,
@@ -83,9 +86,12 @@ pub async fn open(
     };
     let table = TableName::parse(&config.table)?;
     let catalog = Catalog::create(&config.catalog).await?;
-    let metadata = create::create_or_check(&catalog, config, &table, &schema).await?;
+    let (metadata, evolved) = create::create_or_check(&catalog, config, &table, &schema).await?;
     tracing::debug!(%table, pipeline, shard, uuid = %metadata.uuid(), "opened the table");
-    let placement = place::IcebergPlacement::new(&metadata, &schema)?;
+    let placement = match evolved {
+        Some(evolved) => place::IcebergPlacement::evolved(&metadata, evolved, &schema)?,
+        None => place::IcebergPlacement::new(&metadata, &schema)?,
+    };
     let root = placement.root()?;
     let placement: Arc<dyn Placement> = Arc::new(placement);
     let mut options = options.clone();
@@ -130,10 +136,15 @@ pub async fn check(config: &IcebergConfig, schema: &SchemaRef, existing: bool) -
             found = Some(catalog.read(&location).await?);
         }
     }
-    if let Some(metadata) = &found {
-        create::check(metadata, config, &table, schema)?;
-    }
-    place::IcebergPlacement::new(found.as_ref().unwrap_or(&planned), schema)?;
+    let evolved = match &found {
+        Some(metadata) => create::check(metadata, config, &table, schema)?,
+        None => None,
+    };
+    let metadata = found.as_ref().unwrap_or(&planned);
+    match evolved {
+        Some(evolved) => place::IcebergPlacement::evolved(metadata, evolved, schema)?,
+        None => place::IcebergPlacement::new(metadata, schema)?,
+    };
     Ok(found.is_some())
 }
 

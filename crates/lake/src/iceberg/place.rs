@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use super::{
     catalog::local_path,
+    evolve::Evolved,
     files::{self, Content},
     schema::Columns,
 };
@@ -40,6 +41,8 @@ pub(super) struct IcebergPlacement {
     columns: Columns,
     keys: Vec<Key>,
     schema: Arc<Schema>,
+    /// The schema is not the table's yet.
+    evolved: Option<Evolved>,
     spec_id: i32,
     location: String,
 }
@@ -63,6 +66,21 @@ impl IcebergPlacement {
     /// `Schema` when the spec has a transform or a source that cannot be computed.
     pub(super) fn new(metadata: &TableMetadata, rows: &SchemaRef) -> Result<Self> {
         Self::with_schema(metadata, metadata.current_schema().clone(), rows)
+    }
+
+    /// The same with a schema that the table gets in the commit of the first files.
+    ///
+    /// # Errors
+    /// As [`IcebergPlacement::new`].
+    pub(super) fn evolved(
+        metadata: &TableMetadata,
+        evolved: Evolved,
+        rows: &SchemaRef,
+    ) -> Result<Self> {
+        let schema = Arc::new(evolved.schema.clone());
+        let mut placement = Self::with_schema(metadata, schema, rows)?;
+        placement.evolved = Some(evolved);
+        Ok(placement)
     }
 
     /// The same with more columns than the table has; its own come first.
@@ -108,6 +126,7 @@ impl IcebergPlacement {
             columns: Columns::new(&schema, rows)?,
             keys,
             schema,
+            evolved: None,
             spec_id: spec.spec_id(),
             location: metadata.location().trim_end_matches('/').to_owned(),
         })
@@ -161,7 +180,10 @@ impl Placement for IcebergPlacement {
     }
 
     fn content(&self, _epoch: Epoch, files: Vec<DescribedFile>) -> Result<Value> {
-        Content::new(&self.location, self.spec_id, self.schema.schema_id(), files)?.to_json()
+        let schema = self.schema.schema_id();
+        let mut content = Content::new(&self.location, self.spec_id, schema, files)?;
+        content.evolved.clone_from(&self.evolved);
+        content.to_json()
     }
 }
 

@@ -8,11 +8,14 @@
 use std::{collections::HashMap, fmt::Write as _, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, RecordBatchOptions},
+    array::{ArrayRef, RecordBatch, RecordBatchOptions, new_null_array},
     compute::{CastOptions, cast_with_options},
     datatypes::{DataType, Field, Schema as ArrowSchema, SchemaRef, TimeUnit},
 };
-use calve_engine::error::{Error, ErrorKind, Result};
+use calve_engine::{
+    conform,
+    error::{Error, ErrorKind, Result},
+};
 use iceberg::{
     arrow::schema_to_arrow_schema,
     spec::{
@@ -157,7 +160,7 @@ pub(super) fn show(of: &Type) -> String {
 }
 
 /// Whether values of `from` fit a column of `to` without loss.
-fn fits(from: &Type, to: &Type) -> bool {
+pub(super) fn fits(from: &Type, to: &Type) -> bool {
     use PrimitiveType as P;
     match (from, to) {
         (Type::Primitive(P::Int), Type::Primitive(P::Long))
@@ -178,71 +181,31 @@ fn fits(from: &Type, to: &Type) -> bool {
     }
 }
 
-/// The lines in which the pipeline's columns differ from the table's; empty: they fit. `-` is what
-/// the table has, `+` what the pipeline has.
-pub(super) fn differences(table: &Schema, rows: &ArrowSchema) -> Result<Vec<String>> {
-    let wanted = table_schema(rows)?;
-    let mut lines = Vec::new();
-    for has in table.as_struct().fields() {
-        let required = if has.required { " not null" } else { "" };
-        let minus = format!("- {} {}{required}", has.name, show(&has.field_type));
-        match rows
-            .fields()
-            .iter()
-            .zip(wanted.as_struct().fields())
-            .find(|(f, _)| *f.name() == has.name)
-        {
-            None => lines.push(minus),
-            Some((row, want)) => {
-                let nulls = has.required && row.is_nullable();
-                if nulls || !fits(&want.field_type, &has.field_type) {
-                    let not_null = if row.is_nullable() { "" } else { " not null" };
-                    lines.push(minus);
-                    lines.push(format!(
-                        "+ {} {}{not_null}",
-                        want.name,
-                        show(&want.field_type)
-                    ));
-                }
-            }
-        }
-    }
-    for want in wanted.as_struct().fields() {
-        if !table
-            .as_struct()
-            .fields()
-            .iter()
-            .any(|has| has.name == want.name)
-        {
-            lines.push(format!("+ {} {}", want.name, show(&want.field_type)));
-        }
-    }
-    Ok(lines)
-}
-
 /// Brings rows into the table's column order and types.
 #[derive(Debug)]
 pub(super) struct Columns {
     schema: SchemaRef,
-    /// For each column of the table: its place among the pipeline's, and whether it is cast.
-    from: Vec<(usize, bool)>,
+    /// For each column of the table: its place among the pipeline's, and whether it is cast; none: the
+    /// pipeline lacks it.
+    from: Vec<Option<(usize, bool)>>,
 }
 
 impl Columns {
-    /// The mapping of rows that fit the table (see [`differences`]).
+    /// The mapping of rows that fit the table; columns that they lack are null.
     pub(super) fn new(table: &Schema, rows: &ArrowSchema) -> Result<Self> {
         let wanted = schema_to_arrow_schema(table)
             .map_err(|e| Error::schema("the table has a type that cannot be written").because(e))?;
         let mut fields = Vec::new();
         let mut from = Vec::new();
         for field in wanted.fields() {
-            let at = rows.index_of(field.name()).map_err(|_| {
-                Error::internal(format!(
-                    "a column was checked and is gone: column={}",
+            let at = rows.index_of(field.name()).ok();
+            if at.is_none() && !field.is_nullable() {
+                return Err(Error::schema(format!(
+                    "the rows lack a column that the table requires: column={}",
                     field.name()
-                ))
-            })?;
-            let has = rows.field(at).data_type();
+                )));
+            }
+            let has = at.map_or(field.data_type(), |at| rows.field(at).data_type());
             let keep = same_in_parquet(has, field.data_type());
             let id = &field.metadata()[PARQUET_FIELD_ID_META_KEY];
             let metadata = HashMap::from([(PARQUET_FIELD_ID_META_KEY.to_owned(), id.clone())]);
@@ -251,7 +214,7 @@ impl Columns {
             } else {
                 field.data_type().clone()
             };
-            from.push((at, *has != data_type));
+            from.push(at.map(|at| (at, *has != data_type)));
             fields.push(
                 Field::new(field.name(), data_type, field.is_nullable()).with_metadata(metadata),
             );
@@ -273,7 +236,11 @@ impl Columns {
     /// `Data` when a value does not fit the column.
     pub(super) fn map(&self, rows: &RecordBatch) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(self.from.len());
-        for ((at, cast), field) in self.from.iter().zip(self.schema.fields()) {
+        for (from, field) in self.from.iter().zip(self.schema.fields()) {
+            let Some((at, cast)) = from else {
+                columns.push(new_null_array(field.data_type(), rows.num_rows()));
+                continue;
+            };
             let column = rows.columns().get(*at).ok_or_else(|| {
                 Error::schema(format!("a column is missing: column={}", field.name()))
             })?;
@@ -319,6 +286,9 @@ pub(super) fn convert_values(
             .unary::<_, TimestampMicrosecondType>(|nanos| nanos.div_euclid(1000));
         return Ok(Arc::new(micros.with_data_type(to.clone())));
     }
+    if to.is_nested() && column.data_type().is_nested() {
+        return conform::column(column, to);
+    }
     cast_with_options(column, to, &strict)
 }
 
@@ -349,45 +319,6 @@ mod tests {
                 .map(|(n, t, null)| Field::new(*n, t.clone(), *null))
                 .collect::<Vec<_>>(),
         )
-    }
-
-    #[test]
-    fn differences_are_shown_line_by_line() {
-        let table = Schema::builder()
-            .with_fields([
-                NestedField::required(1, "id", Type::Primitive(PrimitiveType::Long)).into(),
-                NestedField::optional(2, "region", Type::Primitive(PrimitiveType::String)).into(),
-                NestedField::optional(3, "old", Type::Primitive(PrimitiveType::Double)).into(),
-            ])
-            .build()
-            .expect("a schema");
-        let rows = arrow(&[
-            ("new", DataType::Utf8, true),
-            ("region", DataType::Int64, true),
-            ("id", DataType::Int32, false),
-        ]);
-        assert_eq!(
-            differences(&table, &rows).expect("types are known"),
-            [
-                "- region string",
-                "+ region long",
-                "- old double",
-                "+ new string"
-            ]
-        );
-        let rows = arrow(&[
-            ("old", DataType::Float32, true),
-            ("id", DataType::Int64, true),
-            (
-                "region",
-                DataType::Dictionary(DataType::Int8.into(), DataType::Utf8.into()),
-                true,
-            ),
-        ]);
-        assert_eq!(
-            differences(&table, &rows).expect("types are known"),
-            ["- id long not null", "+ id long"]
-        );
     }
 
     #[test]

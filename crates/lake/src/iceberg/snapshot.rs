@@ -15,6 +15,7 @@ use iceberg::{
     TableUpdate,
     spec::{
         FormatVersion, MAIN_BRANCH, ManifestContentType, ManifestFile, Snapshot, TableMetadata,
+        TableMetadataBuilder,
     },
 };
 use uuid::Uuid;
@@ -70,21 +71,47 @@ pub(crate) async fn build(
     now_ms: i64,
 ) -> Result<Built> {
     let (folder, location) = place;
-    let metadata = base.metadata;
     let internal = |e: iceberg::Error| Error::internal("cannot build a snapshot").because(e);
-    let mut builder = metadata
+    let mut builder = base
+        .metadata
         .clone()
         .into_builder(Some(base.location.to_owned()));
     let Edit {
         operation,
-        added,
+        mut added,
         removed,
+        schema,
         mut properties,
         remove_properties,
         summary,
         epoch,
         remove_snapshots,
     } = edit;
+    // Files are described by the schema that comes with them.
+    let evolved;
+    let base = match schema {
+        Some(schema) => {
+            builder = builder
+                .add_current_schema(schema.clone())
+                .map_err(internal)?;
+            let assumed = schema.schema_id();
+            let early = base.metadata.clone().into_builder(None);
+            let early = early
+                .add_current_schema(schema)
+                .and_then(TableMetadataBuilder::build);
+            evolved = early.map_err(internal)?.metadata;
+            // The table may have had the same schema before, under another id.
+            for file in added.iter_mut().filter(|file| file.schema == assumed) {
+                file.schema = evolved.current_schema_id();
+            }
+            &Base {
+                metadata: &evolved,
+                ..*base
+            }
+        }
+        None => base,
+    };
+    let metadata = base.metadata;
     let sequence = metadata.next_sequence_number();
     let mut work = Work {
         base,

@@ -193,7 +193,7 @@ impl DebeziumConfig {
     }
 
     /// Whether a column of the rows is none of the table.
-    pub(super) fn is_extra(&self, name: &str) -> bool {
+    pub(in crate::formats) fn is_extra(&self, name: &str) -> bool {
         name == OP || self.metadata.iter().any(|path| path == name)
     }
 

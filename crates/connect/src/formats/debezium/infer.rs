@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use calve_engine::{Error, Payload, RawBatch, Result};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -34,6 +34,37 @@ struct Sample {
 /// `Config` when there is nothing to infer from.
 pub(in crate::formats) fn infer(config: &DebeziumConfig, first: &[RawBatch]) -> Result<SchemaRef> {
     config.validate()?;
+    let sample = sample(config, first)?;
+    let columns = columns(config, sample.columns, sample.row);
+    if columns.is_empty() {
+        return Err(
+            Error::config("there are no changes to infer the columns from")
+                .hint("declare them: `columns: {name: type, …}` under the format"),
+        );
+    }
+    let metadata = sample.metadata;
+    Ok(config.schema_of(columns.into_iter(), |path| {
+        match metadata.get(path)?.clone().data_type() {
+            of @ (DataType::Int64 | DataType::Float64 | DataType::Boolean) => Some(of),
+            _ => None,
+        }
+    }))
+}
+
+/// The columns of some changes whose types are known.
+///
+/// # Errors
+/// `Internal` when they are no text.
+pub(in crate::formats) fn known_fields(
+    config: &DebeziumConfig,
+    raw: &[RawBatch],
+) -> Result<Fields> {
+    let sample = sample(config, raw)?;
+    let row = sample.row.and_then(Kind::known);
+    Ok(columns(config, sample.columns, row).into())
+}
+
+fn sample(config: &DebeziumConfig, first: &[RawBatch]) -> Result<Sample> {
     let mut sample = Sample::default();
     let mut events = 0;
     'batches: for raw in first {
@@ -51,8 +82,12 @@ pub(in crate::formats) fn infer(config: &DebeziumConfig, first: &[RawBatch]) -> 
             }
         }
     }
-    let mut columns = sample.columns;
-    if let Some(Kind::Struct(fields)) = sample.row {
+    Ok(sample)
+}
+
+/// The columns, by schemas first.
+fn columns(config: &DebeziumConfig, mut columns: Vec<Field>, row: Option<Kind>) -> Vec<Field> {
+    if let Some(Kind::Struct(fields)) = row {
         for (name, kind) in fields {
             if !columns.iter().any(|known| *known.name() == name) {
                 columns.push(Field::new(name, kind.data_type(), true));
@@ -68,19 +103,7 @@ pub(in crate::formats) fn infer(config: &DebeziumConfig, first: &[RawBatch]) -> 
             columns.retain(|column| column.name() != path);
         }
     }
-    if columns.is_empty() {
-        return Err(
-            Error::config("there are no changes to infer the columns from")
-                .hint("declare them: `columns: {name: type, …}` under the format"),
-        );
-    }
-    let metadata = sample.metadata;
-    Ok(config.schema_of(columns.into_iter(), |path| {
-        match metadata.get(path)?.clone().data_type() {
-            of @ (DataType::Int64 | DataType::Float64 | DataType::Boolean) => Some(of),
-            _ => None,
-        }
-    }))
+    columns
 }
 
 impl Sample {

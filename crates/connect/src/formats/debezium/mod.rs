@@ -33,13 +33,14 @@ use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
 use calve_model::{OffsetRange, SourcePartition};
 
 pub use self::config::{BinaryEncoding, DebeziumConfig, DecimalEncoding, OP, TimeEncoding};
-pub(super) use self::infer::infer;
+pub(super) use self::infer::{infer, known_fields};
 use self::{
     assembly::Assembly,
     connect::Connect,
     envelope::{Change, Envelope},
 };
 use super::{
+    evolve::Watch,
     json::{
         damaged,
         object::Object,
@@ -82,6 +83,7 @@ pub struct DebeziumDecoder {
     /// The raw batch whose rows `starts` is about.
     decoded: Option<(SourcePartition, OffsetRange)>,
     assembly: Assembly,
+    watch: Option<Watch>,
 }
 
 /// How the values of rows are written, and the columns that read them.
@@ -134,10 +136,20 @@ impl DebeziumDecoder {
             starts: Vec::new(),
             careful: false,
             decoded: None,
+            watch: None,
         };
         let plain = decoder.plan_of(None)?;
         decoder.plans.push(plain);
         Ok(decoder)
+    }
+
+    /// Looks at unknown columns, too.
+    pub(super) fn watched(mut self, watch: Watch) -> Self {
+        for plan in &mut self.plans {
+            plan.rows.when_unknown(&watch.unknown());
+        }
+        self.watch = Some(watch);
+        self
     }
 
     /// How rows of a schema are read; without one, by the settings.
@@ -163,7 +175,10 @@ impl DebeziumDecoder {
             how: How::Plain,
             inside,
         };
-        let rows = Object::new(&fields.into(), &wire)?;
+        let mut rows = Object::new(&fields.into(), &wire)?;
+        if let Some(watch) = &self.watch {
+            rows.when_unknown(&watch.unknown());
+        }
         Ok(Plan { wire, rows })
     }
 
@@ -394,7 +409,7 @@ impl DebeziumDecoder {
         let connect = Connect::row(schema, self.config.unwrapped);
         let plan = match &connect {
             Some(connect) => {
-                self.warn(connect);
+                self.lacks(connect);
                 let plan = self.plan_of(Some(connect));
                 let plan = plan.map_err(|_| Failure::new("its schema cannot be read"))?;
                 let known = self.plans.iter().position(|known| known.wire == plan.wire);
@@ -410,8 +425,8 @@ impl DebeziumDecoder {
         Ok(plan)
     }
 
-    /// Says which columns of a schema are dropped, once for each.
-    fn warn(&mut self, schema: &Connect) {
+    /// Notes that a schema has columns which the rows lack, or says that they are dropped, once for each.
+    fn lacks(&mut self, schema: &Connect) {
         for name in schema
             .fields
             .iter()
@@ -419,7 +434,12 @@ impl DebeziumDecoder {
         {
             let known = self.columns.iter().any(|column| column.name() == name)
                 || (self.config.unwrapped && unwrapped::is_extra(&self.config, name));
-            if !known && self.dropped.insert(name.clone()) {
+            if known {
+                continue;
+            }
+            if let Some(watch) = &self.watch {
+                watch.note();
+            } else if self.dropped.insert(name.clone()) {
                 tracing::warn!(
                     "changes have a column that the pipeline lacks; it is dropped: column={name}"
                 );
@@ -521,6 +541,13 @@ impl Decoder for DebeziumDecoder {
                 raw: Bytes::new(),
                 error: format!("row is not in the batch: row={row}"),
             },
+        }
+    }
+
+    fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {
+        match &self.watch {
+            Some(watch) => watch.evolved(raw),
+            None => Ok(None),
         }
     }
 }

@@ -21,6 +21,7 @@ use super::{
     text::{Failure, Step, byte, found, word},
     wire::{How, Wire},
 };
+use crate::formats::evolve::Unknown;
 
 /// Values of one field, in the order of the rows.
 pub(in crate::formats) trait Column: Send {
@@ -34,6 +35,10 @@ pub(in crate::formats) trait Column: Send {
     fn truncate(&mut self, len: usize);
     /// Gives the values away and starts over.
     fn finish(&mut self) -> Result<ArrayRef, ArrowError>;
+    /// What becomes of fields of objects inside that are not known.
+    fn when_unknown(&mut self, unknown: &Unknown) {
+        let _ = unknown;
+    }
 }
 
 /// A column; the frequent ones without a call through a table of functions. With a tag of its own,

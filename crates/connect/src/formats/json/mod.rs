@@ -44,12 +44,13 @@ use self::{
     text::{Failure, byte, line_end, skip_space},
     wire::Wire,
 };
-use super::mark_bytes;
+use super::{evolve::Watch, mark_bytes};
 
 /// Turns lines of JSON into rows of a schema. Remembers the order of the keys that it saw.
 pub struct JsonDecoder {
     schema: SchemaRef,
     rows: Object,
+    watch: Option<Watch>,
 }
 
 impl JsonDecoder {
@@ -60,7 +61,32 @@ impl JsonDecoder {
     /// unknown time zone.
     pub fn new(schema: SchemaRef) -> Result<Self> {
         let rows = Object::new(schema.fields(), &Wire::default())?;
-        Ok(Self { schema, rows })
+        Ok(Self {
+            schema,
+            rows,
+            watch: None,
+        })
+    }
+
+    /// Looks at unknown fields, too.
+    pub(super) fn watched(mut self, watch: Watch) -> Self {
+        self.rows.when_unknown(&watch.unknown());
+        self.watch = Some(watch);
+        self
+    }
+
+    /// Whether an event of the last batch had a field that is not known.
+    pub(super) fn saw_unknown(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::noted)
+    }
+
+    /// Whether a line fits, and if it does not, which of its fields is to blame.
+    pub(super) fn misfit(&mut self, line: &str) -> Result<(), Option<String>> {
+        self.rows.truncate(0);
+        let read = self.append_line(line, 0);
+        self.rows.truncate(0);
+        read.map(drop)
+            .map_err(|failure| failure.field().map(str::to_owned))
     }
 
     /// Decodes whole lines (the last may lack its line feed); blank ones are skipped, and so is a
@@ -222,6 +248,13 @@ impl Decoder for JsonDecoder {
             offset: base,
             raw: Bytes::new(),
             error: format!("row is not in the batch: row={row}"),
+        }
+    }
+
+    fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {
+        match &self.watch {
+            Some(watch) => watch.evolved(raw),
+            None => Ok(None),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     text::{Failure, Step, byte, colon, skip_space},
     wire::Wire,
 };
+use crate::formats::evolve::Unknown;
 
 /// Objects with fields of their own.
 pub(super) struct Struct {
@@ -63,6 +64,10 @@ impl Column for Struct {
     fn truncate(&mut self, len: usize) {
         self.object.truncate(len);
         self.nulls.truncate(len);
+    }
+
+    fn when_unknown(&mut self, unknown: &Unknown) {
+        self.object.when_unknown(unknown);
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
@@ -188,6 +193,10 @@ impl Column for List {
         self.item.any().truncate(self.ends.items());
     }
 
+    fn when_unknown(&mut self, unknown: &Unknown) {
+        self.item.any().when_unknown(unknown);
+    }
+
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let items = self.item.any().finish()?;
         let field = Arc::clone(&self.field);
@@ -268,6 +277,10 @@ impl Column for FixedList {
         self.len = self.len.min(len);
         self.nulls.truncate(len);
         self.item.any().truncate(self.len * self.size);
+    }
+
+    fn when_unknown(&mut self, unknown: &Unknown) {
+        self.item.any().when_unknown(unknown);
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
@@ -359,6 +372,10 @@ impl Column for Map {
         self.ends.truncate(len);
         self.keys.any().truncate(self.ends.items());
         self.values.any().truncate(self.ends.items());
+    }
+
+    fn when_unknown(&mut self, unknown: &Unknown) {
+        self.values.any().when_unknown(unknown);
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {

@@ -4,15 +4,39 @@
 //! value behind it to its column, go on until the object's end; then give nulls to the fields that
 //! did not come.
 
+use std::sync::atomic::Ordering;
+
 use arrow::{array::ArrayRef, datatypes::Fields, error::ArrowError};
 use calve_engine::Result;
+use memchr::memrchr_iter;
 
 use super::{
     column::Slot,
     keys::{COMPLETE, Keys, SKIP, START, UNLEARNED},
-    text::{Failure, Step, block, skip_value},
+    text::{Failure, Step, block, is_null, skip_space, skip_value},
     wire::Wire,
 };
+use crate::formats::evolve::Unknown;
+
+/// The failure of an object with a field that is not known, whose value begins at `at`.
+#[cold]
+fn unknown_key(bytes: &[u8], at: usize) -> Failure {
+    let before = bytes[..at].trim_ascii_end();
+    let key = before.strip_suffix(b":").unwrap_or(before).trim_ascii_end();
+    let key = key.strip_suffix(b"\"").unwrap_or(key);
+    let escaped = |quote: usize| {
+        key[..quote]
+            .iter()
+            .rev()
+            .take_while(|b| **b == b'\\')
+            .count()
+            % 2
+            == 1
+    };
+    let from = memrchr_iter(b'"', key).find(|quote| !escaped(*quote));
+    let name = String::from_utf8_lossy(&key[from.map_or(key.len(), |quote| quote + 1)..]);
+    Failure::new("the schema has no such field").within(&name)
+}
 
 /// One field of an object.
 struct Place {
@@ -25,6 +49,7 @@ struct Place {
 pub(in crate::formats) struct Object {
     places: Vec<Place>,
     keys: Keys,
+    unknown: Unknown,
     /// What did not fit in the object that is being read, by field.
     failed: Vec<(usize, Failure)>,
     /// Objects read, nulls among them.
@@ -52,6 +77,7 @@ impl Object {
                 .map(place)
                 .collect::<Result<_>>()?,
             keys: Keys::new(fields),
+            unknown: Unknown::Skip,
             failed: Vec::new(),
             len: 0,
         })
@@ -90,7 +116,7 @@ impl Object {
                     }
                 }
             } else if target == SKIP {
-                at = skip_value(bytes, at)?;
+                at = self.skip(bytes, at)?;
             } else {
                 if target != COMPLETE {
                     self.fill()?;
@@ -98,6 +124,26 @@ impl Object {
                 self.len += 1;
                 return Ok(at);
             }
+        }
+    }
+
+    /// Reads over the value of a field that is not known.
+    #[inline]
+    fn skip(&self, bytes: &[u8], at: usize) -> Step {
+        match &self.unknown {
+            Unknown::Skip => {}
+            Unknown::Note(_) | Unknown::Refuse if is_null(bytes, skip_space(bytes, at)) => {}
+            Unknown::Note(noted) => noted.store(true, Ordering::Relaxed),
+            Unknown::Refuse => return Err(unknown_key(bytes, at)),
+        }
+        skip_value(bytes, at)
+    }
+
+    /// What becomes of fields that are not known, here and in what is inside.
+    pub(in crate::formats) fn when_unknown(&mut self, unknown: &Unknown) {
+        self.unknown = unknown.clone();
+        for place in &mut self.places {
+            place.slot.any().when_unknown(unknown);
         }
     }
 

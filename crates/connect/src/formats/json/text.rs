@@ -44,6 +44,11 @@ impl Failure {
         self
     }
 
+    /// The outermost field that it happened in.
+    pub(in crate::formats) fn field(&self) -> Option<&str> {
+        self.0.path.last().map(String::as_str)
+    }
+
     /// The message of the reject: names the field, never the value.
     pub(in crate::formats) fn message(&self) -> String {
         let Reason { path, what } = &*self.0;

@@ -78,6 +78,7 @@ fn shard(process: &Arc<Process>) -> Shard {
         pool: pool(plan.threads),
         metrics: Metrics::new("sim", "main"),
         fingerprints: BTreeMap::from([("source".to_owned(), "sim".to_owned())]),
+        harmless: BTreeMap::new(),
         options: plan.options.clone(),
     }
 }
@@ -89,6 +90,7 @@ fn windowed(strategy: Strategy) -> Windowed {
         strategy,
         time: EventTime::of(&source::schema(), "at", Some(Unit::Millis)).ok(),
         key: if keyed { vec![0] } else { Vec::new() },
+        rows: None,
         aggregate: None,
         key_in_states: Vec::new(),
         late: LateRows::Append,

@@ -71,6 +71,7 @@ impl Lake {
             properties: BTreeMap::new(),
             format_version: 2,
             changes: None,
+            evolution: crate::iceberg::Evolution::default(),
         };
         Self { dir, config }
     }
@@ -89,7 +90,7 @@ impl Lake {
     pub(in crate::iceberg) async fn open(&self) -> (IcebergPlacement, IcebergOutput) {
         let catalog = self.catalog().await;
         let table = self.table();
-        let metadata = create::create_or_check(&catalog, &self.config, &table, &schema())
+        let (metadata, _) = create::create_or_check(&catalog, &self.config, &table, &schema())
             .await
             .expect("a table that fits");
         let placement = IcebergPlacement::new(&metadata, &schema()).expect("a placement");

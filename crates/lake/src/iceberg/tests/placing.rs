@@ -64,7 +64,7 @@ fn placement(term: &str, column: &ArrayRef, version: u8) -> (IcebergPlacement, R
             let catalog = lake.catalog().await;
             create::create_or_check(&catalog, &lake.config, &lake.table(), &schema).await
         });
-        metadata.expect("a table")
+        metadata.expect("a table").0
     };
     let of = metadata.current_schema().as_struct().fields()[0]
         .field_type

@@ -1,0 +1,166 @@
+//! The schema of a pipeline's events over its life: what the checkpoints say of it, how it may go on from
+//! there, and what that means for the table.
+//!
+//! The first one is stored before any table is made; each record of a checkpoint has the one of its time.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use calve_connect::formats::{self, Evolve, evolve::follows};
+use calve_engine::{
+    Error, Result,
+    checkpoint::{Loaded, digest},
+};
+use calve_lake::iceberg::{Evolution, IcebergConfig};
+use serde::{Deserialize, Serialize};
+
+use crate::config::PipelineFile;
+
+/// Name of the schema among the fingerprints of a record.
+const FINGERPRINT: &str = "schema";
+
+/// What the checkpoints say of the schema.
+#[derive(Default)]
+pub(crate) struct Stored<'a> {
+    /// As it was inferred at the first start.
+    pub(crate) inferred: Option<&'a serde_json::Value>,
+    /// What has become of it.
+    pub(crate) evolved: Option<SchemaRef>,
+}
+
+impl<'a> Stored<'a> {
+    pub(crate) fn of(loaded: &'a Loaded) -> Self {
+        let inferred = loaded
+            .meta
+            .as_ref()
+            .and_then(|m| m.inferred_schema.as_ref());
+        let newest = inferred.and_then(|_| Versioned::newest(loaded));
+        Self {
+            inferred,
+            evolved: newest.and_then(|newest| newest.schema()),
+        }
+    }
+}
+
+/// A schema as a record has it: itself, so that a later start can tell how it changed.
+#[derive(Serialize, Deserialize)]
+struct Versioned {
+    version: u32,
+    columns: serde_json::Value,
+}
+
+impl Versioned {
+    fn newest(loaded: &Loaded) -> Option<Self> {
+        let stored = loaded.newest()?.fingerprints.get(FINGERPRINT)?;
+        serde_json::from_str(stored).ok()
+    }
+
+    fn schema(&self) -> Option<SchemaRef> {
+        formats::schema_from_json(&self.columns).ok()
+    }
+}
+
+/// The schema of this run, as one of those that the pipeline has had.
+pub(crate) struct SchemaVersion {
+    events: SchemaRef,
+    /// From 1; data files say it.
+    pub(crate) number: u32,
+    columns: serde_json::Value,
+    /// The fingerprint of the newest record, and its schema.
+    former: Option<(String, Option<SchemaRef>)>,
+}
+
+impl SchemaVersion {
+    /// # Errors
+    /// `Schema` for a column of a type that cannot be stored.
+    pub(crate) fn of(events: &SchemaRef, loaded: &Loaded) -> Result<Self> {
+        let columns = formats::schema_to_json(events)?;
+        let newest = Versioned::newest(loaded);
+        let number = match &newest {
+            Some(newest) if newest.columns == columns => newest.version,
+            Some(newest) => newest.version + 1,
+            None => 1,
+        };
+        let former = loaded.newest().and_then(|record| {
+            let text = record.fingerprints.get(FINGERPRINT)?.clone();
+            Some((text, newest.and_then(|newest| newest.schema())))
+        });
+        Ok(Self {
+            events: SchemaRef::clone(events),
+            number,
+            columns,
+            former,
+        })
+    }
+
+    /// What a record says of it.
+    ///
+    /// # Errors
+    /// `Internal`: it is no JSON.
+    pub(crate) fn fingerprint(&self) -> Result<String> {
+        serde_json::to_string(&Versioned {
+            version: self.number,
+            columns: self.columns.clone(),
+        })
+        .map_err(|e| Error::internal("a schema is no JSON").because(e))
+    }
+
+    /// The fingerprint of the former schema, where this one may follow it.
+    pub(crate) fn harmless(&self, evolve: Evolve) -> BTreeMap<String, String> {
+        let Some((text, former)) = &self.former else {
+            return BTreeMap::new();
+        };
+        // Earlier versions kept the digest alone.
+        let same = *text == digest(self.columns.to_string().as_bytes());
+        let follows = former
+            .as_ref()
+            .is_some_and(|former| follows(former, &self.events, evolve));
+        (same || follows)
+            .then(|| (FINGERPRINT.to_owned(), text.clone()))
+            .into_iter()
+            .collect()
+    }
+}
+
+/// The schema of events with the column for what does not fit, behind the others.
+///
+/// # Errors
+/// `Config` when a column of that name is something else.
+pub(crate) fn with_rescued(events: SchemaRef, column: Option<&str>) -> Result<SchemaRef> {
+    let Some(column) = column else {
+        return Ok(events);
+    };
+    match events.field_with_name(column) {
+        Ok(field) if *field.data_type() == DataType::Utf8 => Ok(events),
+        Ok(field) => Err(Error::config(format!(
+            "schema.rescued is a column of another type: column={column} type={}",
+            field.data_type()
+        ))
+        .hint("give it another name")),
+        Err(_) => {
+            let mut fields: Vec<_> = events.fields().iter().cloned().collect();
+            fields.push(Field::new(column, DataType::Utf8, true).into());
+            Ok(Schema::new(fields).into())
+        }
+    }
+}
+
+/// In which ways the decoders look for more than the schema holds. Where the source cannot be read
+/// again from an offset, the schema stays as it is.
+pub(crate) fn evolve(file: &PipelineFile) -> Option<Evolve> {
+    let evolve = file.schema.evolve;
+    (evolve == Evolve::STRICT || file.source.can_replay()).then_some(evolve)
+}
+
+/// The settings of an Iceberg table with those of the section `schema`.
+pub(crate) fn with_evolution(config: &IcebergConfig, file: &PipelineFile) -> IcebergConfig {
+    let Evolve { add, widen } = file.schema.evolve;
+    let mut config = config.clone();
+    config.evolution = Evolution {
+        add,
+        widen,
+        rename: file.schema.rename.clone(),
+        fixed: Vec::new(),
+    };
+    config
+}

@@ -1,0 +1,500 @@
+//! A table's schema follows that of the rows: new columns, wider types, new names; also within structs,
+//! lists and maps. What rows lack is null.
+//!
+//! The schema that a pipeline writes with is settled when the table is opened, field ids included, and
+//! travels with the prepared files; it becomes the table's in the commit of the first files that need
+//! it. Others may have changed the schema meanwhile: then the two are united at the commit. Where they
+//! have taken ids or names that our files use, the files are written again under other ids (see
+//! `readdress.rs`). Start with [`plan`] and [`unite`].
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+
+use arrow::datatypes::Schema as ArrowSchema;
+use calve_engine::error::{Error, Result};
+use iceberg::spec::{
+    ListType, MapType, NestedField, NestedFieldRef, PrimitiveType, Schema, StructType,
+    TableMetadata, Type,
+};
+use serde::{Deserialize, Serialize};
+
+use super::schema::{fits, show, table_schema};
+
+/// In which ways a table may follow the rows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Evolution {
+    /// New columns are added.
+    pub add: bool,
+    /// Types become wider.
+    pub widen: bool,
+    /// Columns that get another name, old to new; a dot leads into a struct.
+    pub rename: BTreeMap<String, String>,
+    /// Columns whose type stays as it is, since something outside of the table depends on it.
+    pub fixed: Vec<String>,
+}
+
+impl Evolution {
+    /// Whether the table has to be what the rows are.
+    fn is_strict(&self) -> bool {
+        !self.add && !self.widen
+    }
+}
+
+/// A schema that a table is to get.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Evolved {
+    /// Field ids above it are of new columns.
+    pub(crate) base: i32,
+    /// Columns that get another name: field ids and former names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) renamed: BTreeMap<i32, String>,
+    pub(crate) schema: Schema,
+}
+
+/// What a comparison of table and rows found.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// The schema to write with, where it is another than the table's.
+    pub(super) evolved: Option<Evolved>,
+    /// Lines that say what is refused; empty: nothing. `-` is the table's, `+` the pipeline's.
+    pub(super) refused: Vec<String>,
+}
+
+/// What the table's schema has to be for rows of these columns.
+///
+/// # Errors
+/// `Schema` for a column of a type that Iceberg does not have, or two columns of one name.
+pub(super) fn plan(
+    metadata: &TableMetadata,
+    rows: &ArrowSchema,
+    evolution: &Evolution,
+) -> Result<Planned> {
+    let table = metadata.current_schema();
+    let wanted = table_schema(rows)?;
+    let mut follow = Follow {
+        evolution,
+        next_id: metadata.last_column_id(),
+        refused: Vec::new(),
+        renamed: BTreeMap::new(),
+        changed: false,
+    };
+    let renamed = follow.rename(table.as_struct().fields(), &wanted, "");
+    let required = |name: &str| rows.field_with_name(name).is_ok_and(|f| !f.is_nullable());
+    let fields = follow.fields(&renamed, wanted.as_struct().fields(), "", &required);
+    let schema = (follow.changed && follow.refused.is_empty())
+        .then(|| build(metadata, fields))
+        .transpose()?;
+    Ok(Planned {
+        evolved: schema.map(|schema| Evolved {
+            base: metadata.last_column_id(),
+            renamed: follow.renamed,
+            schema,
+        }),
+        refused: follow.refused,
+    })
+}
+
+fn build(metadata: &TableMetadata, fields: Vec<NestedFieldRef>) -> Result<Schema> {
+    let newest = metadata
+        .schemas_iter()
+        .map(|schema| schema.schema_id())
+        .max();
+    let keys = metadata.current_schema().identifier_field_ids();
+    Schema::builder()
+        .with_schema_id(newest.unwrap_or(0) + 1)
+        .with_fields(fields)
+        .with_identifier_field_ids(keys)
+        .build()
+        .map_err(|e| Error::schema("the table's columns cannot be changed so").because(e))
+}
+
+struct Follow<'a> {
+    evolution: &'a Evolution,
+    /// The highest field id that was ever given.
+    next_id: i32,
+    refused: Vec<String>,
+    renamed: BTreeMap<i32, String>,
+    changed: bool,
+}
+
+impl Follow<'_> {
+    /// The fields under their new names, where the rows have those and the table has not.
+    fn rename(
+        &mut self,
+        fields: &[NestedFieldRef],
+        wanted: &Schema,
+        above: &str,
+    ) -> Vec<NestedFieldRef> {
+        let taken: Vec<&str> = fields.iter().map(|field| field.name.as_str()).collect();
+        let mut renamed = Vec::new();
+        for field in fields {
+            let path = join(above, &field.name);
+            let mut field = field.as_ref().clone();
+            if let Some(new) = self.evolution.rename.get(&path) {
+                let new = new.rsplit_once('.').map_or(new.as_str(), |(_, name)| name);
+                let comes = wanted.field_by_name(&join(above, new)).is_some();
+                if comes && !taken.contains(&new) {
+                    self.renamed.insert(field.id, field.name.clone());
+                    new.clone_into(&mut field.name);
+                    self.changed = true;
+                }
+            }
+            if let Type::Struct(inside) = &*field.field_type {
+                let path = join(above, &field.name);
+                let inside = self.rename(inside.fields(), wanted, &path);
+                field.field_type = Box::new(Type::Struct(StructType::new(inside)));
+            }
+            renamed.push(Arc::new(field));
+        }
+        renamed
+    }
+
+    /// The table's fields as they have to be, the new ones behind.
+    fn fields(
+        &mut self,
+        has: &[NestedFieldRef],
+        wanted: &[NestedFieldRef],
+        above: &str,
+        never_null: &dyn Fn(&str) -> bool,
+    ) -> Vec<NestedFieldRef> {
+        let mut fields = Vec::new();
+        for field in has {
+            let path = join(above, &field.name);
+            let not_null = if field.required { " not null" } else { "" };
+            let minus = format!("- {path} {}{not_null}", show(&field.field_type));
+            let mut field = field.clone();
+            match wanted.iter().find(|want| want.name == field.name) {
+                None if field.required || self.evolution.is_strict() => self.refused.push(minus),
+                None => {}
+                Some(want) => {
+                    let nulls = field.required && !(above.is_empty() && never_null(&field.name));
+                    let follows = self.follow(&field.field_type, &want.field_type, &path);
+                    match follows {
+                        Some(wider) if !nulls => {
+                            if wider != *field.field_type {
+                                let mut wide = field.as_ref().clone();
+                                wide.field_type = Box::new(wider);
+                                field = Arc::new(wide);
+                            }
+                        }
+                        _ => {
+                            let never = above.is_empty() && never_null(&want.name);
+                            let not_null = if never { " not null" } else { "" };
+                            self.refused.push(minus);
+                            self.refused
+                                .push(format!("+ {path} {}{not_null}", show(&want.field_type)));
+                        }
+                    }
+                }
+            }
+            fields.push(field);
+        }
+        for want in wanted {
+            if has.iter().any(|field| field.name == want.name) {
+                continue;
+            }
+            if self.evolution.add {
+                self.changed = true;
+                fields.push(self.fresh(want));
+            } else {
+                let path = join(above, &want.name);
+                self.refused
+                    .push(format!("+ {path} {}", show(&want.field_type)));
+            }
+        }
+        fields
+    }
+
+    /// The type that holds what the table has and what the rows bring; none: there is none.
+    fn follow(&mut self, has: &Type, wanted: &Type, path: &str) -> Option<Type> {
+        let never = |_: &str| false;
+        match (has, wanted) {
+            (Type::Struct(has), Type::Struct(wanted)) => {
+                let fields = self.fields(has.fields(), wanted.fields(), path, &never);
+                Some(Type::Struct(StructType::new(fields)))
+            }
+            (Type::List(has), Type::List(wanted)) => {
+                let path = join(path, "element");
+                let inside = (&has.element_field, &wanted.element_field);
+                let element = self.follow(&inside.0.field_type, &inside.1.field_type, &path)?;
+                Some(Type::List(ListType::new(with_type(inside.0, element))))
+            }
+            (Type::Map(has), Type::Map(wanted)) => {
+                let (key, others) = (&has.key_field, &wanted.key_field);
+                if show(&key.field_type) != show(&others.field_type) {
+                    return None;
+                }
+                let path = join(path, "value");
+                let inside = (&has.value_field, &wanted.value_field);
+                let value = self.follow(&inside.0.field_type, &inside.1.field_type, &path)?;
+                let value = with_type(inside.0, value);
+                Some(Type::Map(MapType::new(key.clone(), value)))
+            }
+            _ if fits(wanted, has) => Some(has.clone()),
+            (Type::Primitive(from), Type::Primitive(to))
+                if self.evolution.widen && widens(from, to) && !self.is_fixed(path) =>
+            {
+                self.changed = true;
+                Some(wanted.clone())
+            }
+            _ => None,
+        }
+    }
+
+    fn is_fixed(&self, path: &str) -> bool {
+        self.evolution.fixed.iter().any(|name| name == path)
+    }
+
+    /// A field with ids of its own.
+    fn fresh(&mut self, field: &NestedField) -> NestedFieldRef {
+        self.next_id += 1;
+        let mut fresh = field.clone();
+        fresh.id = self.next_id;
+        fresh.field_type = Box::new(match &*field.field_type {
+            Type::Struct(inside) => {
+                let inside = inside.fields().iter().map(|field| self.fresh(field));
+                Type::Struct(StructType::new(inside.collect()))
+            }
+            Type::List(list) => Type::List(ListType::new(self.fresh(&list.element_field))),
+            Type::Map(map) => {
+                let key = self.fresh(&map.key_field);
+                Type::Map(MapType::new(key, self.fresh(&map.value_field)))
+            }
+            Type::Primitive(_) => field.field_type.as_ref().clone(),
+        });
+        Arc::new(fresh)
+    }
+}
+
+fn join(above: &str, name: &str) -> String {
+    if above.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{above}.{name}")
+    }
+}
+
+fn with_type(field: &NestedField, of: Type) -> NestedFieldRef {
+    let mut field = field.clone();
+    field.field_type = Box::new(of);
+    Arc::new(field)
+}
+
+/// Whether Iceberg lets a column of `from` become one of `to`, in every format version (specification,
+/// "Schema evolution").
+fn widens(from: &PrimitiveType, to: &PrimitiveType) -> bool {
+    use PrimitiveType as P;
+    match (from, to) {
+        (P::Int, P::Long) | (P::Float, P::Double) => true,
+        (
+            P::Decimal {
+                precision: from,
+                scale: a,
+            },
+            P::Decimal {
+                precision: to,
+                scale: b,
+            },
+        ) => a == b && from < to,
+        _ => false,
+    }
+}
+
+/// What prepared files need of the table's schema.
+#[derive(Debug)]
+pub(crate) enum United {
+    /// The table has it: this schema describes the files.
+    Has(i32),
+    /// The table's schema becomes this one.
+    Becomes(Box<Schema>),
+    /// Others have taken what the files use: they go under these ids, old to new.
+    Readdress(HashMap<i32, i32>),
+}
+
+/// How the table, as it is now, takes files that were written with `ours`.
+///
+/// # Errors
+/// `Schema` when others have changed the table in a way that our files do not fit.
+pub(crate) fn unite(metadata: &TableMetadata, ours: &Evolved) -> Result<United> {
+    let table = metadata.current_schema();
+    let same = metadata
+        .schemas_iter()
+        .find(|known| known.as_struct() == ours.schema.as_struct());
+    let mut unite = Unite {
+        metadata,
+        ours,
+        last: metadata.last_column_id(),
+        moved: HashMap::new(),
+        changed: false,
+    };
+    let fields = unite.fields(
+        table.as_struct().fields(),
+        ours.schema.as_struct().fields(),
+        "",
+    )?;
+    if !unite.moved.is_empty() {
+        return Ok(United::Readdress(unite.moved));
+    }
+    if unite.changed {
+        return build(metadata, fields).map(|schema| United::Becomes(schema.into()));
+    }
+    Ok(United::Has(same.unwrap_or(table).schema_id()))
+}
+
+struct Unite<'a> {
+    metadata: &'a TableMetadata,
+    ours: &'a Evolved,
+    /// The highest id that the table has given.
+    last: i32,
+    moved: HashMap<i32, i32>,
+    changed: bool,
+}
+
+impl Unite<'_> {
+    fn fields(
+        &mut self,
+        has: &[NestedFieldRef],
+        ours: &[NestedFieldRef],
+        above: &str,
+    ) -> Result<Vec<NestedFieldRef>> {
+        let mut fields: Vec<NestedFieldRef> = has.to_vec();
+        for our in ours {
+            let path = join(above, &our.name);
+            let by_id = fields.iter().position(|field| field.id == our.id);
+            let by_name = fields.iter().position(|field| field.name == our.name);
+            // A column that the table has had is known by its id, whatever its name is now; a new one by
+            // its name, since others may have taken the id.
+            let had = our.id <= self.ours.base || self.had(our);
+            let at = if had { by_id.or(by_name) } else { by_name };
+            match at {
+                Some(at) => {
+                    let field = fields[at].clone();
+                    if field.id != our.id {
+                        self.moved.insert(our.id, field.id);
+                    }
+                    let united = self.types(&field.field_type, &our.field_type, &path)?;
+                    let mut united = with_type(&field, united);
+                    if self.ours.renamed.get(&our.id) == Some(&field.name) && by_name.is_none() {
+                        self.changed = true;
+                        Arc::make_mut(&mut united).name.clone_from(&our.name);
+                    }
+                    fields[at] = united;
+                }
+                // Somebody dropped it: what the files have of it is read by nobody.
+                None if had => {}
+                None => {
+                    // An id that the table has given to something else, or to what is gone by now.
+                    if our.id <= self.last {
+                        self.renumber(our);
+                    }
+                    self.changed = true;
+                    fields.push(our.clone());
+                }
+            }
+        }
+        Ok(fields)
+    }
+
+    /// Whether this column was in the table at some time.
+    fn had(&self, our: &NestedField) -> bool {
+        let mut schemas = self.metadata.schemas_iter();
+        schemas.any(|known| {
+            known
+                .field_by_id(our.id)
+                .is_some_and(|f| f.name == our.name)
+        })
+    }
+
+    fn renumber(&mut self, field: &NestedField) {
+        self.last += 1;
+        self.moved.insert(field.id, self.last);
+        match &*field.field_type {
+            Type::Struct(inside) => {
+                for field in inside.fields() {
+                    self.renumber(field);
+                }
+            }
+            Type::List(list) => self.renumber(&list.element_field),
+            Type::Map(map) => {
+                self.renumber(&map.key_field);
+                self.renumber(&map.value_field);
+            }
+            Type::Primitive(_) => {}
+        }
+    }
+
+    fn types(&mut self, has: &Type, ours: &Type, path: &str) -> Result<Type> {
+        let mut inner = |has: &NestedFieldRef, our: &NestedFieldRef, path: String| {
+            if has.id != our.id {
+                self.moved.insert(our.id, has.id);
+            }
+            let united = self.types(&has.field_type, &our.field_type, &path)?;
+            Ok::<_, Error>(with_type(has, united))
+        };
+        match (has, ours) {
+            (Type::Struct(has), Type::Struct(ours)) => {
+                let fields = self.fields(has.fields(), ours.fields(), path)?;
+                Ok(Type::Struct(StructType::new(fields)))
+            }
+            (Type::List(has), Type::List(ours)) => {
+                let path = join(path, "element");
+                let element = inner(&has.element_field, &ours.element_field, path)?;
+                Ok(Type::List(ListType::new(element)))
+            }
+            (Type::Map(has), Type::Map(ours)) => {
+                let key = inner(&has.key_field, &ours.key_field, join(path, "key"))?;
+                let value = inner(&has.value_field, &ours.value_field, join(path, "value"))?;
+                Ok(Type::Map(MapType::new(key, value)))
+            }
+            _ if fits(ours, has) => Ok(has.clone()),
+            (Type::Primitive(from), Type::Primitive(to)) if widens(from, to) => {
+                self.changed = true;
+                Ok(ours.clone())
+            }
+            _ => Err(Error::schema(format!(
+                "somebody changed the table while rows for it were prepared: column={path} table={} rows={}",
+                show(has),
+                show(ours)
+            ))
+            .hint(
+                "give the table's column another name, so that the rows can be committed; or give \
+                 them up with `calve checkpoint rebuild`",
+            )),
+        }
+    }
+}
+
+/// The schema with other field ids, old to new.
+///
+/// # Errors
+/// `Internal` when they are not unique.
+pub(super) fn with_ids(schema: &Schema, moved: &HashMap<i32, i32>) -> Result<Schema> {
+    let fields = schema.as_struct().fields().iter();
+    Schema::builder()
+        .with_schema_id(schema.schema_id())
+        .with_fields(fields.map(|field| field_with_ids(field, moved)))
+        .with_identifier_field_ids(schema.identifier_field_ids())
+        .build()
+        .map_err(|e| Error::internal("field ids are not unique").because(e))
+}
+
+fn field_with_ids(field: &NestedField, moved: &HashMap<i32, i32>) -> NestedFieldRef {
+    let again = |field: &NestedFieldRef| field_with_ids(field, moved);
+    let mut made = field.clone();
+    made.id = moved.get(&field.id).copied().unwrap_or(field.id);
+    made.field_type = Box::new(match &*field.field_type {
+        Type::Struct(inside) => {
+            Type::Struct(StructType::new(inside.fields().iter().map(again).collect()))
+        }
+        Type::List(list) => Type::List(ListType::new(again(&list.element_field))),
+        Type::Map(map) => Type::Map(MapType::new(again(&map.key_field), again(&map.value_field))),
+        Type::Primitive(_) => field.field_type.as_ref().clone(),
+    });
+    Arc::new(made)
+}
+
+#[cfg(test)]
+#[path = "evolve_tests.rs"]
+mod tests;
