@@ -12,9 +12,9 @@ use std::{
 const NOBODY: u32 = 65534;
 
 pub(super) struct Server {
-    server: Child,
+    process: Child,
     port: u16,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl Server {
@@ -59,9 +59,9 @@ impl Server {
             .spawn()
             .expect("postgres starts");
         let mut started = Self {
-            server,
+            process: server,
             port,
-            _dir: dir,
+            dir,
         };
         started.wait();
         started
@@ -77,13 +77,13 @@ impl Server {
 
     fn wait(&mut self) {
         for _ in 0..600 {
-            let said = fs::read_to_string(self._dir.path().join("log")).unwrap_or_default();
+            let said = fs::read_to_string(self.dir.path().join("log")).unwrap_or_default();
             if said.contains("ready to accept connections")
                 && TcpStream::connect((Ipv4Addr::LOCALHOST, self.port)).is_ok()
             {
                 return;
             }
-            let ended = self.server.try_wait().expect("wait");
+            let ended = self.process.try_wait().expect("wait");
             assert!(ended.is_none(), "postgres ended: {said}");
             pause();
         }
@@ -94,9 +94,9 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // A fast shutdown: connections are closed, and no shared memory is left behind.
-        let server = rustix::process::Pid::from_child(&self.server);
+        let server = rustix::process::Pid::from_child(&self.process);
         let _ = rustix::process::kill_process(server, rustix::process::Signal::INT);
-        let _ = self.server.wait();
+        let _ = self.process.wait();
     }
 }
 
