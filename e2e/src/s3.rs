@@ -1,4 +1,5 @@
-//! A real S3 server (SeaweedFS) on loopback, pipelines on it, and independent readers of it.
+//! A real server (SeaweedFS) of S3 and of an Iceberg REST catalog on loopback, pipelines on it, and
+//! independent readers of it.
 
 use std::{
     fs,
@@ -16,7 +17,7 @@ pub const KEY: &str = "AKIDSEENKEY";
 /// See [`KEY`].
 pub const SECRET: &str = "SECRETSEENSECRET";
 
-/// A server with the bucket `data`. It ends with the test process, however that ends.
+/// A server with the bucket `data`, and the warehouse `s3://ice` of tables. It ends with the test process, however that ends.
 pub struct S3 {
     /// Holds the server: it ends when this is dropped, or dies with the test.
     guard: Child,
@@ -24,6 +25,7 @@ pub struct S3 {
     pub pid: i32,
     port: u16,
     filer: u16,
+    catalog: u16,
 }
 
 impl Drop for S3 {
@@ -50,12 +52,12 @@ fn port() -> u16 {
     }
 }
 
-fn answers(port: u16) -> bool {
+fn answers(port: u16, path: &str) -> bool {
     let Ok(mut to) = TcpStream::connect(("127.0.0.1", port)) else {
         return false;
     };
     let _ = to.set_read_timeout(Some(Duration::from_secs(1)));
-    let asked = to.write_all(b"GET /healthz HTTP/1.0\r\n\r\n");
+    let asked = to.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes());
     let mut answer = [0; 12];
     asked.is_ok() && to.read_exact(&mut answer).is_ok() && answer.ends_with(b"200")
 }
@@ -70,7 +72,7 @@ impl S3 {
         for attempt in 0..3 {
             let data = dir.join(format!("weed-{attempt}"));
             fs::create_dir_all(&data).expect("a folder");
-            let (s3, filer) = (port(), port());
+            let (s3, filer, catalog) = (port(), port(), port());
             let pid_file = data.join("pid");
             // The shell ends the server when its standard input ends: when this process does.
             let script = "\"$@\" >\"$LOG\" 2>&1 & pid=$!; echo $pid >\"$PID_FILE\"; read end; kill $pid; wait; rm -rf \"$ALL\"";
@@ -85,18 +87,14 @@ impl S3 {
                     "-ip.bind=127.0.0.1",
                     "-master.telemetry=false",
                 ])
-                .args([
-                    "-admin.ui=false",
-                    "-webdav=false",
-                    "-s3.port.iceberg=0",
-                    "-s3.port.lance=0",
-                ])
+                .args(["-admin.ui=false", "-webdav=false", "-s3.port.lance=0"])
                 .arg(format!("-s3.port={s3}"))
+                .arg(format!("-s3.port.iceberg={catalog}"))
                 .arg(format!("-filer.port={filer}"))
                 .arg(format!("-master.port={}", port()))
                 .arg(format!("-volume.port={}", port()))
                 .arg(format!("-admin.port={}", port()))
-                .arg("-bucket=data")
+                .args(["-bucket=data", "-tableBucket=ice"])
                 .env("AWS_ACCESS_KEY_ID", KEY)
                 .env("AWS_SECRET_ACCESS_KEY", SECRET)
                 .env("LOG", data.join("log"))
@@ -109,13 +107,16 @@ impl S3 {
                 pid: 0,
                 port: s3,
                 filer,
+                catalog,
             };
             let until = Instant::now() + Duration::from_secs(20);
             while Instant::now() < until {
                 crate::pause(50);
                 let pid = fs::read_to_string(&pid_file).unwrap_or_default();
                 server.pid = pid.trim().parse().unwrap_or(0);
-                if server.pid != 0 && answers(s3) && server.ask(&json!({ "do": "ready" })).is_ok() {
+                let up = server.pid != 0 && answers(s3, "/healthz");
+                let config = "/v1/config?warehouse=s3://ice";
+                if up && answers(catalog, config) && server.ask(&json!({ "do": "ready" })).is_ok() {
                     return server;
                 }
             }
@@ -125,11 +126,26 @@ impl S3 {
 
     /// The lines of `stores` for it.
     pub fn stores(&self) -> String {
+        format!("stores:\n  \"s3://data\": {}\n", self.store())
+    }
+
+    /// The options of a store of it.
+    pub fn store(&self) -> String {
         format!(
-            "stores:\n  \"s3://data\": {{ endpoint: \"http://127.0.0.1:{}\", access_key_id: {KEY}, \
-             secret_access_key: \"${{S3_SECRET}}\", allow_http: true }}\n",
+            "{{ endpoint: \"http://127.0.0.1:{}\", access_key_id: {KEY}, \
+             secret_access_key: \"${{S3_SECRET}}\", allow_http: true }}",
             self.port
         )
+    }
+
+    /// Where S3 is.
+    pub fn endpoint(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Port of the REST catalog.
+    pub fn catalog(&self) -> u16 {
+        self.catalog
     }
 
     fn ask(&self, what: &Value) -> Result<Value, String> {
@@ -249,7 +265,7 @@ impl OnS3 {
 }
 
 /// The binary, with the secret in its environment.
-fn command() -> Command {
+pub(crate) fn command() -> Command {
     let mut command = Command::new(crate::calve());
     command.env("S3_SECRET", SECRET).stdin(Stdio::null());
     command

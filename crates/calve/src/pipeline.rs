@@ -375,10 +375,11 @@ pub(crate) fn hidden(format: &FormatConfig) -> Vec<String> {
 /// writer gets twice as much.
 fn writer_memory(file: &PipelineFile) -> usize {
     let memory = file.limits.memory.0 as usize;
-    match &file.sink {
-        SinkConfig::Parquet(config) if is_remote(&config.path) => memory / 8,
-        SinkConfig::Parquet(_) | SinkConfig::Iceberg(_) => memory / 16,
-    }
+    (if file.sink.is_remote() {
+        memory / 8
+    } else {
+        memory / 16
+    })
     .clamp(8 << 20, 256 << 20)
 }
 

@@ -14,6 +14,7 @@ pub mod fault;
 pub mod metrics;
 pub mod rejects;
 pub mod seams;
+pub mod secret;
 pub mod shard;
 pub mod stores;
 pub mod windows;
@@ -24,3 +25,4 @@ pub use seams::{
     Aggregate, BatcherFactory, Commit, Decoder, Outcome, Output, OutputState, Prepared, Sealed,
     Source, SourceEvent, Split, Splitter, TableWriter, Transform,
 };
+pub use secret::Secret;

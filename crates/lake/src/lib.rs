@@ -7,4 +7,6 @@ pub mod changes;
 pub mod checkpoints;
 pub mod iceberg;
 pub mod parquet;
+#[cfg(test)]
+mod postgres_server;
 pub mod write;

@@ -14,15 +14,15 @@ use arrow::{
         pretty::{pretty_format_batches_with_options, pretty_format_batches_with_schema},
     },
 };
-use calve_engine::{Error, Result};
-use calve_lake::iceberg::{self, CatalogConfig};
+use calve_engine::{Error, Result, Secret, stores::Stores};
+use calve_lake::iceberg::{self, CatalogConfig, RestConfig, SigV4Config};
 use datafusion::catalog::TableProvider;
 use futures::{Stream, StreamExt};
 use iceberg_datafusion::IcebergStaticTableProvider;
 
 use crate::{
     config::{self, SinkConfig},
-    out,
+    out, pipeline,
 };
 
 /// Where a catalog is when nobody says: where `calve demo` and the examples put it.
@@ -57,14 +57,16 @@ enum Format {
 /// Which catalog; shared by the commands that look at tables.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct CatalogArgs {
-    /// SQLite file of the catalog [default: lake/catalog.db]
-    #[arg(long, value_name = "FILE")]
-    catalog: Option<PathBuf>,
-    /// Name of the catalog within the SQLite file
+    /// The catalog: a SQLite file, `postgres://…`, or the URL of a REST catalog, for which
+    /// CALVE_CATALOG_TOKEN, CALVE_CATALOG_CREDENTIAL (ID:SECRET) or CALVE_CATALOG_SIGV4 (a service such
+    /// as glue) say who we are [default: lake/catalog.db]
+    #[arg(long, value_name = "PLACE")]
+    catalog: Option<String>,
+    /// Name of the catalog within the database
     #[arg(long, value_name = "NAME", default_value = "default")]
     catalog_name: String,
-    /// Folder of the tables; not needed to read them, the catalog knows where they are
-    #[arg(long, value_name = "FOLDER")]
+    /// Folder of the tables, which is not needed to read them; or the warehouse of a REST catalog
+    #[arg(long, value_name = "PLACE")]
     warehouse: Option<String>,
     /// Take the catalog of this pipeline file
     #[arg(long, value_name = "PIPELINE", conflicts_with_all = ["catalog", "warehouse"])]
@@ -93,9 +95,46 @@ impl CatalogArgs {
                 .hint("read the folder with any engine that reads Parquet, DuckDB for one")),
             };
         }
-        let path = match &self.catalog {
-            Some(path) => path.clone(),
-            None if Path::new(DEFAULT_CATALOG).exists() => DEFAULT_CATALOG.into(),
+        let mut config = match self.catalog.as_deref() {
+            Some(url) if url.starts_with("http://") || url.starts_with("https://") => {
+                self.rest(url)
+            }
+            Some(url) if url.starts_with("postgres") && url.contains("://") => CatalogConfig {
+                sql: Some(Secret::new(url)),
+                warehouse: self.warehouse.clone(),
+                ..CatalogConfig::default()
+            },
+            path => self.sqlite(path.map(Path::new))?,
+        };
+        config.name.clone_from(&self.catalog_name);
+        config.stores = Stores::new(pipeline::environment(), Vec::new());
+        Ok(config)
+    }
+
+    fn rest(&self, url: &str) -> CatalogConfig {
+        let secret = |name: &str| std::env::var(name).ok().map(Secret::new);
+        let sigv4 = std::env::var("CALVE_CATALOG_SIGV4").ok();
+        let rest = RestConfig {
+            uri: url.to_owned(),
+            warehouse: self.warehouse.clone(),
+            token: secret("CALVE_CATALOG_TOKEN"),
+            credential: secret("CALVE_CATALOG_CREDENTIAL"),
+            sigv4: sigv4.map(|service| SigV4Config {
+                service,
+                ..SigV4Config::default()
+            }),
+            ..RestConfig::default()
+        };
+        CatalogConfig {
+            rest: Some(Box::new(rest)),
+            ..CatalogConfig::default()
+        }
+    }
+
+    fn sqlite(&self, path: Option<&Path>) -> Result<CatalogConfig> {
+        let path = match path {
+            Some(path) => path,
+            None if Path::new(DEFAULT_CATALOG).exists() => Path::new(DEFAULT_CATALOG),
             None => {
                 return Err(
                     Error::config(format!("there is no catalog: file={DEFAULT_CATALOG}")).hint(
@@ -117,9 +156,7 @@ impl CatalogArgs {
             None if folder.is_empty() => ".".to_owned(),
             None => folder,
         };
-        let mut config = CatalogConfig::local(path, warehouse);
-        config.name.clone_from(&self.catalog_name);
-        Ok(config)
+        Ok(CatalogConfig::local(path, warehouse))
     }
 }
 

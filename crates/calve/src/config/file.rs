@@ -8,7 +8,7 @@ use calve_connect::{
     sources::SourceConfig,
     units::{ByteSize, Span, TimeUnit},
 };
-use calve_engine::stores::is_remote;
+use calve_engine::{Secret, stores::is_remote};
 use calve_lake::{
     changes::ChangesConfig, iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression,
 };
@@ -18,7 +18,6 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
     monitor::MonitorConfig,
-    secret::Secret,
     stores::StoresConfig,
     window::{AggregateConfig, WindowConfig},
 };
@@ -160,6 +159,22 @@ impl SinkConfig {
         match self {
             Self::Iceberg(config) => config.changes.as_deref(),
             Self::Parquet(_) => None,
+        }
+    }
+
+    /// The table is in a REST catalog.
+    fn is_rest(&self) -> bool {
+        matches!(self, Self::Iceberg(config) if config.catalog.rest.is_some())
+    }
+
+    /// The table's files are in an object store.
+    pub(crate) fn is_remote(&self) -> bool {
+        match self {
+            Self::Iceberg(config) => {
+                let warehouse = config.catalog.warehouse.as_deref();
+                self.is_rest() || warehouse.is_some_and(is_remote)
+            }
+            Self::Parquet(config) => is_remote(&config.path),
         }
     }
 
@@ -309,11 +324,15 @@ impl PipelineFile {
     }
 
     /// Where rejects go, a local path or a URL: as the file says, or beside the checkpoints' default
-    /// place.
+    /// place; beside the checkpoints where the table is in a REST catalog.
     pub(crate) fn rejects_location(&self) -> String {
         match self.rejects_path() {
             Some(path) => path.to_owned(),
-            None => self.beside_the_table(REJECTS),
+            None => match self.checkpoint.as_ref().and_then(|c| c.path.as_deref()) {
+                // Where tables of a REST catalog are is not known before.
+                Some(checkpoints) if self.sink.is_rest() => beside(checkpoints, REJECTS),
+                _ => self.beside_the_table(REJECTS),
+            },
         }
     }
 

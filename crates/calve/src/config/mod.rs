@@ -5,7 +5,6 @@
 
 mod file;
 mod monitor;
-mod secret;
 mod stores;
 mod suggest;
 mod validate;
@@ -17,10 +16,9 @@ use std::path::Path;
 use calve_engine::{Error, Result};
 use serde_yaml_ng::Value;
 
-pub(crate) use self::{
-    file::{PipelineFile, SinkConfig, beside},
-    secret::Secret,
-};
+pub(crate) use calve_engine::Secret;
+
+pub(crate) use self::file::{PipelineFile, SinkConfig, beside};
 
 /// Reads and validates a pipeline file. Variables come from the environment.
 ///
@@ -33,7 +31,13 @@ pub(crate) fn load(path: &Path) -> Result<PipelineFile> {
             .because(error)
             .hint("name a file that you may read; `calve init > pipeline.yaml` writes a starter")
     })?;
-    parse(&text, &|name| std::env::var(name).ok()).map_err(|error| error.context(path.display()))
+    let mut file = parse(&text, &|name| std::env::var(name).ok())
+        .map_err(|error| error.context(path.display()))?;
+    let stores = crate::pipeline::stores(&file);
+    if let SinkConfig::Iceberg(sink) = &mut file.sink {
+        sink.catalog.stores = stores;
+    }
+    Ok(file)
 }
 
 /// Reads and validates the text of a pipeline file; `lookup` knows the variables.

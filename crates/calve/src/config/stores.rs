@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, fmt};
 
 use calve_engine::{
-    Error, Result,
+    Error, Result, Secret,
     stores::{Named, options::Kind, shown},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
-use super::{secret::Secret, suggest::nearest};
+use super::suggest::nearest;
 
 /// Options of object stores, by the beginning of the URLs that they are for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -100,14 +100,12 @@ impl PipelineFile {
             }
         }
         let table = self.sink()?;
-        let outside = |what: &str, path: &str| {
-            if place(path).starts_with(&table) {
-                return Err(Error::config(format!(
-                    "{what} is inside the table's folder: path={path}"
-                ))
-                .hint(format!("choose a folder outside of {}", table.display())));
-            }
-            Ok(())
+        let outside = |what: &str, path: &str| match &table {
+            Some(table) if place(path).starts_with(table) => Err(Error::config(format!(
+                "{what} is inside the table's folder: path={path}"
+            ))
+            .hint(format!("choose a folder outside of {}", table.display()))),
+            _ => Ok(()),
         };
         if let Some(rejects) = self.rejects_path() {
             if rejects.trim().is_empty() {
@@ -207,38 +205,36 @@ impl PipelineFile {
         Ok(())
     }
 
-    /// Checks the sink; answers the folder of the table.
-    fn sink(&self) -> Result<PathBuf> {
+    /// Checks the sink; answers the place of the table, where it is known.
+    fn sink(&self) -> Result<Option<PathBuf>> {
         match &self.sink {
             SinkConfig::Iceberg(config) => {
                 let name = TableName::parse(&config.table)
                     .map_err(|error| error.context("sink.iceberg.table"))?;
-                let catalog = &config.catalog;
-                if catalog.rest.is_some() {
-                    return Err(
-                        Error::config("sink.iceberg.catalog.rest is not supported yet")
-                            .hint("use `sqlite` and `warehouse`"),
-                    );
-                }
-                let missing = |key: &str| {
-                    Error::config(format!("a key is missing: path=sink.iceberg.catalog.{key}"))
-                        .hint("write for example { sqlite: lake/catalog.db, warehouse: lake }")
-                };
-                catalog.sqlite.as_ref().ok_or_else(|| missing("sqlite"))?;
-                let warehouse = catalog
-                    .warehouse
-                    .as_deref()
-                    .ok_or_else(|| missing("warehouse"))?;
+                config.catalog.validate()?;
                 if !matches!(config.format_version, 2 | 3) {
                     return Err(Error::config(format!(
                         "sink.iceberg.format_version is neither 2 nor 3: format_version={}",
                         config.format_version
                     )));
                 }
-                let folder = local(warehouse).unwrap_or_else(|| PathBuf::from(warehouse));
-                Ok(folder
-                    .join(name.namespace.replace('.', "/"))
-                    .join(name.name))
+                if config.catalog.rest.is_some() {
+                    if self.checkpoint.is_none() {
+                        return Err(Error::config(
+                            "a key is missing: path=checkpoint: a REST catalog does not say where \
+                             else than in its tables anything may be kept",
+                        )
+                        .hint(
+                            "write for example `checkpoint: { path: s3://bucket/checkpoints }`",
+                        ));
+                    }
+                    return Ok(None);
+                }
+                let warehouse = config.catalog.warehouse.as_deref().unwrap_or(".");
+                if is_remote(warehouse) {
+                    writable("sink.iceberg.catalog.warehouse", warehouse)?;
+                }
+                Ok(Some(place(warehouse).join(name.namespace).join(name.name)))
             }
             SinkConfig::Parquet(config) => {
                 let path = &config.path;
@@ -248,7 +244,7 @@ impl PipelineFile {
                 if is_remote(path) {
                     remote_table(path)?;
                 }
-                Ok(place(path))
+                Ok(Some(place(path)))
             }
         }
     }
@@ -302,21 +298,7 @@ fn name(name: &str) -> Result<()> {
 /// Checks the URL of a Parquet table.
 fn remote_table(path: &str) -> Result<()> {
     let what = shown(path);
-    match Kind::of_prefix(path) {
-        Some(Kind::S3 | Kind::Gcs | Kind::Azure) => {}
-        Some(Kind::Http) => {
-            return Err(Error::config(format!(
-                "sink.parquet.path is on a server that cannot be written to: path={what}"
-            ))
-            .hint("write to s3://, gs:// or az://, or to a local folder"));
-        }
-        Some(Kind::Other) | None => {
-            return Err(Error::config(format!(
-                "sink.parquet.path is not a URL that is known: path={what}"
-            ))
-            .hint("s3://, gs:// and az:// are known"));
-        }
-    }
+    writable("sink.parquet.path", path)?;
     // What belongs to the table, and is not in it, lies beside it.
     let below = path.split_once("://").map_or("", |(_, rest)| rest);
     if !below.trim_end_matches('/').contains('/') {
@@ -326,6 +308,22 @@ fn remote_table(path: &str) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// That a URL names a store that can be written to.
+fn writable(key: &str, path: &str) -> Result<()> {
+    let what = shown(path);
+    match Kind::of_prefix(path) {
+        Some(Kind::S3 | Kind::Gcs | Kind::Azure) => Ok(()),
+        Some(Kind::Http) => Err(Error::config(format!(
+            "{key} is on a server that cannot be written to: path={what}"
+        ))
+        .hint("write to s3://, gs:// or az://, or to a local folder")),
+        Some(Kind::Other) | None => Err(Error::config(format!(
+            "{key} is not a URL that is known: path={what}"
+        ))
+        .hint("s3://, gs:// and az:// are known")),
+    }
 }
 
 /// A place that can be compared: a local path as of [`local`], or a URL without a `/` at its end.

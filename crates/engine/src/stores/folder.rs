@@ -1,6 +1,6 @@
 //! A place in an object store: small objects by name, with errors that say what to do.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream::BoxStream};
@@ -199,6 +199,21 @@ impl ObjectFolder {
         let path = self.path(name)?;
         let read = async { self.store.get(&path).await?.bytes().await };
         match read.await {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(StoreError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(self.failed("cannot read an object", name, &error)),
+        }
+    }
+
+    /// Some of an object's bytes, by their half-open range; none when it is not there.
+    ///
+    /// # Errors
+    /// As [`Self::get`].
+    pub async fn range(&self, name: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        if range.is_empty() {
+            return Ok(Some(Bytes::new()));
+        }
+        match self.store.get_range(&self.path(name)?, range).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(StoreError::NotFound { .. }) => Ok(None),
             Err(error) => Err(self.failed("cannot read an object", name, &error)),

@@ -37,7 +37,7 @@ fn an_entrys_own_credentials_replace_the_environments() {
             named("s3://data/in", &[("region", "us-west-1")]),
         ],
     );
-    let at = |url| stores.options(url, Kind::S3);
+    let at = |url| stores.options(url, Kind::S3).expect("options").0;
     let mine = at("s3://data/out");
     assert_eq!(value(&mine, "access_key_id"), Some("mine"));
     assert_eq!(value(&mine, "session_token"), None, "not another's token");
@@ -52,7 +52,8 @@ fn an_entrys_own_credentials_replace_the_environments() {
         "another bucket"
     );
     assert!(other.iter().all(|(_, value)| value != "not-ours"));
-    assert!(stores.options("gs://data/out", Kind::Gcs).is_empty());
+    let gcs = stores.options("gs://data/out", Kind::Gcs);
+    assert!(gcs.expect("options").0.is_empty());
 }
 
 #[tokio::test]
@@ -104,4 +105,60 @@ async fn names_are_kept_as_they_are() {
     assert_eq!(created, crate::durable::Created::Exists);
     let after = folder.list("", Some(name)).await.expect("list");
     assert!(after.is_empty());
+}
+
+struct Lends(Option<vended::VendedCredential>);
+
+#[async_trait::async_trait]
+impl Vendor for Lends {
+    fn last(&self, _: &str) -> Option<vended::Vended> {
+        Some(vended::Vended {
+            options: vec![("region".to_owned(), "lent".to_owned())],
+            credential: self.0.clone(),
+        })
+    }
+
+    async fn fresh(&self, location: &str) -> Result<Option<vended::Vended>> {
+        Ok(self.last(location))
+    }
+}
+
+#[tokio::test]
+async fn what_is_handed_out_stands_between_the_environment_and_the_file() {
+    let keys = vended::VendedCredential::Keys("k".into(), "LENT-SEEN".into(), None);
+    let own = [("access_key_id", "mine"), ("secret_access_key", "own")];
+    let file = vec![
+        named("s3://data", &own),
+        named("s3://free", &[("region", "file")]),
+    ];
+    let stores = Stores::new(environment(), file).with_vendor(Arc::new(Lends(Some(keys))));
+    let at = |url| stores.options(url, Kind::S3).expect("options");
+    let (options, lent) = at("s3://other/t");
+    assert!(lent.is_some());
+    assert_eq!(value(&options, "region"), Some("lent"));
+    assert_eq!(
+        value(&options, "access_key_id"),
+        None,
+        "not the environment's"
+    );
+    let (options, lent) = at("s3://free/t");
+    assert!(lent.is_some());
+    assert_eq!(value(&options, "region"), Some("file"));
+    let (options, lent) = at("s3://data/t");
+    assert!(lent.is_none(), "the file's own credentials count");
+    assert_eq!(value(&options, "access_key_id"), Some("mine"));
+    assert!(!format!("{stores:?} {lent:?}").contains("SEEN"));
+}
+
+#[test]
+fn a_location_is_taken_character_for_character() {
+    let stores = Stores::default();
+    let place = stores.at("memory://x/a/b=%2F c/").expect("a place");
+    assert_eq!(place.root().as_ref(), "a/b=%2F c");
+    let again = stores.at("memory://x/a").expect("a place");
+    assert!(
+        Arc::ptr_eq(place.store(), again.store()),
+        "one store for both"
+    );
+    assert!(stores.at("lake/t").is_err() && stores.at("s3:///t").is_err());
 }

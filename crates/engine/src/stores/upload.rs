@@ -1,5 +1,6 @@
 //! Writes large objects part by part as they grow, in bounded memory, and leaves the last step, which
-//! makes the object visible, to whoever holds the [`Uploaded`].
+//! makes the object visible, to whoever holds the [`Uploaded`]; or takes it too, where nobody sees an
+//! object before something refers to it ([`Uploads::visible`]).
 //!
 //! The writing side is synchronous and blocks while too many bytes are on their way; it must not run
 //! on a thread of the runtime. Parts but for the last have the same size, as some stores ask for.
@@ -46,6 +47,8 @@ pub struct Uploads {
     multipart: Arc<dyn MultipartStore>,
     permits: Arc<Semaphore>,
     runtime: Handle,
+    /// Objects are visible when they are complete.
+    visible: bool,
 }
 
 /// A complete upload whose object is not visible yet: goes into a checkpoint record.
@@ -81,7 +84,16 @@ impl Uploads {
             folder: folder.clone(),
             permits: Arc::new(Semaphore::new(units)),
             runtime,
+            visible: false,
         })
+    }
+
+    /// The same with objects that are visible as soon as they are complete; small ones go in one
+    /// request. For names that no other object ever has, and that are found only where they are told.
+    #[must_use]
+    pub fn visible(mut self) -> Self {
+        self.visible = true;
+        self
     }
 
     /// Where objects go.
@@ -106,6 +118,7 @@ impl Uploads {
                     failed: AtomicBool::new(false),
                 }),
                 parts: Vec::new(),
+                whole: None,
             },
         })
     }
@@ -254,8 +267,11 @@ impl Upload {
     /// # Errors
     /// As [`Self::write`].
     pub fn close(mut self) -> io::Result<Pending> {
-        if !self.buffer.is_empty() || self.pending.parts.is_empty() {
-            let part = std::mem::take(&mut self.buffer);
+        let part = std::mem::take(&mut self.buffer);
+        let first = self.pending.parts.is_empty();
+        if first && self.pending.shared.uploads.visible {
+            self.pending.send_whole(part)?;
+        } else if first || !part.is_empty() {
             self.pending.send(part)?;
         }
         Ok(self.pending)
@@ -278,16 +294,24 @@ impl Upload {
             .await
             .map_err(ended)?;
         self.pending.start(self.buffer, permit);
-        let uploaded = self.pending.finish().await?;
-        match Uploads::complete(&folder, &name, &uploaded).await {
-            Ok(Completed::Yes) => Ok(()),
-            Ok(Completed::NoUpload) | Err(_) if folder.head(&name).await?.is_some() => Ok(()),
-            Ok(Completed::NoUpload) => Err(Error::unavailable(format!(
-                "an upload has gone: url={}/{name}",
-                folder.shown()
-            ))),
-            Err(error) => Err(error),
+        match self.pending.finish().await? {
+            Some(uploaded) => complete_alone(&folder, &name, &uploaded).await,
+            None => Ok(()),
         }
+    }
+}
+
+/// Makes an object visible whose name no other upload has.
+async fn complete_alone(folder: &ObjectFolder, name: &str, uploaded: &Uploaded) -> Result<()> {
+    match Uploads::complete(folder, name, uploaded).await {
+        Ok(Completed::Yes) => Ok(()),
+        // An answer may have been lost: the object says whether it was done.
+        Ok(Completed::NoUpload) | Err(_) if folder.head(name).await?.is_some() => Ok(()),
+        Ok(Completed::NoUpload) => Err(Error::unavailable(format!(
+            "an upload has gone: url={}/{name}",
+            folder.shown()
+        ))),
+        Err(error) => Err(error),
     }
 }
 
@@ -295,9 +319,25 @@ impl Upload {
 pub struct Pending {
     shared: Arc<Shared>,
     parts: Vec<JoinHandle<Result<String>>>,
+    /// It goes in one request.
+    whole: Option<JoinHandle<Result<()>>>,
 }
 
 impl Pending {
+    fn send_whole(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+        let runtime = self.shared.uploads.runtime.clone();
+        let permit = runtime.block_on(self.permit(bytes.len()))?;
+        let shared = Arc::clone(&self.shared);
+        self.whole = Some(runtime.spawn(async move {
+            fault::point("store.upload.part")?;
+            let put = shared.uploads.folder.put(&shared.name, bytes).await;
+            drop(permit);
+            put?;
+            fault::point("store.upload.after_part")
+        }));
+        Ok(())
+    }
+
     fn send(&mut self, bytes: Vec<u8>) -> io::Result<()> {
         let runtime = self.shared.uploads.runtime.clone();
         let permit = runtime.block_on(self.permit(bytes.len()))?;
@@ -332,19 +372,29 @@ impl Pending {
     }
 
     /// Waits until all parts are with the store. From then on the upload is the caller's: nothing
-    /// aborts it.
+    /// aborts it. None: the object is visible (see [`Uploads::visible`]).
     ///
     /// # Errors
     /// The first part's that failed; the upload is aborted.
-    pub async fn finish(mut self) -> Result<Uploaded> {
+    pub async fn finish(mut self) -> Result<Option<Uploaded>> {
+        let died = |e| Error::internal("an upload died").because(e);
+        if let Some(whole) = &mut self.whole {
+            whole.await.map_err(died)??;
+            return Ok(None);
+        }
         let mut parts = Vec::with_capacity(self.parts.len());
         for task in std::mem::take(&mut self.parts) {
-            let part = task.await;
-            parts.push(part.map_err(|e| Error::internal("an upload died").because(e))??);
+            parts.push(task.await.map_err(died)??);
         }
         let id = self.shared.id().await?.clone();
+        let uploaded = Uploaded { id, parts };
+        let uploads = &self.shared.uploads;
+        if uploads.visible {
+            fault::point("store.upload.complete")?;
+            complete_alone(&uploads.folder, &self.shared.name, &uploaded).await?;
+        }
         self.shared.keep.store(true, Ordering::Release);
-        Ok(Uploaded { id, parts })
+        Ok((!uploads.visible).then_some(uploaded))
     }
 }
 
@@ -352,6 +402,9 @@ impl Drop for Pending {
     fn drop(&mut self) {
         for task in &self.parts {
             task.abort();
+        }
+        if let Some(whole) = &self.whole {
+            whole.abort();
         }
     }
 }

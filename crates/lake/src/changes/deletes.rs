@@ -82,7 +82,7 @@ pub(crate) async fn collect(
         let file = state.files.get(&id).cloned();
         let file = file.ok_or_else(|| Error::internal("a row to delete is in no live file"))?;
         let deletes = state.live.deletes_of(&file);
-        let earlier = deleted_rows(handle.catalog.file_io(), &file, &deletes).await?;
+        let earlier = deleted_rows(handle.access.io(), &file, &deletes).await?;
         let scoped = state.live.scoped_to(&file.path);
         let before = scoped
             .iter()

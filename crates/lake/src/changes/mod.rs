@@ -94,7 +94,7 @@ impl Opening<'_> {
             return Ok((Box::new(LogWriter { plan, table }), append));
         }
         let codec = Arc::new(KeyCodec::new(&plan, files, self.null_keys)?);
-        let columns = Arc::new(StoredColumns::new(&codec, files));
+        let columns = Arc::new(StoredColumns::new(&codec, files, handle.access.clone()));
         let reading = Reading {
             codec: codec.clone(),
             columns,

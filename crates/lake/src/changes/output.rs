@@ -2,7 +2,7 @@
 //! files and deletes as one. Positions are found anew at each try, since somebody's compaction may have
 //! moved the rows.
 
-use std::{fs, sync::Arc};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use calve_engine::{
@@ -33,7 +33,6 @@ use crate::iceberg::{
     files::{Content, from_hex, to_hex},
     handle::{Known, TableHandle},
     held::Held,
-    publish::write_all,
 };
 
 /// Summary: changes of the epoch that were older than what the table held.
@@ -81,8 +80,9 @@ impl ChangesOutput {
             let mut added = Vec::new();
             if !chunk.files.is_null() {
                 let content = Content::from_json(&chunk.files)?;
-                check_files(&content)?;
-                let (content, evolved) = fit_schema(&known.metadata, content).await?;
+                check_files(&self.handle.access, &content).await?;
+                let access = &self.handle.access;
+                let (content, evolved) = fit_schema(access, &known.metadata, content).await?;
                 becomes = becomes.or(evolved);
                 let (spec, schema) = (content.spec, content.schema);
                 added.extend(
@@ -196,17 +196,15 @@ impl ChangesOutput {
         edit.added = added;
         edit.added.extend(marked.added);
         edit.removed.extend(marked.removed);
-        let changed = !(edit.added.is_empty() && edit.removed.is_empty());
-        if changed {
-            edit.summary = epochs::describe(commit)?;
-            if resolved.stale > 0 {
-                edit.summary
-                    .insert(STALE.to_owned(), resolved.stale.to_string());
-            }
-            let floor = state.index.as_ref().and_then(|index| index.floor());
-            if let (true, Some(floor)) = (truncated, floor) {
-                edit.summary.insert(TRUNCATED.to_owned(), to_hex(floor));
-            }
+        // Without files there is no snapshot that says it, but where the catalog wants one.
+        edit.summary = epochs::describe(commit)?;
+        if resolved.stale > 0 {
+            edit.summary
+                .insert(STALE.to_owned(), resolved.stale.to_string());
+        }
+        let floor = state.index.as_ref().and_then(|index| index.floor());
+        if let (true, Some(floor)) = (truncated, floor) {
+            edit.summary.insert(TRUNCATED.to_owned(), to_hex(floor));
         }
         let data =
             |file: &AddedFile| file.file.content_type() == iceberg::spec::DataContentType::Data;
@@ -219,14 +217,13 @@ impl ChangesOutput {
         let written = if marked.files.is_empty() {
             Vec::new()
         } else {
-            write_all(marked.files, &folder).await?
+            self.handle.access.write_all(marked.files, &folder).await?
         };
         fault::point("changes.deletes_written")?;
         let done = self.apply(known, edit).await;
-        if matches!(done, Ok(Outcome::Conflict)) {
-            for path in written {
-                let _ = fs::remove_file(path);
-            }
+        // Where a request may be made twice on its way, something may refer to them still.
+        if matches!(done, Ok(Outcome::Conflict)) && !self.handle.catalog.writes_metadata() {
+            self.handle.access.discard(&written).await;
         }
         let (stale, replaced) = (resolved.stale, resolved.replaced);
         tracing::debug!(epoch = commit.epoch.0, stale, replaced, "settled changes");

@@ -246,7 +246,7 @@ impl State {
         let mut added = Vec::with_capacity(files.len());
         for file in files {
             let deletes = self.live.deletes_of(&file);
-            let rows = deleted_rows(handle.catalog.file_io(), &file, &deletes).await?;
+            let rows = deleted_rows(handle.access.io(), &file, &deletes).await?;
             added.push((file, rows));
         }
         // Of two rows of one key the one that was written later counts.

@@ -5,12 +5,15 @@ use std::fs::File;
 
 use arrow::{array::RecordBatch, datatypes::Schema};
 use calve_engine::error::{Error, Result};
+use futures::TryStreamExt;
 use parquet::arrow::{
-    PARQUET_FIELD_ID_META_KEY, ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder,
+    PARQUET_FIELD_ID_META_KEY, ParquetRecordBatchStreamBuilder, ProjectionMask,
+    arrow_reader::{ArrowReaderBuilder, ParquetRecordBatchReaderBuilder},
 };
+use tokio::runtime::Handle;
 
 use super::keys::{KeyCodec, KeyedRows};
-use crate::iceberg::catalog::local_path;
+use crate::iceberg::access::{self, FileAccess, Place};
 
 /// Rows that are read at once.
 const ROWS: usize = 1 << 15;
@@ -21,22 +24,24 @@ const ROWS: usize = 1 << 15;
 pub(crate) struct StoredColumns {
     /// Name in the table, field id.
     columns: Vec<(String, Option<String>)>,
+    access: FileAccess,
 }
 
 impl StoredColumns {
     /// Of files of this schema.
-    pub(crate) fn new(codec: &KeyCodec, files: &Schema) -> Self {
+    pub(crate) fn new(codec: &KeyCodec, files: &Schema, access: FileAccess) -> Self {
         let columns = codec.names().iter().map(|name| {
             let field = files.field_with_name(name).ok();
             (name.clone(), field.and_then(id_of))
         });
         Self {
             columns: columns.collect(),
+            access,
         }
     }
 
     /// Reads a file from its first row to its last: number of the first row of each piece, and the
-    /// piece.
+    /// piece. Blocks; objects are read within the runtime that the thread belongs to.
     ///
     /// # Errors
     /// `Corrupt` when the file is gone or cannot be read; whatever `each` fails with.
@@ -46,18 +51,53 @@ impl StoredColumns {
         location: &str,
         mut each: impl FnMut(u32, KeyedRows) -> Result<()>,
     ) -> Result<()> {
-        let failed = |what: &str| {
-            Error::corrupt(format!("{what}: file={location}"))
-                .hint("the table refers to this file; restore it, or roll the table back")
+        let mut row = 0u32;
+        let mut take = |rows: &RecordBatch, names: &[String]| {
+            let count = rows.num_rows() as u32;
+            each(row, codec.encode_stored(&renamed(rows, names))?)?;
+            row = row.checked_add(count).ok_or_else(|| {
+                wrong(
+                    "a data file has too many rows for an index of keys",
+                    location,
+                )
+            })?;
+            Ok(())
         };
-        let file = File::open(local_path(location)?)
-            .map_err(|e| failed("cannot open a data file").because(e))?;
-        let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-            .map_err(|e| failed("cannot read a data file").because(e))?;
-        let schema = reader.schema().clone();
+        match self.access.place(location)? {
+            Place::Local(path) => {
+                let file = File::open(path)
+                    .map_err(|e| wrong("cannot open a data file", location).because(e))?;
+                let builder = ParquetRecordBatchReaderBuilder::try_new(file)
+                    .map_err(|e| unreadable(location, e))?;
+                let (builder, names) = self.projected(builder);
+                for rows in builder.build().map_err(|e| unreadable(location, e))? {
+                    take(&rows.map_err(|e| unreadable(location, e))?, &names)?;
+                }
+                Ok(())
+            }
+            Place::Object(_) => Handle::current().block_on(async {
+                let missing = || wrong("a data file is gone", location);
+                let bytes = self.access.size(location).await?.ok_or_else(missing)?;
+                let reader = self.access.parquet(location, bytes).await;
+                let reader = reader.map_err(|e| unreadable(location, e))?;
+                let builder = ParquetRecordBatchStreamBuilder::new(reader)
+                    .await
+                    .map_err(|e| unreadable(location, e))?;
+                let (builder, names) = self.projected(builder);
+                let mut rows = builder.build().map_err(|e| unreadable(location, e))?;
+                while let Some(rows) = rows.try_next().await.map_err(|e| unreadable(location, e))? {
+                    take(&rows, &names)?;
+                }
+                Ok(())
+            }),
+        }
+    }
+
+    /// A reader of these columns alone, and their names in the table.
+    fn projected<T>(&self, builder: ArrowReaderBuilder<T>) -> (ArrowReaderBuilder<T>, Vec<String>) {
         let mut places = Vec::new();
         let mut names = Vec::new();
-        for (at, field) in schema.fields().iter().enumerate() {
+        for (at, field) in builder.schema().fields().iter().enumerate() {
             let id = id_of(field);
             let wanted = self
                 .columns
@@ -71,24 +111,18 @@ impl StoredColumns {
                 names.push(name.clone());
             }
         }
-        let mask = ProjectionMask::roots(reader.parquet_schema(), places);
-        let reader = reader
-            .with_projection(mask)
-            .with_batch_size(ROWS)
-            .build()
-            .map_err(|e| failed("cannot read a data file").because(e))?;
-        let mut row = 0u32;
-        for rows in reader {
-            let rows = rows.map_err(|e| failed("cannot read a data file").because(e))?;
-            let count = rows.num_rows() as u32;
-            let named = renamed(&rows, &names);
-            each(row, codec.encode_stored(&named)?)?;
-            row = row
-                .checked_add(count)
-                .ok_or_else(|| failed("a data file has too many rows for an index of keys"))?;
-        }
-        Ok(())
+        let mask = ProjectionMask::roots(builder.parquet_schema(), places);
+        (builder.with_projection(mask).with_batch_size(ROWS), names)
     }
+}
+
+fn wrong(what: &str, location: &str) -> Error {
+    Error::corrupt(format!("{what}: file={location}"))
+        .hint("the table refers to this file; restore it, or roll the table back")
+}
+
+fn unreadable(location: &str, cause: impl std::error::Error + Send + Sync + 'static) -> Error {
+    access::unreadable(wrong("cannot read a data file", location), cause)
 }
 
 fn id_of(field: &impl AsRef<arrow::datatypes::Field>) -> Option<String> {

@@ -6,8 +6,6 @@
 //! Nothing is created by reading. The password of a URL is never shown.
 
 #[cfg(test)]
-mod postgres_server;
-#[cfg(test)]
 mod tests;
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};

@@ -30,7 +30,7 @@ async fn sqlite_keeps_the_promises_of_a_store() {
 
 #[tokio::test]
 async fn postgresql_keeps_the_promises_of_a_store() {
-    let server = super::postgres_server::Server::start();
+    let server = crate::postgres_server::Server::start();
     let url = server.url("right password");
     let open = || SqlRecords::new(&url).expect("a URL");
     assert!(open().list("a").await.expect("list").is_empty());

@@ -7,22 +7,20 @@
 //! so what is committed meanwhile counts as referred to. Empty folders stay: a writer may be about to
 //! create a file in one.
 
-use std::{
-    collections::HashSet,
-    fs,
-    hash::BuildHasher,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashSet, hash::BuildHasher, time::Duration};
 
-use calve_engine::error::{Error, Result};
-use iceberg::spec::TableMetadata;
+use calve_engine::{
+    clock::now_ms,
+    error::{Error, Result},
+};
+use iceberg::spec::{Manifest, ManifestFile, TableMetadata};
 use serde::Serialize;
 
 use crate::changes::content::ChangesContent;
 
 use super::{
-    catalog::{Catalog, local_path},
+    access::{FileAccess, Listed, canonical, unreadable},
+    catalog::Catalog,
     config::CatalogConfig,
     files::Content,
     manifests::manifests_of,
@@ -64,53 +62,65 @@ pub async fn clean<S: BuildHasher + Sync>(
     dry_run: bool,
 ) -> Result<Cleaned> {
     let catalog = Catalog::open(config).await?;
-    let (name, _, metadata) = find(&catalog, table).await?;
-    check_owner(&metadata, table)?;
-    let root = local_path(metadata.location())?.to_owned();
+    let (name, before) = find(&catalog, table).await?;
+    check_owner(&before.metadata, table)?;
+    let root = root_of(&before.metadata);
+    let access = catalog.access(&name);
     let mut others = Vec::new();
-    for (other, location) in catalog.tables().await? {
-        if other != name {
-            let metadata = catalog.read(&location).await?;
-            // A table elsewhere than on a local disk cannot lie within this one.
-            others.extend(local_path(metadata.location()).ok().map(Path::to_owned));
+    for other in catalog.tables().await? {
+        if other != name
+            && let Some(other) = catalog.load(&other, None).await?
+        {
+            others.push(root_of(&other.metadata));
         }
     }
+    let before_ms = now_ms().saturating_sub(older_than.as_millis() as i64);
     let mut found = Vec::new();
+    let mut cleaned = Cleaned::default();
     for folder in ["data", "metadata"] {
-        list(&root.join(folder), &others, older_than, &mut found)?;
+        let folder = format!("{root}/{folder}");
+        found.extend(access.list(&folder, &others).await?);
+        let uploads = access.open_uploads(&folder, before_ms).await?;
+        for upload in uploads {
+            if !dry_run {
+                access.abort(&folder, &upload).await?;
+            }
+            let name = format!("{} (upload {})", upload.path, upload.id);
+            cleaned.names.push(name);
+        }
     }
+    let ours = |listed: &Listed| is_ours(&listed.location, catalog.writes_metadata());
+    // A clock that has gone back makes a file young; one without an age stays.
+    let is_old = |listed: &Listed| listed.modified_ms.is_some_and(|at| at <= before_ms);
+    found.retain(|listed| ours(listed) && is_old(listed));
     // Read again: this must not be older than the list.
-    let (_, location, metadata) = find(&catalog, table).await?;
-    if local_path(metadata.location())? != root {
+    let (_, now) = find(&catalog, table).await?;
+    if root_of(&now.metadata) != root {
         return Err(Error::conflict(format!(
             "the table has moved meanwhile: table={table}"
         )));
     }
-    let mut live = references(&catalog, &metadata, &location).await?;
-    for file in live_files {
-        live.insert(local_path(file)?.to_owned());
-    }
-    found.retain(|(path, _)| !live.contains(path));
+    let mut live = references(&access, &now.metadata, &now.location).await?;
+    live.extend(live_files.iter().map(|file| canonical(file)));
+    found.retain(|listed| !live.contains(&listed.location));
     found.sort();
-    let mut cleaned = Cleaned::default();
-    for (path, bytes) in found {
+    for Listed {
+        location, bytes, ..
+    } in found
+    {
         if !dry_run {
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(e) => {
-                    return Err(Error::io(
-                        format!("cannot remove file={}", path.display()),
-                        e,
-                    ));
-                }
-            }
+            access.remove(&location).await?;
         }
         cleaned.files += 1;
         cleaned.bytes += bytes;
-        cleaned.names.push(path.display().to_string());
+        cleaned.names.push(location);
     }
     Ok(cleaned)
+}
+
+/// A table's place.
+pub(super) fn root_of(metadata: &TableMetadata) -> String {
+    canonical(metadata.location().trim_end_matches('/'))
 }
 
 /// That the table owns its files. `gc.enabled: false` says that another one may refer to them.
@@ -125,101 +135,56 @@ pub(super) fn check_owner(metadata: &TableMetadata, table: &str) -> Result<()> {
     Ok(())
 }
 
-/// Old files of a table's kinds below a folder, with their sizes.
-fn list(
-    folder: &Path,
-    others: &[PathBuf],
-    older_than: Duration,
-    found: &mut Vec<(PathBuf, u64)>,
-) -> Result<()> {
-    let failed = |e| Error::io(format!("cannot list folder={}", folder.display()), e);
-    if others.iter().any(|other| other == folder) {
-        return Ok(());
+/// Whether a file is of a kind that tables are made of; metadata that the catalog writes is its own.
+fn is_ours(location: &str, metadata_is_the_catalogs: bool) -> bool {
+    if location.ends_with(".metadata.json") {
+        return !metadata_is_the_catalogs;
     }
-    let entries = match fs::read_dir(folder) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(failed(e)),
-    };
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        let kind = entry.file_type().map_err(failed)?;
-        let path = entry.path();
-        if kind.is_dir() {
-            list(&path, others, older_than, found)?;
-        } else if kind.is_file() && is_ours(&path) {
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(failed(e)),
-            };
-            // A clock that has gone back makes a file young.
-            let age = metadata.modified().ok().and_then(|at| at.elapsed().ok());
-            if age.is_some_and(|age| age >= older_than) {
-                found.push((path, metadata.len()));
-            }
-        }
-    }
-    Ok(())
+    [".parquet", ".avro", ".orc", ".puffin", ".stats", ".tmp"]
+        .iter()
+        .any(|end| location.ends_with(end))
 }
 
-fn is_ours(path: &Path) -> bool {
-    let name = path
-        .file_name()
-        .map(|n| n.to_string_lossy().into_owned())
-        .unwrap_or_default();
-    [
-        ".parquet",
-        ".avro",
-        ".orc",
-        ".puffin",
-        ".stats",
-        ".metadata.json",
-        ".tmp",
-    ]
-    .iter()
-    .any(|end| name.ends_with(end))
-}
-
-/// Every path that the table refers to.
+/// Every file that the table refers to, canonical.
 pub(super) async fn references(
-    catalog: &Catalog,
+    access: &FileAccess,
     metadata: &TableMetadata,
     location: &str,
-) -> Result<HashSet<PathBuf>> {
+) -> Result<HashSet<String>> {
     let mut live = HashSet::new();
-    let mut add =
-        |location: &str| -> Result<bool> { Ok(live.insert(local_path(location)?.to_owned())) };
-    add(location)?;
+    let mut add = |location: &str| live.insert(canonical(location));
+    add(location);
     for entry in metadata.metadata_log() {
-        add(&entry.metadata_file)?;
+        add(&entry.metadata_file);
     }
     for file in metadata.statistics_iter() {
-        add(&file.statistics_path)?;
+        add(&file.statistics_path);
     }
     for file in metadata.partition_statistics_iter() {
-        add(&file.statistics_path)?;
+        add(&file.statistics_path);
     }
     for snapshot in metadata.snapshots() {
-        add(snapshot.manifest_list())?;
-        for manifest in manifests_of(catalog, metadata, snapshot.manifest_list()).await? {
-            if !add(&manifest.manifest_path)? {
+        add(snapshot.manifest_list());
+        for manifest in manifests_of(access, metadata, snapshot.manifest_list()).await? {
+            if !add(&manifest.manifest_path) {
                 continue;
             }
-            let entries = manifest
-                .load_manifest(catalog.file_io())
-                .await
-                .map_err(|e| {
-                    Error::corrupt(format!(
-                        "cannot read a manifest: file={}",
-                        manifest.manifest_path
-                    ))
-                    .because(e)
-                })?;
+            let entries = entries_of(access, &manifest).await?;
             for entry in entries.entries().iter().filter(|entry| entry.is_alive()) {
-                add(entry.file_path())?;
+                add(entry.file_path());
             }
         }
     }
     Ok(live)
+}
+
+/// A manifest's entries, as its file has them.
+pub(super) async fn entries_of(access: &FileAccess, manifest: &ManifestFile) -> Result<Manifest> {
+    manifest.load_manifest(access.io()).await.map_err(|e| {
+        let wrong = Error::corrupt(format!(
+            "cannot read a manifest: file={}",
+            manifest.manifest_path
+        ));
+        unreadable(wrong, e)
+    })
 }

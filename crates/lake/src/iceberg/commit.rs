@@ -11,7 +11,8 @@ use iceberg::spec::{Operation, Schema, TableMetadata};
 use uuid::Uuid;
 
 use super::{
-    catalog::{Catalog, local_path},
+    access::FileAccess,
+    catalog::Catalog,
     config::TableName,
     edit::{AddedFile, Edit},
     epochs::{self, EpochMark, Step},
@@ -23,7 +24,7 @@ use super::{
 
 /// One table of a catalog, as the place where epochs become visible.
 pub struct IcebergOutput {
-    handle: TableHandle,
+    pub(super) handle: TableHandle,
 }
 
 impl IcebergOutput {
@@ -58,19 +59,16 @@ pub(crate) async fn state_of(
 ///
 /// # Errors
 /// `Corrupt` when one is gone.
-pub(crate) fn check_files(content: &Content) -> Result<()> {
-    for location in content.locations() {
-        let path = local_path(&location)?;
-        if !path.exists() {
-            return Err(
-                Error::corrupt(format!("a prepared file is gone: file={location}")).hint(
-                    "something removed files that a checkpoint refers to; restore the file, or \
-                     start over with `calve checkpoint reset`",
-                ),
-            );
-        }
+pub(crate) async fn check_files(access: &FileAccess, content: &Content) -> Result<()> {
+    match access.missing(content.locations().collect()).await? {
+        None => Ok(()),
+        Some(location) => Err(
+            Error::corrupt(format!("a prepared file is gone: file={location}")).hint(
+                "something removed files that a checkpoint refers to; restore the file, or \
+                 start over with `calve checkpoint reset`",
+            ),
+        ),
     }
-    Ok(())
 }
 
 /// Prepared files as the table takes them now, and the schema that it gets with them, if any. Where
@@ -79,6 +77,7 @@ pub(crate) fn check_files(content: &Content) -> Result<()> {
 /// # Errors
 /// `Schema` when others have changed the table so that the files do not fit.
 pub(crate) async fn fit_schema(
+    access: &FileAccess,
     metadata: &TableMetadata,
     mut content: Content,
 ) -> Result<(Content, Option<Schema>)> {
@@ -103,7 +102,7 @@ pub(crate) async fn fit_schema(
                     files = content.files.len(),
                     "somebody changed the table's schema: files are written again to fit"
                 );
-                content = content.readdressed(&moved).await?;
+                content = content.readdressed(access, &moved).await?;
             }
         }
     }
@@ -123,15 +122,15 @@ impl Output for IcebergOutput {
             Step::Go(held) => held,
         };
         let content = Content::from_json(&commit.prepared.content)?;
-        check_files(&content)?;
-        let (content, becomes) = fit_schema(&known.metadata, content).await?;
+        check_files(&handle.access, &content).await?;
+        let (content, becomes) = fit_schema(&handle.access, &known.metadata, content).await?;
         fault::point("iceberg.commit.before_manifest")?;
 
         let mut edit = Edit::new(Operation::Append);
         edit.schema = becomes;
         edit.epoch = Some(EpochMark::new(commit, held.as_ref()));
+        edit.summary = epochs::describe(commit)?;
         if !content.files.is_empty() {
-            edit.summary = epochs::describe(commit)?;
             let (spec, schema) = (content.spec, content.schema);
             let files = content.data_files(&known.metadata)?;
             edit.added.extend(files.into_iter().map(|file| AddedFile {

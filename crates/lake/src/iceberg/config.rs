@@ -2,7 +2,11 @@
 
 use std::{collections::BTreeMap, fmt, path::PathBuf};
 
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    Secret,
+    error::{Error, Result},
+    stores::Stores,
+};
 use iceberg::spec::{NullOrder, SortDirection, Transform};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -45,26 +49,128 @@ fn two() -> u8 {
     2
 }
 
-/// Where tables are registered. PyIceberg's `SqlCatalog` opens the same SQLite file.
+/// Where tables are registered: one of `sqlite`, `sql` and `rest`. PyIceberg's `SqlCatalog` opens the
+/// same databases.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct CatalogConfig {
     /// File of a SQLite catalog; created when missing.
     #[serde(default)]
     pub sqlite: Option<PathBuf>,
-    /// URL of a REST catalog. Not supported yet.
+    /// URL of a catalog in PostgreSQL: `postgres://USER:PASSWORD@HOST/DATABASE`. Its tables are laid
+    /// out when they are missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sql: Option<Secret>,
+    /// A REST catalog.
     #[serde(default)]
-    pub rest: Option<String>,
-    /// Folder below which tables are created.
+    pub rest: Option<Box<RestConfig>>,
+    /// Folder or URL below which tables are created; a REST catalog knows places by itself.
     #[serde(default)]
     pub warehouse: Option<String>,
-    /// Name of the catalog within the SQLite file.
+    /// Name of the catalog within the database.
     #[serde(default = "default_name")]
     pub name: String,
+    /// What opens the object stores that tables are in. Not of the file.
+    #[serde(skip)]
+    pub stores: Stores,
+}
+
+/// A REST catalog, and who we are to it: `token`, `credential` or `sigv4`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RestConfig {
+    /// URL of the server, without `/v1`.
+    pub uri: String,
+    /// The warehouse, as the server knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warehouse: Option<String>,
+    /// What stands behind `/v1/` in its paths. Default: what the server says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prefix: Option<String>,
+    /// A bearer token. With `credential`, the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// OAuth2 client credentials, `ID:SECRET`: tokens are got with them, and renewed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<Secret>,
+    /// Where tokens are got. Default: `v1/oauth/tokens` of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth2_server_uri: Option<String>,
+    /// Scope of the tokens. Default: `catalog`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Requests are signed as AWS asks for (Glue, S3 Tables).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sigv4: Option<SigV4Config>,
+    /// Headers to send with each request.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, Secret>,
+    /// Take what the server lends for the stores of its tables: credentials, endpoint, region. What
+    /// `stores` says of the same place counts before it.
+    #[serde(default = "yes")]
+    pub vended_credentials: bool,
+}
+
+/// Signed requests. Without keys of its own those of the environment or of a profile are used.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SigV4Config {
+    /// Region to sign for. Default: `AWS_REGION`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Service to sign for: `glue`, `s3tables`, `execute-api`.
+    #[serde(default = "glue")]
+    pub service: String,
+    /// Access key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access_key_id: Option<Secret>,
+    /// Its secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_access_key: Option<Secret>,
+    /// The token of keys that end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session_token: Option<Secret>,
 }
 
 fn default_name() -> String {
     "default".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Default for RestConfig {
+    fn default() -> Self {
+        Self {
+            uri: String::new(),
+            warehouse: None,
+            prefix: None,
+            token: None,
+            credential: None,
+            oauth2_server_uri: None,
+            scope: None,
+            sigv4: None,
+            headers: BTreeMap::new(),
+            vended_credentials: true,
+        }
+    }
+}
+
+impl Default for SigV4Config {
+    fn default() -> Self {
+        Self {
+            region: None,
+            service: glue(),
+            access_key_id: None,
+            secret_access_key: None,
+            session_token: None,
+        }
+    }
+}
+
+fn glue() -> String {
+    "glue".to_owned()
 }
 
 impl CatalogConfig {
@@ -72,10 +178,73 @@ impl CatalogConfig {
     pub fn local(sqlite: impl Into<PathBuf>, warehouse: impl Into<String>) -> Self {
         Self {
             sqlite: Some(sqlite.into()),
-            rest: None,
             warehouse: Some(warehouse.into()),
             name: default_name(),
+            ..Self::default()
         }
+    }
+
+    /// Where it is, for messages: without secrets.
+    pub fn shown(&self) -> String {
+        match (&self.sqlite, &self.sql, &self.rest) {
+            (Some(path), ..) => {
+                let path = std::path::absolute(path).unwrap_or_else(|_| path.clone());
+                format!("file={}", path.display())
+            }
+            (None, Some(url), _) => format!("sql={}", crate::checkpoints::shown(url.expose())),
+            (None, None, Some(rest)) => format!("uri={}", calve_engine::stores::shown(&rest.uri)),
+            (None, None, None) => "no place".to_owned(),
+        }
+    }
+
+    /// Checks what can be without asking anybody.
+    ///
+    /// # Errors
+    /// `Config` when not exactly one place is named, or its settings contradict each other.
+    pub fn validate(&self) -> Result<()> {
+        let places = [
+            self.sqlite.is_some(),
+            self.sql.is_some(),
+            self.rest.is_some(),
+        ];
+        if places.iter().filter(|named| **named).count() != 1 {
+            return Err(Error::config(
+                "the catalog is in exactly one of `sqlite`, `sql` and `rest`: path=sink.iceberg.catalog",
+            )
+            .hint("write for example { sqlite: lake/catalog.db, warehouse: lake }"));
+        }
+        let Some(rest) = &self.rest else {
+            return match &self.warehouse {
+                Some(_) => Ok(()),
+                None => Err(
+                    Error::config("a key is missing: path=sink.iceberg.catalog.warehouse")
+                        .hint("write for example { sqlite: lake/catalog.db, warehouse: lake }"),
+                ),
+            };
+        };
+        let signed = rest.sigv4.is_some();
+        if signed && (rest.token.is_some() || rest.credential.is_some()) {
+            return Err(Error::config(
+                "`sigv4` and a token exclude each other: path=sink.iceberg.catalog.rest",
+            ));
+        }
+        let keys = rest.sigv4.as_ref().map(|sigv4| {
+            let secret = sigv4.secret_access_key.is_some();
+            sigv4.access_key_id.is_some() == secret && (secret || sigv4.session_token.is_none())
+        });
+        if keys == Some(false) {
+            return Err(Error::config(
+                "`access_key_id` and `secret_access_key` go together: \
+                 path=sink.iceberg.catalog.rest.sigv4",
+            ));
+        }
+        if self.warehouse.is_some() && rest.warehouse.is_some() {
+            return Err(Error::config(
+                "the warehouse is named twice: path=sink.iceberg.catalog.rest.warehouse",
+            )
+            .hint("leave `catalog.warehouse` out"));
+        }
+        Ok(())
     }
 }
 

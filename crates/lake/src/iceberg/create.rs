@@ -1,12 +1,9 @@
 //! Creates the table that a pipeline wants, or compares the one that is there with it.
 
-use std::{collections::HashMap, fs};
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::datatypes::Schema as ArrowSchema;
-use calve_engine::{
-    durable,
-    error::{Error, Result},
-};
+use calve_engine::error::{Error, Result};
 use iceberg::{
     TableCreation,
     spec::{
@@ -14,13 +11,12 @@ use iceberg::{
         Transform, UnboundPartitionSpec,
     },
 };
-use uuid::Uuid;
 
 use super::{
-    catalog::{Catalog, local_path},
+    catalog::Catalog,
     config::{IcebergConfig, SortTerm, TableName, Term},
     evolve::{self, Evolved, Planned},
-    publish::{DELETE_AFTER_COMMIT, write_all},
+    publish::DELETE_AFTER_COMMIT,
     schema,
 };
 
@@ -34,36 +30,26 @@ pub(super) async fn create_or_check(
     config: &IcebergConfig,
     table: &TableName,
     rows: &ArrowSchema,
-) -> Result<(TableMetadata, Option<Evolved>)> {
-    if let Some(location) = catalog.locate(table).await? {
-        let metadata = catalog.read(&location).await?;
-        let evolved = check(&metadata, config, table, rows)?;
-        return Ok((metadata, evolved));
-    }
-    let metadata = plan(config, table, rows, catalog.location_of(table)?)?;
-    let folder = format!("{}/metadata", metadata.location());
-    let path = local_path(&folder)?;
-    durable::create_dirs(path)
-        .map_err(|e| Error::io(format!("cannot create folder={}", path.display()), e))?;
-    let location = format!("{folder}/00000-{}.metadata.json", Uuid::new_v4());
-    let json = serde_json::to_vec(&metadata)
-        .map_err(|e| Error::internal("cannot write the table's metadata").because(e))?;
-    let written = write_all(vec![(location.clone(), json)], &folder).await?;
-    if catalog.register(table, &location).await? {
-        tracing::info!(%table, location = metadata.location(), "created the table");
-        return Ok((metadata, None));
-    }
-    // Somebody else created it first, so nothing refers to our file.
-    for path in written {
-        let _ = fs::remove_file(path);
-    }
-    let location = catalog
-        .locate(table)
-        .await?
-        .ok_or_else(|| Error::conflict(format!("the table comes and goes: table={table}")))?;
-    let metadata = catalog.read(&location).await?;
-    let evolved = check(&metadata, config, table, rows)?;
-    Ok((metadata, evolved))
+) -> Result<(Arc<TableMetadata>, Option<Evolved>)> {
+    let loaded = match catalog.load(table, None).await? {
+        Some(loaded) => loaded,
+        None => match catalog
+            .create_table(table, |location| plan(config, table, rows, location))
+            .await?
+        {
+            Some(loaded) => {
+                let location = loaded.metadata.location();
+                tracing::info!(%table, location, "created the table");
+                loaded
+            }
+            // Somebody else was faster.
+            None => catalog.load(table, None).await?.ok_or_else(|| {
+                Error::conflict(format!("the table comes and goes: table={table}"))
+            })?,
+        },
+    };
+    let evolved = check(&loaded.metadata, config, table, rows)?;
+    Ok((loaded.metadata, evolved))
 }
 
 /// The first metadata of a new table.

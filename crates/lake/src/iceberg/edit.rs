@@ -11,7 +11,7 @@ use super::{
     live::{DeleteFile, LiveFile},
 };
 
-/// A change of a table, to be committed as a whole. Without files it makes no snapshot.
+/// A change of a table, to be committed as a whole. Without files it makes no snapshot, unless asked to.
 #[derive(Debug)]
 pub(crate) struct Edit {
     /// What the snapshot says that it does.
@@ -30,6 +30,8 @@ pub(crate) struct Edit {
     pub(crate) epoch: Option<EpochMark>,
     /// Snapshots to forget; never the current one.
     pub(crate) remove_snapshots: Vec<i64>,
+    /// It makes a snapshot even without files.
+    pub(crate) always_snapshot: bool,
 }
 
 impl Edit {
@@ -45,6 +47,7 @@ impl Edit {
             summary: HashMap::new(),
             epoch: None,
             remove_snapshots: Vec::new(),
+            always_snapshot: false,
         }
     }
 }

@@ -7,9 +7,8 @@
 
 use std::{
     collections::{BTreeSet, HashSet},
-    fs,
     hash::BuildHasher,
-    path::PathBuf,
+    sync::Arc,
     time::Duration,
 };
 
@@ -22,8 +21,9 @@ use iceberg::spec::{Operation, SnapshotRef, TableMetadata};
 use serde::Serialize;
 
 use super::{
-    catalog::{Catalog, local_path},
-    clean::{Cleaned, check_owner, references},
+    access::{FileAccess, canonical, lies_in},
+    catalog::{Catalog, Loaded},
+    clean::{Cleaned, check_owner, entries_of, references, root_of},
     config::CatalogConfig,
     edit::Edit,
     handle::{TableHandle, Tries},
@@ -68,7 +68,7 @@ pub async fn expire<S: BuildHasher + Sync>(
     check_owner(&handle.load_existing().await?.metadata, table)?;
     let now = now_ms();
     let mut expired: Vec<SnapshotRef>;
-    let mut before = handle.load_existing().await?.metadata;
+    let mut before = handle.load_existing().await?.metadata.clone();
     if options.dry_run {
         expired = expirable(&before, options, now)?;
     } else {
@@ -92,34 +92,35 @@ pub async fn expire<S: BuildHasher + Sync>(
         return Ok(answer);
     }
     fault::point("iceberg.expire.before_remove")?;
-    let candidates = files_of(&handle.catalog, &before, &expired).await?;
-    let (_, location, after) = find(&handle.catalog, table).await?;
+    let access = &handle.access;
+    let candidates = files_of(access, &before, &expired).await?;
+    let (_, Loaded { location, metadata }) = find(&handle.catalog, table).await?;
     let after = if options.dry_run {
-        without(after, &location, &answer.snapshots)?
+        let metadata = metadata.as_ref().clone();
+        Arc::new(without(metadata, &location, &answer.snapshots)?)
     } else {
-        after
+        metadata
     };
-    let mut live = references(&handle.catalog, &after, &location).await?;
-    for file in live_files {
-        live.insert(local_path(file)?.to_owned());
-    }
-    let root = local_path(after.location())?.to_owned();
-    let ours = [root.join("data"), root.join("metadata")];
-    for path in candidates {
-        if live.contains(&path) || !ours.iter().any(|folder| path.starts_with(folder)) {
+    let mut live = references(access, &after, &location).await?;
+    live.extend(live_files.iter().map(|file| canonical(file)));
+    let root = root_of(&after);
+    let ours = [format!("{root}/data"), format!("{root}/metadata")];
+    for file in candidates {
+        if live.contains(&file) || !ours.iter().any(|folder| lies_in(&file, folder)) {
             continue;
         }
-        let Ok(found) = path.metadata() else { continue };
+        let Some(bytes) = access.size(&file).await? else {
+            continue;
+        };
         if !options.dry_run {
             fault::point("iceberg.expire.each")?;
-            fs::remove_file(&path).map_err(|e| {
-                Error::io(format!("cannot remove file={}", path.display()), e)
-                    .hint("`calve table clean` removes it, and others that nothing refers to")
+            access.remove(&file).await.map_err(|e| {
+                e.hint("`calve table clean` removes it, and others that nothing refers to")
             })?;
         }
         answer.removed.files += 1;
-        answer.removed.bytes += found.len();
-        answer.removed.names.push(path.display().to_string());
+        answer.removed.bytes += bytes;
+        answer.removed.names.push(file);
     }
     Ok(answer)
 }
@@ -184,38 +185,28 @@ fn of_refs(metadata: &TableMetadata) -> Result<Vec<i64>> {
     Ok(ids)
 }
 
-/// Every file that these snapshots refer to.
+/// Every file that these snapshots refer to, canonical.
 async fn files_of(
-    catalog: &Catalog,
+    access: &FileAccess,
     metadata: &TableMetadata,
     snapshots: &[SnapshotRef],
-) -> Result<BTreeSet<PathBuf>> {
+) -> Result<BTreeSet<String>> {
     let mut files = BTreeSet::new();
-    let mut add =
-        |location: &str| -> Result<bool> { Ok(files.insert(local_path(location)?.to_owned())) };
+    let mut add = |location: &str| files.insert(canonical(location));
     for snapshot in snapshots {
         let id = snapshot.snapshot_id();
         if let Some(file) = metadata.statistics_for_snapshot(id) {
-            add(&file.statistics_path)?;
+            add(&file.statistics_path);
         }
         if let Some(file) = metadata.partition_statistics_for_snapshot(id) {
-            add(&file.statistics_path)?;
+            add(&file.statistics_path);
         }
-        add(snapshot.manifest_list())?;
-        for manifest in manifests_of(catalog, metadata, snapshot.manifest_list()).await? {
-            if !add(&manifest.manifest_path)? {
-                continue;
-            }
-            let read = manifest.load_manifest(catalog.file_io()).await;
-            let read = read.map_err(|e| {
-                Error::corrupt(format!(
-                    "cannot read a manifest: file={}",
-                    manifest.manifest_path
-                ))
-                .because(e)
-            })?;
-            for entry in read.entries() {
-                add(entry.file_path())?;
+        add(snapshot.manifest_list());
+        for manifest in manifests_of(access, metadata, snapshot.manifest_list()).await? {
+            if add(&manifest.manifest_path) {
+                for entry in entries_of(access, &manifest).await?.entries() {
+                    add(entry.file_path());
+                }
             }
         }
     }

@@ -17,10 +17,9 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{
+    access::{FileAccess, unreadable},
     bounds::Bounds,
-    catalog::local_path,
     evolve::{Evolved, with_ids},
-    publish::write_all,
     readdress::readdressed,
 };
 use crate::write::{DescribedFile, FinishedFile, KeyValue};
@@ -185,22 +184,27 @@ impl Content {
     ///
     /// # Errors
     /// `Corrupt` when a file cannot be read.
-    pub(super) async fn readdressed(&self, moved: &HashMap<i32, i32>) -> Result<Self> {
+    pub(super) async fn readdressed(
+        &self,
+        access: &FileAccess,
+        moved: &HashMap<i32, i32>,
+    ) -> Result<Self> {
         let mut content = self.clone();
         if let Some(evolved) = &mut content.evolved {
             evolved.schema = with_ids(&evolved.schema, moved)?;
         }
         for file in &mut content.files {
             let location = format!("{}/{}", self.location, file.path);
-            let path = local_path(&location)?.to_owned();
+            let unread = |e| {
+                let wrong = Error::corrupt(format!("a prepared file is unreadable: file={location}"));
+                unreadable(wrong, e)
+            };
+            let input = access.io().new_input(&location).map_err(unread)?;
+            let read = input.read().await.map_err(unread)?;
             let moved_here = moved.clone();
-            let bytes = tokio::task::spawn_blocking(move || {
-                let bytes = std::fs::read(&path)
-                    .map_err(|e| Error::io(format!("cannot read file={}", path.display()), e))?;
-                readdressed(&bytes, &moved_here)
-            })
-            .await
-            .map_err(|e| Error::internal("a task that reads has died").because(e))??;
+            let bytes = tokio::task::spawn_blocking(move || readdressed(&read, &moved_here))
+                .await
+                .map_err(|e| Error::internal("a task that rewrites has died").because(e))??;
             let stem = file.path.strip_suffix(".parquet").unwrap_or(&file.path);
             file.path = format!("{stem}-{}.parquet", Uuid::new_v4().simple());
             file.bytes = bytes.len() as u64;
@@ -209,7 +213,7 @@ impl Content {
             }
             let location = format!("{}/{}", self.location, file.path);
             let folder = location.rsplit_once('/').map_or("", |(folder, _)| folder);
-            write_all(vec![(location.clone(), bytes)], folder).await?;
+            access.write_all(vec![(location.clone(), bytes)], folder).await?;
         }
         Ok(content)
     }

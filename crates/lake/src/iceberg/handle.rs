@@ -4,7 +4,7 @@
 //! swaps the row. Nothing refers to what was written before the swap. Metadata files never change, so
 //! what was parsed is kept under its location. Protocol: design.md section 3.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::{ops::Deref, sync::Arc, time::Duration};
 
 use calve_engine::{
     clock::now_ms,
@@ -12,18 +12,19 @@ use calve_engine::{
     fault,
     seams::Outcome,
 };
-use iceberg::spec::{ManifestFile, TableMetadata};
+use iceberg::spec::ManifestFile;
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::{
-    catalog::{Catalog, local_path},
+    access::FileAccess,
+    catalog::{Catalog, Change, Loaded, Swapped, json},
     config::TableName,
     edit::Edit,
     epochs::check_identity,
     live::LiveFiles,
     manifests::{self, ManifestCache, Parsed},
-    publish::{DELETE_AFTER_COMMIT, next_metadata, write_all},
+    publish::DELETE_AFTER_COMMIT,
     snapshot::{self, Base, Built},
     tables::find,
 };
@@ -31,6 +32,7 @@ use super::{
 /// A table of a catalog, as a place for commits.
 pub(crate) struct TableHandle {
     pub(crate) catalog: Catalog,
+    pub(crate) access: FileAccess,
     pub(crate) table: TableName,
     /// The table that was opened; another one under its name is refused.
     pub(crate) uuid: Uuid,
@@ -41,16 +43,23 @@ pub(crate) struct TableHandle {
 /// What was read or written last.
 #[derive(Clone)]
 pub(crate) struct Known {
-    /// The table's newest metadata file.
-    pub(crate) location: String,
-    pub(crate) metadata: Arc<TableMetadata>,
+    loaded: Loaded,
     /// Snapshot and its manifests.
     manifests: Option<(i64, Arc<Vec<ManifestFile>>)>,
+}
+
+impl Deref for Known {
+    type Target = Loaded;
+
+    fn deref(&self) -> &Loaded {
+        &self.loaded
+    }
 }
 
 impl TableHandle {
     pub(crate) fn new(catalog: Catalog, table: TableName, uuid: Uuid) -> Self {
         Self {
+            access: catalog.access(&table),
             catalog,
             table,
             uuid,
@@ -64,8 +73,8 @@ impl TableHandle {
     /// # Errors
     /// `Config` when there is no such table.
     pub(crate) async fn open(catalog: Catalog, table: &str) -> Result<Self> {
-        let (name, _, metadata) = find(&catalog, table).await?;
-        Ok(Self::new(catalog, name, metadata.uuid()))
+        let (name, found) = find(&catalog, table).await?;
+        Ok(Self::new(catalog, name, found.metadata.uuid()))
     }
 
     /// The table as the catalog has it now; none: there is none.
@@ -73,23 +82,19 @@ impl TableHandle {
     /// # Errors
     /// `Unavailable` when the catalog does not answer, `Corrupt` when the metadata cannot be read.
     pub(crate) async fn load(&self) -> Result<Option<Known>> {
-        let Some(location) = self.catalog.locate(&self.table).await? else {
+        let mut known = self.known.lock().await;
+        let before = known.as_ref().map(|known| &known.loaded);
+        let Some(loaded) = self.catalog.load(&self.table, before).await? else {
             return Ok(None);
         };
-        let mut known = self.known.lock().await;
-        if let Some(known) = known.as_ref().filter(|known| known.location == location) {
+        if let Some(known) = known.as_ref().filter(|k| k.location == loaded.location) {
             return Ok(Some(known.clone()));
         }
-        let metadata = Arc::new(self.catalog.read(&location).await?);
-        Ok(Some(
-            known
-                .insert(Known {
-                    location,
-                    metadata,
-                    manifests: None,
-                })
-                .clone(),
-        ))
+        let now = Known {
+            loaded,
+            manifests: None,
+        };
+        Ok(Some(known.insert(now).clone()))
     }
 
     /// [`TableHandle::load`] of a table that must be there.
@@ -110,7 +115,7 @@ impl TableHandle {
         {
             return Ok(manifests.clone());
         }
-        let read = Arc::new(manifests::manifests(&self.catalog, &known.metadata).await?);
+        let read = Arc::new(manifests::manifests(&self.access, &known.metadata).await?);
         if let Some(id) = known.metadata.current_snapshot_id()
             && let Some(kept) = self.known.lock().await.as_mut()
             && kept.location == known.location
@@ -125,7 +130,7 @@ impl TableHandle {
     /// # Errors
     /// `Corrupt` when it cannot be read.
     pub(crate) async fn parsed(&self, manifest: &ManifestFile) -> Result<Arc<Parsed>> {
-        self.cache.load(self.catalog.file_io(), manifest).await
+        self.cache.load(&self.access, manifest).await
     }
 
     /// Brings `live` to the state of the table in `known`.
@@ -135,19 +140,21 @@ impl TableHandle {
     pub(crate) async fn live(&self, known: &Known, live: &mut LiveFiles) -> Result<()> {
         let manifests = self.manifests(known).await?;
         let id = known.metadata.current_snapshot_id();
-        live.update(self.catalog.file_io(), id, &manifests, &self.cache)
-            .await
+        live.update(&self.access, id, &manifests, &self.cache).await
     }
 
     /// Builds the edit against the state in `known`; nothing is written.
     ///
     /// # Errors
     /// See [`snapshot::build`].
-    pub(crate) async fn build(&self, known: &Known, edit: Edit) -> Result<Built> {
+    pub(crate) async fn build(&self, known: &Known, mut edit: Edit) -> Result<Built> {
         let manifests = self.manifests(known).await?;
-        let (folder, next) = next_metadata(&known.location, known.metadata.location());
+        let (folder, next) = self.catalog.next_place(known);
+        // Where requirements are all that a catalog checks, only a new snapshot keeps a request that
+        // comes late from setting an older epoch again.
+        edit.always_snapshot |= edit.epoch.is_some() && self.catalog.writes_metadata();
         let base = Base {
-            catalog: &self.catalog,
+            access: &self.access,
             metadata: &known.metadata,
             location: &known.location,
             manifests: &manifests,
@@ -157,39 +164,37 @@ impl TableHandle {
     }
 
     /// Writes what was built, makes it durable, and swaps the table's row if it still is what `known`
-    /// says. On a conflict nothing is left; on an unknown outcome everything is, since something may
-    /// refer to it.
+    /// says. On a conflict nothing is left where that is certain to be of no use; on an unknown outcome
+    /// everything is, since something may refer to it.
     ///
     /// # Errors
     /// When nothing can have been changed: `Unavailable` or `Full` of disk and catalog.
     pub(crate) async fn apply(&self, known: &Known, built: Built) -> Result<Outcome> {
-        let json = serde_json::to_vec(&built.metadata)
-            .map_err(|e| Error::internal("cannot write the table's metadata").because(e))?;
         let mut files = built.files;
-        files.push((built.location.clone(), json));
-        let written = write_all(files, &built.folder).await?;
+        if let Some(location) = &built.location {
+            files.push((location.clone(), json(&built.metadata)?));
+        }
+        let written = self.access.write_all(files, &built.folder).await?;
         fault::point("iceberg.commit.before_cas")?;
 
-        let swapped = self
-            .catalog
-            .swap(&self.table, &known.location, &built.location)
-            .await;
-        match swapped {
-            Ok(true) => {}
-            Ok(false) => {
-                // The row was another's, so nothing can refer to what we wrote.
-                for path in written {
-                    let _ = fs::remove_file(path);
+        let id = built.snapshot.as_ref().map(|(id, _)| *id);
+        let change = Change {
+            base: known,
+            metadata: &built.metadata,
+            location: built.location.as_deref(),
+            updates: &built.changes,
+            snapshot: id,
+        };
+        let now = match self.catalog.commit(&self.table, &change).await? {
+            Swapped::Yes(now) => now,
+            Swapped::No { certain } => {
+                if certain {
+                    self.access.discard(&written).await;
                 }
                 return Ok(Outcome::Conflict);
             }
-            // The next try looks at the table again in any case.
-            Err(error) if error.hint_text().is_some() => return Err(error),
-            Err(error) => {
-                tracing::warn!(%error, table = %self.table, "no answer to a commit; looking");
-                return Ok(Outcome::Unknown);
-            }
-        }
+            Swapped::Unknown => return Ok(Outcome::Unknown),
+        };
         fault::point("iceberg.commit.after_cas")?;
         if fault::lost("iceberg.commit.after_cas") {
             return Ok(Outcome::Unknown);
@@ -200,26 +205,18 @@ impl TableHandle {
         if let Some((_, manifests)) = &built.snapshot {
             self.cache.retain(manifests);
         }
-        let id = built.snapshot.as_ref().map(|(id, _)| *id);
         let forget = built
             .metadata
             .properties()
             .get(DELETE_AFTER_COMMIT)
             .is_some_and(|v| v == "true");
-        *self.known.lock().await = Some(Known {
-            location: built.location,
-            metadata: Arc::new(built.metadata),
+        *self.known.lock().await = now.map(|loaded| Known {
+            loaded,
             // Without a new snapshot the manifests are what they were.
             manifests: built.snapshot.or_else(|| known.manifests.clone()),
         });
-        if forget {
-            for path in built
-                .expired
-                .iter()
-                .filter_map(|location| local_path(location).ok())
-            {
-                let _ = fs::remove_file(path);
-            }
+        if forget && !self.catalog.writes_metadata() {
+            self.access.discard(&built.expired).await;
         }
         Ok(Outcome::Committed {
             snapshot: id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
@@ -227,15 +224,15 @@ impl TableHandle {
     }
 
     /// Whether a metadata file is in the table's history: how an unknown outcome is resolved.
-    async fn has_landed(&self, location: &str, snapshot: Option<i64>) -> Result<bool> {
+    async fn has_landed(&self, location: Option<&str>, snapshot: Option<i64>) -> Result<bool> {
         let known = self.load_existing().await?;
         let metadata = &known.metadata;
-        Ok(known.location == location
-            || snapshot.is_some_and(|id| metadata.snapshot_by_id(id).is_some())
-            || metadata
-                .metadata_log()
-                .iter()
-                .any(|log| log.metadata_file == location))
+        let is_logged = |location: &str| {
+            let mut log = metadata.metadata_log().iter();
+            known.location == location || log.any(|log| log.metadata_file == location)
+        };
+        Ok(location.is_some_and(is_logged)
+            || snapshot.is_some_and(|id| metadata.snapshot_by_id(id).is_some()))
     }
 }
 
@@ -296,7 +293,7 @@ impl<'a> Tries<'a> {
         let location = built.location.clone();
         match handle.apply(known, built).await? {
             Outcome::Committed { snapshot } => Ok(Some(snapshot)),
-            Outcome::Unknown if handle.has_landed(&location, id).await? => Ok(Some(
+            Outcome::Unknown if handle.has_landed(location.as_deref(), id).await? => Ok(Some(
                 id.map_or_else(|| "none".to_owned(), |id| id.to_string()),
             )),
             Outcome::Unknown | Outcome::AlreadyCommitted | Outcome::Conflict | Outcome::Fenced => {

@@ -10,7 +10,6 @@ use std::{
 
 use calve_engine::error::{Error, Result};
 use iceberg::{
-    io::FileIO,
     metadata_columns::RESERVED_FIELD_ID_DELETE_FILE_PATH,
     spec::{
         DataContentType, DataFile, DataFileFormat, Literal, ManifestContentType, ManifestEntry,
@@ -20,6 +19,7 @@ use iceberg::{
 use rustc_hash::FxHashMap;
 
 use super::{
+    access::FileAccess,
     config::TableName,
     manifests::{ManifestCache, Parsed},
 };
@@ -133,7 +133,7 @@ impl LiveFiles {
     /// `Corrupt` when a manifest cannot be read.
     pub(crate) async fn update(
         &mut self,
-        file_io: &FileIO,
+        access: &FileAccess,
         snapshot: Option<i64>,
         manifests: &[ManifestFile],
         cache: &ManifestCache,
@@ -145,7 +145,7 @@ impl LiveFiles {
         };
         for manifest in manifests {
             if !same(self, manifest) {
-                let parsed = cache.load(file_io, manifest).await?;
+                let parsed = cache.load(access, manifest).await?;
                 let contents = Contents::of(&parsed, manifest)?;
                 new.push((manifest, contents));
             }

@@ -7,6 +7,7 @@
 //! Invariant: whatever a table's row leads to is durable before the row says so, and is removed only
 //! when it is proven that nothing refers to it. Start with [`open`], then `commit.rs`.
 
+pub(crate) mod access;
 mod bounds;
 pub(crate) mod catalog;
 mod clean;
@@ -30,6 +31,7 @@ pub(crate) mod publish;
 mod readdress;
 mod schema;
 pub(crate) mod snapshot;
+mod storage;
 mod summary;
 mod tables;
 #[cfg(test)]
@@ -44,16 +46,16 @@ use calve_engine::{
     seams::{Output, TableWriter},
 };
 
-pub use catalog::Catalog;
+use catalog::Catalog;
 pub use clean::{Cleaned, clean, content_files};
 pub use commit::IcebergOutput;
 pub use compact::{CompactOptions, Compacted, compact};
-pub use config::{CatalogConfig, IcebergConfig, TableName};
+pub use config::{CatalogConfig, IcebergConfig, RestConfig, SigV4Config, TableName};
 pub use evolve::Evolution;
 pub use expire::{ExpireOptions, Expired, expire};
 pub use tables::{
     ColumnInfo, ShardInfo, SnapshotInfo, TableDetails, TableInfo, Totals, forget, load_table, ls,
-    pipelines, show,
+    pipelines, show, show_if_there,
 };
 
 pub use verify::{Finding, RecordPart, verify};
@@ -62,7 +64,7 @@ use handle::TableHandle;
 
 use crate::{
     changes,
-    write::{FanoutWriter, Placement, WriteOptions},
+    write::{Placement, WriteOptions},
 };
 
 /// Opens a table for a shard of a pipeline: creates it when missing, or checks that it fits.
@@ -92,14 +94,15 @@ pub async fn open(
         Some(evolved) => place::IcebergPlacement::evolved(&metadata, evolved, &schema)?,
         None => place::IcebergPlacement::new(&metadata, &schema)?,
     };
-    let root = placement.root()?;
+    let root = placement.root().to_owned();
     let placement: Arc<dyn Placement> = Arc::new(placement);
     let mut options = options.clone();
     options
         .bloom_filters
         .extend(bloom_filters(metadata.properties()));
     let files = placement.file_schema();
-    let writer = FanoutWriter::open(root, shard, placement, &options, pool.clone())?;
+    let access = catalog.access(&table);
+    let writer = access.writer(&root, shard, placement, &options, pool.clone())?;
     let output = IcebergOutput::new(catalog.clone(), table.clone(), metadata.uuid());
     let opened: (Box<dyn TableWriter>, Arc<dyn Output>) = (Box::new(writer), Arc::new(output));
     let Some(changes) = changes else {
@@ -107,7 +110,7 @@ pub async fn open(
     };
     let beside = || {
         catalog
-            .warehouse()
+            .local_warehouse()
             .map(|folder| folder.join(".calve-index"))
     };
     let folder = changes.config.index.path.clone().or_else(beside);
@@ -128,19 +131,20 @@ pub async fn open(
 pub async fn check(config: &IcebergConfig, schema: &SchemaRef, existing: bool) -> Result<bool> {
     let table = TableName::parse(&config.table)?;
     let planned = create::plan(config, &table, schema, "file:///".to_owned())?;
-    let missing = |path: &std::path::PathBuf| !path.exists();
     let mut found = None;
-    if existing && !config.catalog.sqlite.as_ref().is_some_and(missing) {
-        let catalog = Catalog::open(&config.catalog).await?;
-        if let Some(location) = catalog.locate(&table).await? {
-            found = Some(catalog.read(&location).await?);
+    if existing && let Some(catalog) = Catalog::find(&config.catalog).await? {
+        let access = catalog.access(&table);
+        if let Some(loaded) = catalog.load(&table, None).await? {
+            // Its store can be reached, too.
+            access.size(&loaded.location).await?;
+            found = Some(loaded.metadata);
         }
     }
     let evolved = match &found {
         Some(metadata) => create::check(metadata, config, &table, schema)?,
         None => None,
     };
-    let metadata = found.as_ref().unwrap_or(&planned);
+    let metadata = found.as_deref().unwrap_or(&planned);
     match evolved {
         Some(evolved) => place::IcebergPlacement::evolved(metadata, evolved, schema)?,
         None => place::IcebergPlacement::new(metadata, schema)?,

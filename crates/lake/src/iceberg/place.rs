@@ -2,7 +2,7 @@
 //! folder of a table partition. Paths need not be unique by partition: a file's value is in its
 //! manifest, the folder is for people.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, PrimitiveArray, RecordBatch},
@@ -23,7 +23,6 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::{
-    catalog::local_path,
     evolve::Evolved,
     files::{self, Content},
     schema::Columns,
@@ -132,9 +131,9 @@ impl IcebergPlacement {
         })
     }
 
-    /// The folder that paths are relative to.
-    pub(super) fn root(&self) -> Result<PathBuf> {
-        local_path(&self.location).map(PathBuf::from)
+    /// The place that paths are relative to.
+    pub(super) fn root(&self) -> &str {
+        &self.location
     }
 }
 

@@ -1,4 +1,4 @@
-//! Writes the files of a commit, and names them. What is written here is referred to by nothing until
+//! Writes the files of a commit on a local disk, and names them. What is written here is referred to by nothing until
 //! the catalog's row is swapped (see `handle.rs`).
 
 use std::{
@@ -13,7 +13,7 @@ use calve_engine::{
 };
 use uuid::Uuid;
 
-use super::catalog::local_path;
+use super::access::local;
 
 /// Asks writers to remove the metadata files that the log no longer lists.
 pub(super) const DELETE_AFTER_COMMIT: &str = "write.metadata.delete-after-commit.enabled";
@@ -35,13 +35,17 @@ pub(super) fn next_metadata(current: &str, table: &str) -> (String, String) {
     (folder, next)
 }
 
-/// Writes new files of one folder side by side; when it returns, they and their names are durable.
-/// When it fails, none of them is left.
+/// Writes new files of one local folder side by side; when it returns, they and their names are
+/// durable. When it fails, none of them is left. Answers their locations.
 ///
 /// # Errors
 /// `Unavailable` or `Full`; `Config` when the folder is missing or forbidden.
-pub(crate) async fn write_all(files: Vec<(String, Vec<u8>)>, folder: &str) -> Result<Vec<PathBuf>> {
-    let folder = local_path(folder)?.to_owned();
+pub(super) async fn write_all(files: Vec<(String, Vec<u8>)>, folder: &str) -> Result<Vec<String>> {
+    let path_of = |location: &str| {
+        let path = local(location).map(PathBuf::from);
+        path.ok_or_else(|| Error::internal(format!("not a local location: location={location}")))
+    };
+    let folder = path_of(folder)?;
     let failed = |path: &Path, e: io::Error| {
         Error::io(
             format!("cannot write the table's metadata: file={}", path.display()),
@@ -50,25 +54,29 @@ pub(crate) async fn write_all(files: Vec<(String, Vec<u8>)>, folder: &str) -> Re
     };
     let mut tasks = Vec::new();
     for (location, bytes) in files {
-        let path = local_path(&location)?.to_owned();
+        let path = path_of(&location)?;
         tasks.push(tokio::task::spawn_blocking(move || {
             let written = write_new(&path, &bytes);
-            (path, written)
+            (location, path, written)
         }));
     }
     let mut written = Vec::new();
+    let mut paths = Vec::new();
     let mut error = None;
     for task in tasks {
-        let (path, result) = task
+        let (location, path, result) = task
             .await
             .map_err(|e| Error::internal("a task that writes has died").because(e))?;
         match result {
-            Ok(()) => written.push(path),
+            Ok(()) => {
+                written.push(location);
+                paths.push(path);
+            }
             Err(e) => error = Some(failed(&path, e)),
         }
     }
     if let Some(error) = error {
-        for path in written {
+        for path in paths {
             let _ = fs::remove_file(path);
         }
         return Err(error);

@@ -21,7 +21,7 @@ use iceberg::{
 use uuid::Uuid;
 
 use super::{
-    catalog::Catalog,
+    access::FileAccess,
     drafts::Drafts,
     edit::{AddedFile, Edit, RemovedFile},
     manifests::{self, Draft, Limits, ManifestCache, Parsed},
@@ -33,7 +33,6 @@ pub(crate) struct Built {
     /// The table's next state, not yet written.
     pub(crate) metadata: TableMetadata,
     /// The same as changes, for a catalog that wants those.
-    #[allow(dead_code, reason = "for catalogs that write the metadata themselves")]
     pub(crate) changes: Vec<TableUpdate>,
     /// Location and bytes of each file to be written: manifests, list.
     pub(crate) files: Vec<(String, Vec<u8>)>,
@@ -43,14 +42,14 @@ pub(crate) struct Built {
     pub(super) parsed: Vec<(ManifestFile, Arc<Parsed>)>,
     /// Metadata files that the log has dropped.
     pub(crate) expired: Vec<String>,
-    /// Folder of the metadata, and the new metadata file in it.
+    /// Folder of the metadata, and the new metadata file in it; none: the catalog writes one.
     pub(crate) folder: String,
-    pub(crate) location: String,
+    pub(crate) location: Option<String>,
 }
 
 /// The state in which a commit finds the table.
 pub(crate) struct Base<'a> {
-    pub(crate) catalog: &'a Catalog,
+    pub(crate) access: &'a FileAccess,
     pub(crate) metadata: &'a TableMetadata,
     pub(crate) location: &'a str,
     /// Manifests of the current snapshot.
@@ -67,7 +66,7 @@ pub(crate) struct Base<'a> {
 pub(crate) async fn build(
     base: &Base<'_>,
     edit: Edit,
-    place: (String, String),
+    place: (String, Option<String>),
     now_ms: i64,
 ) -> Result<Built> {
     let (folder, location) = place;
@@ -86,6 +85,7 @@ pub(crate) async fn build(
         summary,
         epoch,
         remove_snapshots,
+        always_snapshot,
     } = edit;
     // Files are described by the schema that comes with them.
     let evolved;
@@ -127,7 +127,7 @@ pub(crate) async fn build(
     };
     let mut snapshot = None;
     let mut parsed = Vec::new();
-    if !added.is_empty() || !removed.is_empty() {
+    if always_snapshot || !added.is_empty() || !removed.is_empty() {
         work.manifests(&added, &removed).await?;
         let next_row_id = match metadata.format_version() {
             FormatVersion::V3 => Some(assign_row_ids(&mut work.manifests, metadata.next_row_id())?),
@@ -278,8 +278,7 @@ impl Work<'_> {
     }
 
     async fn load(&self, manifest: &ManifestFile) -> Result<Arc<Parsed>> {
-        let file_io = self.base.catalog.file_io();
-        self.base.cache.load(file_io, manifest).await
+        self.base.cache.load(self.base.access, manifest).await
     }
 
     /// Which manifests hold the files that are to go, and where in them.

@@ -5,21 +5,21 @@ use calve_engine::error::{Error, Result};
 use calve_model::Offsets;
 use iceberg::{
     Runtime, TableIdent,
-    spec::{FormatVersion, ManifestContentType, SnapshotRef, TableMetadata},
+    spec::{FormatVersion, ManifestContentType, Operation, SnapshotRef, TableMetadata},
     table::Table,
 };
 use serde::Serialize;
 
 use super::{
-    catalog::Catalog,
+    access::FileAccess,
+    catalog::{Catalog, Loaded},
     config::{CatalogConfig, TableName},
     create::partition_terms,
-    handle::TableHandle,
+    edit::Edit,
+    handle::{TableHandle, Tries},
     held::{self, Held, ancestors, of_shard, parse_property, summary},
     live::LiveFiles,
-    manifests,
-    publish::{next_metadata, write_all},
-    schema,
+    manifests, schema,
 };
 
 /// A table in a list.
@@ -138,9 +138,11 @@ pub struct SnapshotInfo {
 pub async fn ls(config: &CatalogConfig) -> Result<Vec<TableInfo>> {
     let catalog = Catalog::open(config).await?;
     let mut tables = Vec::new();
-    for (name, location) in catalog.tables().await? {
-        let metadata = catalog.read(&location).await?;
-        tables.push(info(&catalog, &name, &metadata).await?);
+    for name in catalog.tables().await? {
+        // One that was dropped meanwhile is none any more.
+        if let Some(loaded) = catalog.load(&name, None).await? {
+            tables.push(info(&catalog, &name, &loaded.metadata).await?);
+        }
     }
     Ok(tables)
 }
@@ -151,7 +153,27 @@ pub async fn ls(config: &CatalogConfig) -> Result<Vec<TableInfo>> {
 /// `Config` when there is no such table.
 pub async fn show(config: &CatalogConfig, table: &str) -> Result<TableDetails> {
     let catalog = Catalog::open(config).await?;
-    let (name, metadata_location, metadata) = find(&catalog, table).await?;
+    let (name, loaded) = find(&catalog, table).await?;
+    details(&catalog, &name, loaded).await
+}
+
+/// The same; none where there is no such table, or no catalog yet.
+///
+/// # Errors
+/// `Unavailable` when the catalog does not answer; `Corrupt` when the table cannot be read.
+pub async fn show_if_there(config: &CatalogConfig, table: &str) -> Result<Option<TableDetails>> {
+    let name = TableName::parse(table)?;
+    let Some(catalog) = Catalog::find(config).await? else {
+        return Ok(None);
+    };
+    match catalog.load(&name, None).await? {
+        Some(loaded) => details(&catalog, &name, loaded).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn details(catalog: &Catalog, name: &TableName, loaded: Loaded) -> Result<TableDetails> {
+    let Loaded { location, metadata } = loaded;
     let schema = metadata.current_schema();
     let columns = schema
         .as_struct()
@@ -188,14 +210,14 @@ pub async fn show(config: &CatalogConfig, table: &str) -> Result<TableDetails> {
         .collect();
     properties.sort();
     Ok(TableDetails {
-        info: info(&catalog, &name, &metadata).await?,
+        info: info(catalog, name, &metadata).await?,
         uuid: metadata.uuid().to_string(),
         columns,
         sort_by,
         properties,
         shards: shards(&metadata),
         snapshots: ancestors(&metadata).map(snapshot_info).collect(),
-        metadata_location,
+        metadata_location: location,
     })
 }
 
@@ -205,7 +227,7 @@ pub async fn show(config: &CatalogConfig, table: &str) -> Result<TableDetails> {
 /// `Config` when there is no such table.
 pub async fn load_table(config: &CatalogConfig, table: &str) -> Result<Table> {
     let catalog = Catalog::open(config).await?;
-    let (name, location, metadata) = find(&catalog, table).await?;
+    let (name, Loaded { location, metadata }) = find(&catalog, table).await?;
     if metadata.format_version() == FormatVersion::V3 {
         refuse_vectors(&catalog, table).await?;
     }
@@ -213,7 +235,7 @@ pub async fn load_table(config: &CatalogConfig, table: &str) -> Result<Table> {
         |e: iceberg::Error| Error::internal(format!("cannot open table={table}")).because(e);
     let levels = name.namespace.split('.').chain([name.name.as_str()]);
     Table::builder()
-        .file_io(catalog.file_io().clone())
+        .file_io(catalog.access(&name).io().clone())
         .identifier(TableIdent::from_strs(levels).map_err(failed)?)
         .metadata_location(location)
         .metadata(metadata)
@@ -247,8 +269,8 @@ async fn refuse_vectors(catalog: &Catalog, table: &str) -> Result<()> {
 /// `Config` when there is no such table.
 pub async fn pipelines(config: &CatalogConfig, table: &str) -> Result<Vec<String>> {
     let catalog = Catalog::open(config).await?;
-    let (_, _, metadata) = find(&catalog, table).await?;
-    let mut names: Vec<String> = shards(&metadata)
+    let (_, found) = find(&catalog, table).await?;
+    let mut names: Vec<String> = shards(&found.metadata)
         .into_iter()
         .map(|shard| shard.pipeline)
         .collect();
@@ -260,65 +282,40 @@ pub async fn pipelines(config: &CatalogConfig, table: &str) -> Result<Vec<String
 /// how far the pipeline was, and keeps its rows. Answers how many shards were forgotten.
 ///
 /// # Errors
-/// `Conflict` when somebody else committed meanwhile: call again.
+/// `Conflict` when others commit all the time.
 pub async fn forget(config: &CatalogConfig, table: &str, pipeline: &str) -> Result<usize> {
-    let catalog = Catalog::open(config).await?;
-    let (name, location, metadata) = find(&catalog, table).await?;
-    let gone: Vec<String> = metadata
-        .properties()
-        .keys()
-        .filter(|key| parse_property(key).is_some_and(|(p, _)| p == pipeline))
-        .cloned()
-        .collect();
-    if gone.is_empty() {
-        return Ok(0);
+    let handle = TableHandle::open(Catalog::open(config).await?, table).await?;
+    let mut tries = Tries::new(&handle);
+    loop {
+        let known = tries.load().await?;
+        let mut edit = Edit::new(Operation::Append);
+        let names = known.metadata.properties().keys();
+        edit.remove_properties = names
+            .filter(|key| parse_property(key).is_some_and(|(p, _)| p == pipeline))
+            .cloned()
+            .collect();
+        let gone = edit.remove_properties.len();
+        if gone == 0 || tries.commit(&known, edit).await?.is_some() {
+            return Ok(gone);
+        }
     }
-    let internal = |e: iceberg::Error| Error::internal("cannot remove properties").because(e);
-    let (folder, next) = next_metadata(&location, metadata.location());
-    let builder = metadata.into_builder(Some(location.clone()));
-    let built = builder
-        .remove_properties(&gone)
-        .map_err(internal)?
-        .build()
-        .map_err(internal)?
-        .metadata;
-    let json = serde_json::to_vec(&built)
-        .map_err(|e| Error::internal("cannot write the table's metadata").because(e))?;
-    let written = write_all(vec![(next.clone(), json)], &folder).await?;
-    if catalog.swap(&name, &location, &next).await? {
-        return Ok(gone.len());
-    }
-    for path in written {
-        let _ = std::fs::remove_file(path);
-    }
-    Err(Error::conflict(format!(
-        "somebody else committed meanwhile: table={name}"
-    )))
 }
 
-/// Name, newest metadata file and metadata of a table.
-pub(super) async fn find(
-    catalog: &Catalog,
-    table: &str,
-) -> Result<(TableName, String, TableMetadata)> {
+/// A table by its name.
+pub(super) async fn find(catalog: &Catalog, table: &str) -> Result<(TableName, Loaded)> {
     let name = TableName::parse(table)?;
-    let Some(location) = catalog.locate(&name).await? else {
-        let names: Vec<String> = catalog
-            .tables()
-            .await?
-            .iter()
-            .map(|(name, _)| name.to_string())
-            .collect();
-        return Err(Error::config(format!("no such table: table={table}")).hint(
-            if names.is_empty() {
-                "the catalog has no tables".to_owned()
-            } else {
-                format!("the catalog has: {}", names.join(", "))
-            },
-        ));
-    };
-    let metadata = catalog.read(&location).await?;
-    Ok((name, location, metadata))
+    if let Some(loaded) = catalog.load(&name, None).await? {
+        return Ok((name, loaded));
+    }
+    let tables = catalog.tables().await?;
+    let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+    Err(
+        Error::config(format!("no such table: table={table}")).hint(if names.is_empty() {
+            "the catalog has no tables".to_owned()
+        } else {
+            format!("the catalog has: {}", names.join(", "))
+        }),
+    )
 }
 
 async fn info(catalog: &Catalog, name: &TableName, metadata: &TableMetadata) -> Result<TableInfo> {
@@ -329,11 +326,11 @@ async fn info(catalog: &Catalog, name: &TableName, metadata: &TableMetadata) -> 
         partition_by: partition_terms(metadata),
         snapshots: metadata.snapshots().len(),
         updated_ms: metadata.current_snapshot().map(|s| s.timestamp_ms()),
-        totals: totals(catalog, metadata).await?,
+        totals: totals(&catalog.access(name), metadata).await?,
     })
 }
 
-async fn totals(catalog: &Catalog, metadata: &TableMetadata) -> Result<Totals> {
+async fn totals(access: &FileAccess, metadata: &TableMetadata) -> Result<Totals> {
     let Some(current) = metadata.current_snapshot() else {
         return Ok(Totals {
             rows: Some(0),
@@ -348,7 +345,7 @@ async fn totals(catalog: &Catalog, metadata: &TableMetadata) -> Result<Totals> {
         bytes: told("total-files-size"),
     };
     if totals.rows.is_none() || totals.files.is_none() {
-        let list = manifests::manifests(catalog, metadata).await?;
+        let list = manifests::manifests(access, metadata).await?;
         let data = || {
             list.iter()
                 .filter(|m| m.content == ManifestContentType::Data)

@@ -79,7 +79,7 @@ impl Sealed for FanoutSealed {
         for partition in &self.partitions {
             for (sequence, done) in (0..).zip(partition.take_done()) {
                 let upload = if let Some(pending) = done.upload {
-                    Some(pending.finish().await?)
+                    pending.finish().await?
                 } else {
                     unsynced.push(Unsynced {
                         path: shared.root.join(&done.path),

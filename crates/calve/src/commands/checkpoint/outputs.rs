@@ -25,9 +25,6 @@ use crate::{
     windows,
 };
 
-/// How often a table is asked to forget while others commit.
-const TRIES: usize = 5;
-
 /// What the outputs hold.
 #[derive(Clone, Debug, Default)]
 pub(in crate::commands) struct Now {
@@ -155,19 +152,7 @@ impl TableNow {
 }
 
 async fn details(sink: &IcebergConfig) -> Result<Option<TableDetails>> {
-    let there = sink
-        .catalog
-        .sqlite
-        .as_ref()
-        .is_none_or(|path| path.exists());
-    if !there {
-        return Ok(None);
-    }
-    let tables = iceberg::ls(&sink.catalog).await?;
-    if !tables.iter().any(|table| table.name == sink.table) {
-        return Ok(None);
-    }
-    iceberg::show(&sink.catalog, &sink.table).await.map(Some)
+    iceberg::show_if_there(&sink.catalog, &sink.table).await
 }
 
 /// Makes the table of late rows, where there is one, and the table forget the pipeline; their rows
@@ -188,22 +173,15 @@ pub(super) async fn forget(file: &PipelineFile, sink: &SinkConfig) -> Result<Opt
             if details(sink).await?.is_none() {
                 return Ok(None);
             }
-            let mut tries = 1;
-            loop {
-                match iceberg::forget(&sink.catalog, &sink.table, &file.name).await {
-                    Ok(0) => return Ok(None),
-                    Ok(_) => {
-                        return Ok(Some(format!(
-                            "the table forgot the pipeline: table={}",
-                            sink.table
-                        )));
-                    }
-                    Err(e) if e.kind() == calve_engine::ErrorKind::Conflict && tries < TRIES => {
-                        tries += 1;
-                    }
-                    Err(e) => return Err(e),
-                }
-            }
+            Ok(
+                match iceberg::forget(&sink.catalog, &sink.table, &file.name).await? {
+                    0 => None,
+                    _ => Some(format!(
+                        "the table forgot the pipeline: table={}",
+                        sink.table
+                    )),
+                },
+            )
         }
         SinkConfig::Parquet(sink) => {
             let commits = format!("_calve/commits/{}/{SHARD}", file.name);

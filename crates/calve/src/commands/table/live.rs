@@ -13,7 +13,7 @@ use calve_engine::{
     checkpoint::{Checkpoints, Record},
     rejects,
     shard::{LATE, TABLE},
-    stores::Stores,
+    stores::{Stores, is_remote},
 };
 use calve_lake::{
     checkpoints::{open_store, shown},
@@ -156,8 +156,21 @@ impl Given {
     }
 }
 
-/// Default places for an Iceberg table: its warehouse, and the folder of the catalog.
+/// Default places for an Iceberg table: its warehouse, and the folder of the catalog; none in a REST
+/// catalog.
 pub(super) fn in_warehouse(location: &str, catalog: &CatalogConfig) -> Vec<String> {
+    if catalog.rest.is_some() {
+        // Its tables' places say nothing of those of checkpoints.
+        return Vec::new();
+    }
+    if is_remote(location) {
+        let warehouse = location.trim_end_matches('/').rsplitn(3, '/').nth(2);
+        let warehouse = warehouse.filter(|url| !url.ends_with('/'));
+        return warehouse
+            .map(|url| format!("{url}/{FOLDER}"))
+            .into_iter()
+            .collect();
+    }
     let path = location
         .strip_prefix("file://")
         .or_else(|| location.strip_prefix("file:"))

@@ -33,7 +33,8 @@ use self::{
     read::{Reader, target_schema},
 };
 use super::{
-    catalog::{Catalog, local_path},
+    access::FileAccess,
+    catalog::Catalog,
     config::CatalogConfig,
     edit::{AddedFile, Edit, RemovedFile},
     files::Content,
@@ -193,6 +194,7 @@ async fn commit(
         handle.live(&known, live).await?;
         let fits: Vec<bool> = batch.iter().map(|one| one.holds(live)).collect();
         let (edit, deletes) = plan_edit(live, &batch, &fits, &known.metadata)?;
+        check_written(&handle.access, &batch, &fits).await?;
         if edit.removed.is_empty() {
             break (fits, 0, None);
         }
@@ -209,9 +211,11 @@ async fn commit(
             done.bytes_after += content.map_or(0, Content::bytes);
             done.rows_deleted += rows.saturating_sub(one.rows);
         } else {
-            // No commit refers to them: they were left out of it.
-            for location in one.locations() {
-                let _ = std::fs::remove_file(local_path(&location)?);
+            // They were left out of the commit; but one whose answer was lost may have had them, and
+            // have come late.
+            let files: Vec<String> = one.locations().collect();
+            if files.iter().all(|file| live.get(file).is_none()) {
+                handle.access.discard(&files).await;
             }
         }
     }
@@ -252,14 +256,6 @@ fn add(edit: &mut Edit, one: &Rewritten, metadata: &TableMetadata) -> Result<()>
     let Some(content) = &one.content else {
         return Ok(());
     };
-    for location in one.locations() {
-        if !local_path(&location)?.exists() {
-            return Err(Error::corrupt(format!(
-                "a file that was just written is gone: file={location}"
-            ))
-            .hint("something removes files that nothing refers to yet: let it spare young ones"));
-        }
-    }
     for file in content.data_files(metadata)? {
         edit.added.push(AddedFile {
             file,
@@ -269,6 +265,19 @@ fn add(edit: &mut Edit, one: &Rewritten, metadata: &TableMetadata) -> Result<()>
         });
     }
     Ok(())
+}
+
+/// That what is about to be committed is there.
+async fn check_written(access: &FileAccess, batch: &[Rewritten], fits: &[bool]) -> Result<()> {
+    let both = batch.iter().zip(fits).filter(|(_, fits)| **fits);
+    let locations = both.flat_map(|(one, _)| one.locations()).collect();
+    match access.missing(locations).await? {
+        None => Ok(()),
+        Some(location) => Err(Error::corrupt(format!(
+            "a file that was just written is gone: file={location}"
+        ))
+        .hint("something removes files that nothing refers to yet: let it spare young ones")),
+    }
 }
 
 /// Deletes that are about nothing once these files are gone.
@@ -353,10 +362,10 @@ impl Rewriter {
         pool: Arc<rayon::ThreadPool>,
     ) -> Result<Self> {
         let schema = target_schema(metadata, lineage)?;
-        let reader = Reader::new(handle.catalog.file_io().clone(), &schema, lineage)?;
+        let reader = Reader::new(handle.access.clone(), &schema, lineage)?;
         let placement =
             IcebergPlacement::with_schema(metadata, schema.clone(), &reader.arrow_schema())?;
-        let root = placement.root()?;
+        let root = placement.root().to_owned();
         let placement: Arc<dyn Placement> = Arc::new(placement);
         let properties = metadata.properties();
         let codec = properties.get("write.parquet.compression-codec");
@@ -372,7 +381,9 @@ impl Rewriter {
         Ok(Self {
             reader,
             splitter: FanoutSplitter::new(placement.clone()),
-            writer: FanoutWriter::open(root, "compact", placement, &write, pool)?,
+            writer: handle
+                .access
+                .writer(&root, "compact", placement, &write, pool)?,
             sort: options
                 .sort
                 .then(|| sort::Sort::new(metadata, &handle.table))

@@ -11,8 +11,7 @@ use arrow::{
 use calve_engine::error::{Error, Result};
 use futures::{Stream, StreamExt, stream::BoxStream};
 use iceberg::{
-    arrow::{ArrowFileReader, schema_to_arrow_schema},
-    io::{FileIO, FileMetadata},
+    arrow::schema_to_arrow_schema,
     metadata_columns::{
         RESERVED_COL_NAME_LAST_UPDATED_SEQUENCE_NUMBER, RESERVED_COL_NAME_ROW_ID,
         RESERVED_FIELD_ID_LAST_UPDATED_SEQUENCE_NUMBER, RESERVED_FIELD_ID_ROW_ID,
@@ -27,6 +26,7 @@ use roaring::RoaringTreemap;
 
 use super::{
     super::{
+        access::{self, FileAccess},
         deletes::deleted_rows,
         live::{DeleteFile, LiveFile},
     },
@@ -79,17 +79,17 @@ pub(super) fn target_schema(metadata: &TableMetadata, lineage: bool) -> Result<A
 
 /// Reads data files into one schema.
 pub(super) struct Reader {
-    file_io: FileIO,
+    access: FileAccess,
     schema: SchemaRef,
     lineage: bool,
 }
 
 impl Reader {
-    pub(super) fn new(file_io: FileIO, schema: &Schema, lineage: bool) -> Result<Self> {
+    pub(super) fn new(access: FileAccess, schema: &Schema, lineage: bool) -> Result<Self> {
         let schema = schema_to_arrow_schema(schema)
             .map_err(|e| Error::schema("the table has a type that cannot be written").because(e))?;
         Ok(Self {
-            file_io,
+            access,
             schema: Arc::new(schema),
             lineage,
         })
@@ -110,7 +110,7 @@ impl Reader {
         file: &Arc<LiveFile>,
         deletes: &[Arc<DeleteFile>],
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let deleted = deleted_rows(&self.file_io, file, deletes).await?;
+        let deleted = deleted_rows(self.access.io(), file, deletes).await?;
         self.rows_without(file, deleted).await
     }
 
@@ -153,14 +153,13 @@ impl Reader {
         &self,
         file: &LiveFile,
     ) -> Result<impl Stream<Item = parquet::errors::Result<RecordBatch>> + Send + 'static> {
-        let failed = |e: iceberg::Error| unreadable(&file.path).because(e);
-        let input = self.file_io.new_input(&file.path).map_err(failed)?;
-        let size = FileMetadata { size: file.bytes };
-        let mut reader = ArrowFileReader::new(size, input.reader().await.map_err(failed)?);
+        let failed = |e: iceberg::Error| access::unreadable(unreadable(&file.path), e);
+        let reader = self.access.parquet(&file.path, file.bytes).await;
+        let mut reader = reader.map_err(failed)?;
         let options = ArrowReaderOptions::new().with_skip_arrow_metadata(true);
         let metadata = ArrowReaderMetadata::load_async(&mut reader, options)
             .await
-            .map_err(|e| unreadable(&file.path).because(e))?;
+            .map_err(|e| access::unreadable(unreadable(&file.path), e))?;
         ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)
             .with_batch_size(BATCH_ROWS)
             .build()

@@ -13,7 +13,10 @@ use calve_engine::error::{Error, Result};
 use iceberg::io::FileIO;
 use roaring::RoaringTreemap;
 
-use super::live::{DeleteFile, DeleteKind, LiveFile};
+use super::{
+    access,
+    live::{DeleteFile, DeleteKind, LiveFile},
+};
 
 /// The rows of a data file that are deleted, by deletes that apply to it (see
 /// [`super::live::LiveFiles::deletes_of`]).
@@ -48,8 +51,8 @@ pub(crate) async fn deleted_rows(
 fn unreadable(path: &str) -> impl FnOnce(iceberg::Error) -> Error {
     let path = path.to_owned();
     move |e| {
-        Error::corrupt(format!("cannot read a delete file: file={path}"))
-            .because(e)
-            .hint("the table refers to this file; restore it, or roll the table back")
+        let wrong = Error::corrupt(format!("cannot read a delete file: file={path}"))
+            .hint("the table refers to this file; restore it, or roll the table back");
+        access::unreadable(wrong, e)
     }
 }

@@ -13,19 +13,16 @@ use std::{
 };
 
 use calve_engine::error::{Error, Result};
-use iceberg::{
-    io::FileIO,
-    spec::{
-        DataFile, DataFileBuilder, ManifestContentType, ManifestEntry, ManifestFile, ManifestList,
-        ManifestMetadata, TableMetadata,
-    },
+use iceberg::spec::{
+    DataFile, DataFileBuilder, ManifestContentType, ManifestEntry, ManifestFile, ManifestList,
+    ManifestMetadata, TableMetadata,
 };
 use parking_lot::Mutex;
 
 pub(super) use merge::{Limits, group_to_merge};
 pub(super) use write::{Draft, list};
 
-use super::catalog::Catalog;
+use super::access::{FileAccess, unreadable};
 
 /// What the parsed manifests that are kept may weigh, in bytes (estimated).
 const CACHE_BYTES: usize = 32 << 20;
@@ -114,19 +111,19 @@ impl ManifestCache {
     /// `Corrupt` when it cannot be read: a snapshot refers to it.
     pub(crate) async fn load(
         &self,
-        file_io: &FileIO,
+        access: &FileAccess,
         manifest: &ManifestFile,
     ) -> Result<Arc<Parsed>> {
         if let Some(parsed) = self.get(manifest) {
             return Ok(parsed);
         }
-        let read = manifest.load_manifest(file_io).await.map_err(|e| {
-            Error::corrupt(format!(
+        let read = manifest.load_manifest(access.io()).await.map_err(|e| {
+            let wrong = Error::corrupt(format!(
                 "cannot read a manifest: file={}",
                 manifest.manifest_path
             ))
-            .because(e)
-            .hint("a snapshot refers to this file; restore it, or roll the table back")
+            .hint("a snapshot refers to this file; restore it, or roll the table back");
+            unreadable(wrong, e)
         })?;
         let (entries, metadata) = read.into_parts();
         let parsed = Arc::new(Parsed { metadata, entries }.with_row_ids(manifest)?);
@@ -224,13 +221,13 @@ fn with_first_row_id(file: &DataFile, spec: i32, first: i64) -> Result<DataFile>
 
 /// The manifests of the current snapshot.
 pub(super) async fn manifests(
-    catalog: &Catalog,
+    access: &FileAccess,
     metadata: &TableMetadata,
 ) -> Result<Vec<ManifestFile>> {
     let Some(snapshot) = metadata.current_snapshot() else {
         return Ok(Vec::new());
     };
-    manifests_of(catalog, metadata, snapshot.manifest_list()).await
+    manifests_of(access, metadata, snapshot.manifest_list()).await
 }
 
 /// The manifests in a list.
@@ -238,19 +235,19 @@ pub(super) async fn manifests(
 /// # Errors
 /// `Corrupt` when it cannot be read.
 pub(super) async fn manifests_of(
-    catalog: &Catalog,
+    access: &FileAccess,
     metadata: &TableMetadata,
     list: &str,
 ) -> Result<Vec<ManifestFile>> {
-    let failed = |e| {
-        Error::corrupt(format!(
+    let failed = |e: iceberg::Error| {
+        let wrong = Error::corrupt(format!(
             "cannot read the table's list of manifests: file={list}"
         ))
-        .because(e)
-        .hint("a snapshot refers to this file; restore it, or roll the table back")
+        .hint("a snapshot refers to this file; restore it, or roll the table back");
+        unreadable(wrong, e)
     };
-    let bytes = catalog
-        .file_io()
+    let bytes = access
+        .io()
         .new_input(list)
         .map_err(failed)?
         .read()

@@ -216,6 +216,7 @@ async fn change(
     change: impl FnOnce(iceberg::spec::TableMetadataBuilder) -> iceberg::spec::TableMetadataBuilder,
 ) {
     let catalog = lake.catalog().await;
+    let catalog = catalog.sql();
     let location = catalog
         .locate(&lake.table())
         .await
@@ -299,6 +300,7 @@ async fn a_rolled_back_table_is_refused_until_it_is_reset() {
     // The later snapshots expire: still refused, the history shows epoch 1.
     let later: Vec<i64> = {
         let catalog = lake.catalog().await;
+        let catalog = catalog.sql();
         let location = catalog
             .locate(&lake.table())
             .await

@@ -74,7 +74,7 @@ pub(in crate::iceberg) async fn delete_positions(
 ) -> Edit {
     let folder = format!("{}/data", known.metadata.location());
     let location = format!("{folder}/{}-deletes.parquet", Uuid::new_v4());
-    let file_io = handle.catalog.file_io();
+    let file_io = handle.access.io();
     let before = live.deletes_of(file);
     let mut all = deletes::deleted_rows(file_io, file, &before)
         .await
@@ -101,7 +101,7 @@ pub(in crate::iceberg) async fn delete_by_vector(
     let folder = format!("{}/data", known.metadata.location());
     let location = format!("{folder}/{}-deletes.puffin", Uuid::new_v4());
     let before = live.deletes_of(file);
-    let mut all = deletes::deleted_rows(handle.catalog.file_io(), file, &before)
+    let mut all = deletes::deleted_rows(handle.access.io(), file, &before)
         .await
         .expect("rows");
     all |= treemap(rows);
@@ -219,7 +219,7 @@ async fn position_deletes_are_merged_and_read_by_all() {
     let manifests = handle.manifests(&known).await.expect("manifests");
     for manifest in manifests.iter() {
         let read = manifest
-            .load_manifest(handle.catalog.file_io())
+            .load_manifest(handle.access.io())
             .await
             .expect("a manifest");
         let gone = |e: &&Arc<iceberg::spec::ManifestEntry>| e.status() == ManifestStatus::Deleted;
@@ -228,7 +228,7 @@ async fn position_deletes_are_merged_and_read_by_all() {
             assert!(marked <= 1, "only where the commit itself removed it");
         }
     }
-    let deleted = deletes::deleted_rows(handle.catalog.file_io(), &file, &after.deletes_of(&file))
+    let deleted = deletes::deleted_rows(handle.access.io(), &file, &after.deletes_of(&file))
         .await
         .expect("positions");
     assert_eq!(deleted, treemap(&[0, 3, 9]));
@@ -291,7 +291,7 @@ async fn deletion_vectors_share_a_file_and_are_read_by_others() {
     for (file, expected) in files.iter().zip([vec![1, 2], vec![0, 4, 9], vec![5]]) {
         let deletes = after.deletes_of(file);
         assert_eq!(deletes.len(), 1);
-        let read = deletes::deleted_rows(handle.catalog.file_io(), file, &deletes)
+        let read = deletes::deleted_rows(handle.access.io(), file, &deletes)
             .await
             .expect("rows");
         assert_eq!(read, treemap(&expected));
@@ -435,7 +435,7 @@ async fn a_rewritten_file_may_keep_its_sequence_number() {
     let lowest = manifests.iter().map(|m| m.min_sequence_number).min();
     assert_eq!(lowest, Some(1));
     for manifest in manifests.iter() {
-        let read = manifest.load_manifest(handle.catalog.file_io()).await;
+        let read = manifest.load_manifest(handle.access.io()).await;
         let data =
             |e: &Arc<iceberg::spec::ManifestEntry>| e.content_type() == DataContentType::Data;
         assert!(read.expect("a manifest").entries().iter().all(data));

@@ -6,6 +6,7 @@ pub(in crate::iceberg) mod edits;
 mod older;
 mod others;
 mod placing;
+mod postgres;
 mod upkeep;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -23,8 +24,8 @@ use futures::TryStreamExt;
 use parquet::arrow::ArrowWriter;
 
 use super::{
-    CatalogConfig, IcebergConfig, IcebergOutput, TableName, catalog::Catalog, create, load_table,
-    place::IcebergPlacement,
+    CatalogConfig, IcebergConfig, IcebergOutput, TableName, access::local, catalog::Catalog,
+    create, load_table, place::IcebergPlacement,
 };
 use crate::write::{DescribedFile, FinishedFile, Placement, TablePartition};
 
@@ -137,7 +138,7 @@ pub(in crate::iceberg) fn prepare(placement: &IcebergPlacement, rows: RecordBatc
         let partition = TablePartition::of(&placed.keys, row).expect("a key");
         groups.entry(partition).or_default().push(row as u32);
     }
-    let root = placement.root().expect("a local table");
+    let root = std::path::Path::new(local(placement.root()).expect("a local table"));
     let mut files = Vec::new();
     let mut prepared = Prepared {
         rows: placed.rows.num_rows() as u64,

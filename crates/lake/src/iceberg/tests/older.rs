@@ -116,7 +116,7 @@ async fn deletes_about_several_files_apply_by_table_partition_and_age() {
     assert_eq!(now.deletes().count(), 1);
     for file in in_order(&now) {
         let deletes = now.deletes_of(&file);
-        let rows = deleted_rows(handle.catalog.file_io(), &file, &deletes)
+        let rows = deleted_rows(handle.access.io(), &file, &deletes)
             .await
             .expect("rows");
         let expected: Vec<u64> = match &file.path {
@@ -170,7 +170,10 @@ async fn a_table_that_becomes_version_three_gives_row_ids_once() {
     let json = serde_json::to_vec(&upgraded.metadata).expect("JSON");
     std::fs::write(next.trim_start_matches("file://"), json).expect("written");
     let catalog = lake.catalog().await;
-    let swapped = catalog.swap(&lake.table(), &known.location, &next).await;
+    let swapped = catalog
+        .sql()
+        .swap(&lake.table(), &known.location, &next)
+        .await;
     assert!(swapped.expect("swapped"));
 
     add(3).await;

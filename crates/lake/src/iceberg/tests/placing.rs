@@ -54,7 +54,7 @@ fn placement(term: &str, column: &ArrayRef, version: u8) -> (IcebergPlacement, R
             .build();
         let built = TableMetadataBuilder::from_table_creation(creation)
             .and_then(TableMetadataBuilder::build);
-        built.expect("a table").metadata
+        Arc::new(built.expect("a table").metadata)
     } else {
         let lake = Lake::new(&[term]);
         let runtime = tokio::runtime::Builder::new_current_thread()

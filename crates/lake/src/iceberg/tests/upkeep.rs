@@ -129,6 +129,7 @@ async fn tags_and_branches_keep_their_snapshots() {
         .await;
     }
     let catalog = lake.catalog().await;
+    let catalog = catalog.sql();
     let location = catalog
         .locate(&lake.table())
         .await
@@ -187,7 +188,7 @@ async fn lineage(handle: &TableHandle) -> BTreeMap<i64, (i64, i64)> {
         let path = file.path.trim_start_matches("file://");
         let opened = std::fs::File::open(path).expect("a file");
         let reader = ParquetRecordBatchReaderBuilder::try_new(opened).expect("Parquet");
-        let deleted = deleted_rows(handle.catalog.file_io(), file, &files.deletes_of(file))
+        let deleted = deleted_rows(handle.access.io(), file, &files.deletes_of(file))
             .await
             .expect("rows");
         let mut row = 0;
@@ -323,6 +324,7 @@ async fn compaction_goes_into_the_schema_and_spec_of_now() {
         .await;
     }
     let catalog = lake.catalog().await;
+    let catalog = catalog.sql();
     let location = catalog
         .locate(&lake.table())
         .await

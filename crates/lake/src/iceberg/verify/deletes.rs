@@ -67,7 +67,7 @@ impl Check<'_> {
 
     /// What a delete file names, by data file; none where it cannot be read, which is told.
     async fn rows(&mut self, delete: &DeleteFile) -> Option<BTreeMap<String, RoaringTreemap>> {
-        let file_io = self.handle.catalog.file_io();
+        let file_io = self.handle.access.io();
         let mut named: BTreeMap<String, RoaringTreemap> = BTreeMap::new();
         let mut count = 0_u64;
         let read = match delete.kind {

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashSet},
-    fs::File,
     sync::Arc,
 };
 
@@ -13,7 +12,7 @@ use iceberg::spec::{
 use parquet::{
     basic::{LogicalType, TimeUnit},
     file::{
-        metadata::{ColumnChunkMetaData, ParquetMetaData, ParquetMetaDataReader, RowGroupMetaData},
+        metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData},
         statistics::Statistics,
     },
 };
@@ -21,7 +20,6 @@ use parquet::{
 use super::{
     super::{
         bounds::Bounds,
-        catalog::local_path,
         held,
         live::LiveFiles,
         manifests::{Parsed, manifests_of},
@@ -39,10 +37,10 @@ impl Check<'_> {
         snapshots.sort_by_key(|s| std::cmp::Reverse((s.sequence_number(), s.snapshot_id())));
         for snapshot in snapshots {
             let list = snapshot.manifest_list();
-            if self.size(list).is_none() {
+            if self.size(list).await.is_none() {
                 continue;
             }
-            let manifests = match manifests_of(&self.handle.catalog, metadata, list).await {
+            let manifests = match manifests_of(&self.handle.access, metadata, list).await {
                 Ok(manifests) => manifests,
                 Err(error) => {
                     self.tell("manifest", error);
@@ -73,7 +71,9 @@ impl Check<'_> {
 
     async fn manifest(&mut self, manifest: &ManifestFile) {
         let path = &manifest.manifest_path;
-        let Some(bytes) = self.size(path) else { return };
+        let Some(bytes) = self.size(path).await else {
+            return;
+        };
         if bytes != manifest.manifest_length.unsigned_abs() {
             self.tell(
                 "manifest",
@@ -124,7 +124,7 @@ impl Check<'_> {
         }
         for entry in parsed.live() {
             self.sequence(manifest, entry);
-            self.file(entry, &parsed);
+            self.file(entry, &parsed).await;
         }
     }
 
@@ -157,11 +157,13 @@ impl Check<'_> {
         }
     }
 
-    fn file(&mut self, entry: &ManifestEntry, parsed: &Parsed) {
+    async fn file(&mut self, entry: &ManifestEntry, parsed: &Parsed) {
         let file = entry.data_file();
         let path = file.file_path();
         let known = self.sizes.contains_key(path);
-        let Some(bytes) = self.size(path) else { return };
+        let Some(bytes) = self.size(path).await else {
+            return;
+        };
         if bytes != file.file_size_in_bytes() {
             self.tell(
                 "file",
@@ -171,7 +173,7 @@ impl Check<'_> {
                 ),
             );
         } else if !known && file.file_format() == DataFileFormat::Parquet {
-            match footer(path) {
+            match self.handle.access.footer(path, bytes).await {
                 Ok(footer) => {
                     for what in compare(file, &footer, &parsed.metadata.schema) {
                         self.tell("metrics", format!("{what}: file={path}"));
@@ -262,11 +264,6 @@ impl Check<'_> {
             );
         }
     }
-}
-
-fn footer(path: &str) -> Result<ParquetMetaData, Box<dyn std::error::Error>> {
-    let file = File::open(local_path(path)?)?;
-    Ok(ParquetMetaDataReader::new().parse_and_finish(&file)?)
 }
 
 /// Where a manifest's entry and a footer disagree.

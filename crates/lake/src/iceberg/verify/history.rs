@@ -61,7 +61,7 @@ impl Check<'_> {
     }
 
     /// That what a record prepared is in the table, or still there to be committed.
-    pub(super) fn records(&mut self, records: &[RecordPart]) {
+    pub(super) async fn records(&mut self, records: &[RecordPart]) {
         let location = self.metadata.location().trim_end_matches('/').to_owned();
         for part in records {
             let Ok(content) = Content::from_json(&part.content) else {
@@ -85,7 +85,7 @@ impl Check<'_> {
             let held = value.and_then(|value| Held::parse(value));
             if held.is_none_or(|held| held.epoch.0 < *epoch) {
                 for location in content.locations() {
-                    if self.size(&location).is_none() {
+                    if self.size(&location).await.is_none() {
                         self.tell(
                             "checkpoint",
                             format!("a record refers to a file that is missing: {at}"),

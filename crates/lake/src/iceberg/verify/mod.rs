@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{
-    catalog::{Catalog, local_path},
+    catalog::Catalog,
     config::CatalogConfig,
     handle::{Known, TableHandle},
     live::LiveFiles,
@@ -82,10 +82,10 @@ async fn check(handle: &TableHandle, known: &Known, records: &[RecordPart]) -> V
         found: Vec::new(),
         sizes: HashMap::new(),
     };
-    check.metadata_files();
+    check.metadata_files().await;
     let current = check.snapshots().await;
     check.history();
-    check.records(records);
+    check.records(records).await;
     if let Some(manifests) = current {
         let mut live = LiveFiles::default();
         if let Err(error) = handle.live(known, &mut live).await {
@@ -117,22 +117,22 @@ impl Check<'_> {
     }
 
     /// Size of a file; none: it is missing, which is told once.
-    fn size(&mut self, location: &str) -> Option<u64> {
+    async fn size(&mut self, location: &str) -> Option<u64> {
         if let Some(size) = self.sizes.get(location) {
             return *size;
         }
-        let size = local_path(location)
-            .ok()
-            .and_then(|path| path.metadata().ok())
-            .map(|found| found.len());
-        if size.is_none() {
-            self.tell("file", format!("a file is missing: file={location}"));
+        let found = self.handle.access.size(location).await;
+        let size = found.as_ref().ok().copied().flatten();
+        match found {
+            Ok(Some(_)) => {}
+            Ok(None) => self.tell("file", format!("a file is missing: file={location}")),
+            Err(error) => self.tell("file", error),
         }
         self.sizes.insert(location.to_owned(), size);
         size
     }
 
-    fn metadata_files(&mut self) {
+    async fn metadata_files(&mut self) {
         let metadata = self.metadata;
         let logged = metadata.metadata_log().iter().map(|log| &log.metadata_file);
         let statistics = metadata.statistics_iter().map(|file| &file.statistics_path);
@@ -140,7 +140,7 @@ impl Check<'_> {
             .partition_statistics_iter()
             .map(|file| &file.statistics_path);
         for location in logged.chain(statistics).chain(partitions) {
-            self.size(location);
+            self.size(location).await;
         }
     }
 }

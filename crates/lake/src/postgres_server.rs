@@ -11,14 +11,14 @@ use std::{
 /// The user and group `nobody`: a server of root's does not start.
 const NOBODY: u32 = 65534;
 
-pub(super) struct Server {
+pub(crate) struct Server {
     process: Child,
     port: u16,
     dir: tempfile::TempDir,
 }
 
 impl Server {
-    pub(super) fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = tempfile::tempdir().expect("a folder");
         let data = dir.path().join("data");
         let password = dir.path().join("password");
@@ -67,7 +67,7 @@ impl Server {
         started
     }
 
-    pub(super) fn url(&self, password: &str) -> String {
+    pub(crate) fn url(&self, password: &str) -> String {
         let password = password.replace(' ', "%20");
         format!(
             "postgres://calve:{password}@127.0.0.1:{}/postgres",
