@@ -21,7 +21,7 @@ use calve_engine::{
     stores::Stores,
 };
 use iceberg::{
-    NamespaceIdent, TableIdent, TableRequirement,
+    NamespaceIdent, TableIdent, TableRequirement, TableUpdate,
     spec::{FormatVersion, MAIN_BRANCH, TableMetadata},
 };
 use iceberg_catalog_rest::{
@@ -202,18 +202,29 @@ impl RestCatalog {
     /// One try to change a table.
     pub(super) async fn commit(&self, table: &TableName, change: &Change<'_>) -> Result<Swapped> {
         let base = &change.base.metadata;
+        let mut requirements = vec![
+            TableRequirement::UuidMatch { uuid: base.uuid() },
+            TableRequirement::RefSnapshotIdMatch {
+                r#ref: MAIN_BRANCH.to_owned(),
+                snapshot_id: base.current_snapshot_id(),
+            },
+        ];
+        let evolves = |update: &TableUpdate| matches!(update, TableUpdate::AddSchema { .. });
+        if change.updates.iter().any(evolves) {
+            // Others change a schema without a snapshot.
+            requirements.push(TableRequirement::CurrentSchemaIdMatch {
+                current_schema_id: base.current_schema_id(),
+            });
+            requirements.push(TableRequirement::LastAssignedFieldIdMatch {
+                last_assigned_field_id: base.last_column_id(),
+            });
+        }
         let request = CommitTableRequest {
             identifier: Some(TableIdent::new(
                 namespace(&levels(table))?,
                 table.name.clone(),
             )),
-            requirements: vec![
-                TableRequirement::UuidMatch { uuid: base.uuid() },
-                TableRequirement::RefSnapshotIdMatch {
-                    r#ref: MAIN_BRANCH.to_owned(),
-                    snapshot_id: base.current_snapshot_id(),
-                },
-            ],
+            requirements,
             updates: change.updates.to_vec(),
         };
         let what = format!("cannot commit to table={table}");
