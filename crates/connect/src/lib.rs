@@ -3,6 +3,7 @@
 //! Never here: SQL, tables, checkpoints. Siblings are never imported. Start with [`sources`] for
 //! where events come from, and [`formats`] for what they look like.
 
+pub mod descriptors;
 pub mod formats;
 mod one_of;
 pub mod sources;
