@@ -20,7 +20,10 @@ use prometheus_client::{
 };
 use serde::Serialize;
 
-use crate::shard::{REJECTS, TABLE};
+use crate::{
+    seams::Link,
+    shard::{REJECTS, TABLE},
+};
 
 /// A stage that time is spent in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -99,6 +102,8 @@ struct Inner {
     watermark: AtomicI64,
     watermark_lag: Family<Unlabelled, Gauge<f64, AtomicU64>>,
     source_lag: Family<Unlabelled, Gauge>,
+    reconnects: Family<Unlabelled, Counter>,
+    link: RwLock<Option<Arc<Link>>>,
     memory: Gauge,
     batch_rows: Gauge,
     open_files: Gauge,
@@ -147,6 +152,8 @@ pub struct Status {
     pub source_lag: Option<u64>,
     /// The source is connected.
     pub connected: bool,
+    /// Times that it had to connect again, where it holds a connection.
+    pub reconnects: Option<u64>,
     /// Too many epochs are prepared and not committed.
     pub behind: bool,
 }
@@ -206,6 +213,8 @@ impl Metrics {
             watermark: AtomicI64::new(NO_WATERMARK),
             watermark_lag: Family::default(),
             source_lag: Family::default(),
+            reconnects: Family::default(),
+            link: RwLock::new(None),
             memory: Gauge::default(),
             batch_rows: Gauge::default(),
             open_files: Gauge::default(),
@@ -271,6 +280,11 @@ impl Metrics {
             "bytes or events not read yet",
             inner.source_lag.clone(),
         );
+        registry.register(
+            "source_reconnects",
+            "times that the source had to connect again",
+            inner.reconnects.clone(),
+        );
         registry.register_with_unit(
             "memory",
             "bytes held by batches and writers",
@@ -313,6 +327,11 @@ impl Metrics {
                 .get_or_create(&Unlabelled::new())
                 .set(lag.max(0.0));
         }
+        // For writing: of two that encode at once, one adds what is new.
+        if let Some(link) = &*self.0.link.write() {
+            let counter = self.0.reconnects.get_or_create(&Unlabelled::new());
+            counter.inc_by(link.reconnects().saturating_sub(counter.get()));
+        }
         text::encode(&mut text, &self.0.registry).expect("writing to a string cannot fail");
         text
     }
@@ -345,7 +364,9 @@ impl Metrics {
             memory_bytes: inner.memory.get().max(0) as u64,
             open_files: inner.open_files.get().max(0) as u64,
             source_lag: lag.map(|lag| lag.max(0) as u64),
-            connected: inner.connected.load(Ordering::Relaxed),
+            connected: inner.connected.load(Ordering::Relaxed)
+                && inner.link.read().as_ref().is_none_or(|l| l.is_connected()),
+            reconnects: inner.link.read().as_ref().map(|link| link.reconnects()),
             behind: inner.behind.load(Ordering::Relaxed),
         }
     }
@@ -358,6 +379,11 @@ impl Metrics {
     /// The source answers.
     pub fn set_connected(&self, connected: bool) {
         self.0.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// The source's connection, to be looked at.
+    pub fn set_link(&self, link: Option<Arc<Link>>) {
+        *self.0.link.write() = link;
     }
 
     /// Commits do not keep up.

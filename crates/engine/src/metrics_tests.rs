@@ -217,3 +217,28 @@ fn late_rows_are_counted() {
     assert!((late.expect("a series").2 - 7.0).abs() < f64::EPSILON);
     assert_eq!(metrics.status().late, 7);
 }
+
+#[test]
+fn a_source_s_connection_is_looked_at() {
+    let metrics = Metrics::new("a", "main");
+    assert!(!metrics.encode().contains("calve_source_reconnects_total{"));
+    metrics.set_connected(true);
+    assert!(
+        metrics.status().connected,
+        "a source without a connection is there"
+    );
+    let link = Arc::new(Link::default());
+    metrics.set_link(Some(Arc::clone(&link)));
+    assert!(!metrics.status().connected);
+    link.set_connected(true);
+    link.reconnected();
+    link.reconnected();
+    assert!(metrics.status().connected);
+    for _ in 0..2 {
+        let text = metrics.encode();
+        assert!(
+            text.contains("calve_source_reconnects_total{pipeline=\"a\",shard=\"main\"} 2"),
+            "{text}"
+        );
+    }
+}

@@ -1,7 +1,13 @@
 //! The I/O seams: source, decoder, transform, aggregate, table, output. Closed sets are enums
 //! elsewhere; only what has several implementations behind it is a trait here.
 
-use std::{any::Any, sync::Arc};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
@@ -45,6 +51,40 @@ pub trait Source: Send {
     /// Events or bytes known to exist and not read yet, where the source can tell.
     fn lag(&self) -> Option<u64> {
         None
+    }
+
+    /// What its connection is like, where it holds one; asked for once, behind `open`.
+    fn link(&self) -> Option<Arc<Link>> {
+        None
+    }
+}
+
+/// A source's connection, as it can be looked at while `next` waits.
+#[derive(Debug, Default)]
+pub struct Link {
+    connected: AtomicBool,
+    reconnects: AtomicU64,
+}
+
+impl Link {
+    /// Whether it is connected now.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// How often it had to connect again.
+    pub fn reconnects(&self) -> u64 {
+        self.reconnects.load(Ordering::Relaxed)
+    }
+
+    /// The source says whether it is connected.
+    pub fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    /// The source connects again.
+    pub fn reconnected(&self) {
+        self.reconnects.fetch_add(1, Ordering::Relaxed);
     }
 }
 

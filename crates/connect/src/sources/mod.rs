@@ -6,6 +6,7 @@
 pub(crate) mod buffers;
 pub mod file;
 pub mod generator;
+pub mod grpc;
 mod peek;
 pub mod replay;
 pub mod stdin;

@@ -128,6 +128,10 @@ impl Source for Peeked {
     fn lag(&self) -> Option<u64> {
         self.inner.lag()
     }
+
+    fn link(&self) -> Option<std::sync::Arc<calve_engine::seams::Link>> {
+        self.inner.link()
+    }
 }
 
 #[cfg(test)]

@@ -43,7 +43,17 @@ pub(crate) fn account(offsets: &mut Offsets, raw: &RawBatch) {
     let length = match &raw.payload {
         Payload::Bytes(text) => text.len(),
         Payload::Rows(rows) => rows.num_rows(),
-        Payload::Messages(messages) => messages.len(),
+        Payload::Messages(messages) => {
+            let (ends, offsets) = (&messages.ends, &messages.offsets);
+            assert!(ends.is_sorted() && offsets.is_sorted());
+            assert_eq!(offsets.len(), ends.len());
+            assert_eq!(messages.ordinals.len(), ends.len());
+            let bytes = ends.last().map_or(0, |end| *end as usize);
+            assert_eq!(bytes, messages.bytes.len());
+            let within = |offset: &u64| (raw.range.from..=raw.range.to).contains(offset);
+            assert!(offsets.iter().all(within), "offsets are within the range");
+            return;
+        }
     };
     assert_eq!(
         raw.range.to - raw.range.from,

@@ -93,6 +93,7 @@ impl Reader {
             hands.say(0, Err(error)).await;
             return Ok(());
         }
+        metrics.set_link(source.link());
         metrics.set_connected(true);
         loop {
             let begun = Instant::now();

@@ -1,0 +1,400 @@
+//! The settings of the gRPC source.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use calve_engine::{Error, Result};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tonic::{
+    codegen::http::{Uri, uri::PathAndQuery},
+    metadata::{AsciiMetadataKey, AsciiMetadataValue},
+};
+
+use super::wanted::Wanted;
+use crate::{
+    descriptors::{DescriptorConfig, OneOrMany, one_or_many},
+    secret::Secret,
+    units::{ByteSize, Span},
+};
+
+/// A server-streaming method of any gRPC server.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GrpcConfig {
+    /// `http://host:port`, or `https://` for TLS.
+    pub endpoint: String,
+    /// The method, `package.Service/Method`; it must stream its answers, and take one request.
+    pub method: String,
+    /// The request, field by field, in protobuf's JSON mapping.
+    #[serde(default)]
+    pub request: serde_json::Map<String, serde_json::Value>,
+    /// Descriptor set of the service, as `protoc --include_imports --descriptor_set_out` makes it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub descriptor_set: Option<PathBuf>,
+    /// `.proto` files of the service, one or many.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(with = "OneOrMany")]
+    pub proto: Vec<PathBuf>,
+    /// Folders in which imports are looked for, one or many.
+    #[serde(
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "one_or_many"
+    )]
+    #[schemars(with = "OneOrMany")]
+    pub include: Vec<PathBuf>,
+    /// Asks the server for its descriptors at each start.
+    #[serde(default)]
+    pub reflection: bool,
+    /// How a stream goes on after a restart or a lost connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resume: Option<ResumeConfig>,
+    /// Accepts that without `resume` whatever the server sends while calve is not connected is lost.
+    #[serde(default)]
+    pub lossy: bool,
+    /// Certificates, for `https://`. Default: those that the system trusts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<TlsConfig>,
+    /// Metadata (headers) of each request; values are never shown.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, Secret>,
+    /// Bearer token of each request; never shown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<Secret>,
+    /// Time between pings over a connection; a ping that is not answered for as long ends it.
+    #[serde(default = "ten_seconds")]
+    pub keep_alive: Span,
+    /// How long one try to connect may take.
+    #[serde(default = "ten_seconds")]
+    pub connect_timeout: Span,
+    /// A stream that says nothing for so long is opened anew. Default: silence is no fault.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Span>,
+    /// A larger message stops the pipeline.
+    #[serde(default = "max_message_size")]
+    pub max_message_size: ByteSize,
+    /// How answers may be compressed; a server that cannot answers without.
+    #[serde(default)]
+    pub compression: Compression,
+    /// How long to try again while nothing new is received. Default: for ever when the stream is
+    /// endless, five minutes when the request has a bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry_for: Option<Span>,
+    /// What the end of the stream means.
+    #[serde(default)]
+    pub at_end: AtEnd,
+    /// Bytes of messages that make a batch, when there are so many at once.
+    #[serde(default = "batch_bytes")]
+    pub batch_bytes: ByteSize,
+}
+
+pub(crate) fn ten_seconds() -> Span {
+    Span(Duration::from_secs(10))
+}
+
+pub(crate) fn max_message_size() -> ByteSize {
+    ByteSize(4 << 20)
+}
+
+fn batch_bytes() -> ByteSize {
+    ByteSize(1 << 20)
+}
+
+/// Certificates of a TLS connection, as PEM files.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TlsConfig {
+    /// Who signs the server's certificate. Default: whom the system trusts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+    /// Our own certificate, for servers that want one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cert: Option<PathBuf>,
+    /// Its private key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<PathBuf>,
+    /// The name in the server's certificate. Default: the endpoint's host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub domain: Option<String>,
+}
+
+/// How messages are compressed on their way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Compression {
+    /// Not at all.
+    #[default]
+    None,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
+
+/// What the end of a stream means.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AtEnd {
+    /// Everything was read: the run ends.
+    #[default]
+    End,
+    /// The server had enough for now: the stream is opened anew.
+    Reconnect,
+}
+
+/// How a stream goes on where it was left.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeConfig {
+    /// Field of the request (a path) that says where the stream begins.
+    pub request_field: String,
+    /// Field of the messages (a path) that holds the same: a whole number or a timestamp, which never
+    /// falls. Messages with the same value stand together, and are never torn apart.
+    pub from_column: String,
+    /// Whether the stream begins with the value of `request_field`, or behind it.
+    #[serde(default = "yes")]
+    pub inclusive: bool,
+    /// Field of the request (a path) that says where the stream ends, inclusive; zero or absent: never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_field: Option<String>,
+    /// After so much silence a group of messages counts as complete; `0s`: only a later value or the end
+    /// of the stream completes it. Longer than the pauses that the server makes within a group.
+    #[serde(default = "half_a_minute")]
+    pub idle: Span,
+    /// A timestamp of the messages (a path) that never falls from group to group: with it the source
+    /// gives the watermark, and `max_delay` does not count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark: Option<String>,
+    /// A group of messages that is larger stops the pipeline.
+    #[serde(default = "max_group_bytes")]
+    pub max_group_bytes: ByteSize,
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn half_a_minute() -> Span {
+    Span(Duration::from_secs(30))
+}
+
+fn max_group_bytes() -> ByteSize {
+    ByteSize(64 << 20)
+}
+
+impl GrpcConfig {
+    /// Where the types of the service are described, if not by reflection.
+    pub fn descriptors(&self) -> DescriptorConfig {
+        DescriptorConfig {
+            descriptor_set: self.descriptor_set.clone(),
+            proto: self.proto.clone(),
+            include: self.include.clone(),
+        }
+    }
+
+    /// Service and method.
+    pub(super) fn method(&self) -> Result<(&str, &str)> {
+        let name = self.method.strip_prefix('/').unwrap_or(&self.method);
+        match name.split_once('/') {
+            Some((service, method))
+                if !service.is_empty() && !method.is_empty() && !method.contains('/') =>
+            {
+                Ok((service, method))
+            }
+            _ => Err(
+                Error::config(format!("not the name of a method: method={}", self.method))
+                    .hint("write `package.Service/Method`"),
+            ),
+        }
+    }
+
+    /// The path of the method in a request.
+    pub(super) fn path(&self) -> Result<PathAndQuery> {
+        let (service, method) = self.method()?;
+        let path = format!("/{service}/{method}");
+        path.parse().map_err(|_| {
+            Error::config(format!("not the name of a method: method={}", self.method))
+                .hint("write `package.Service/Method`")
+        })
+    }
+
+    pub(crate) fn validate(&self) -> Result<()> {
+        self.path()?;
+        self.connection()?;
+        let descriptors = self.descriptors();
+        descriptors.validate()?;
+        match (self.reflection, descriptors.is_empty()) {
+            (true, false) => {
+                return Err(Error::config("both reflection and descriptors are given")
+                    .hint("keep `reflection: true`, or `proto` or `descriptor_set`"));
+            }
+            (false, true) => {
+                return Err(Error::config("nothing says what the service's messages are")
+                    .hint("name `proto: service.proto`, `descriptor_set: FILE`, or `reflection: true`"));
+            }
+            _ => {}
+        }
+        match &self.resume {
+            None if !self.lossy => Err(Error::config(
+                "without `resume` a stream cannot go on where it was left: events would be lost",
+            )
+            .hint(
+                "write `resume: { request_field: …, from_column: … }`; or `lossy: true`, if what is sent while \
+                 calve is not connected may be lost",
+            )),
+            Some(_) if self.lossy => {
+                Err(Error::config("both `resume` and `lossy` are given").hint("keep one of them"))
+            }
+            Some(resume) => resume.validate(),
+            None => Ok(()),
+        }
+    }
+
+    /// What must not change while a pipeline has checkpoints: which events come, and in which order.
+    /// Where they come from may change, and where they end.
+    pub(crate) fn fingerprint(&self) -> String {
+        let mut request = self.request.clone();
+        let mut resumed = String::new();
+        if let Some(resume) = &self.resume {
+            if let Some(until) = &resume.until_field {
+                request.remove(until);
+            }
+            resumed = format!(
+                " resume={}:{}:{}",
+                resume.request_field, resume.from_column, resume.inclusive
+            );
+        }
+        let method = self.method.trim_start_matches('/');
+        let request = serde_json::Value::Object(request);
+        format!("grpc method={method} request={request}{resumed}")
+    }
+
+    /// The bound of the request, where it has one.
+    pub(super) fn has_bound(&self) -> bool {
+        let field = self.resume.as_ref().and_then(|r| r.until_field.as_ref());
+        let value = field.and_then(|field| {
+            let mut names = field.split('.');
+            let first = self.request.get(names.next()?)?;
+            names.try_fold(first, |at, name| at.get(name))
+        });
+        match value {
+            Some(serde_json::Value::Number(number)) => number.as_f64() != Some(0.0),
+            Some(serde_json::Value::String(text)) => !matches!(text.as_str(), "" | "0"),
+            Some(value) => !value.is_null(),
+            None => false,
+        }
+    }
+
+    /// Whether the end of the stream ends the run.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.at_end == AtEnd::End
+    }
+
+    /// How long to try again.
+    pub(super) fn retry_for(&self) -> Option<Duration> {
+        match self.retry_for {
+            Some(span) => Some(span.0),
+            None => self.has_bound().then_some(Duration::from_mins(5)),
+        }
+    }
+
+    /// Makes the request's parts that do not change.
+    pub(super) fn wanted(&self) -> Result<Wanted> {
+        Wanted::new(self, self.path()?)
+    }
+}
+
+impl ResumeConfig {
+    fn validate(&self) -> Result<()> {
+        if self.max_group_bytes.0 == 0 || self.max_group_bytes.0 > 1 << 30 {
+            return Err(Error::config(
+                "resume.max_group_bytes is not between 1 and 1GiB",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl GrpcConfig {
+    /// Checks how the server is reached.
+    pub(crate) fn connection(&self) -> Result<()> {
+        let endpoint = &self.endpoint;
+        let tls = is_tls(endpoint)?;
+        if self.tls.is_some() && !tls {
+            return Err(Error::config(format!(
+                "tls is set, and the endpoint has none: endpoint={endpoint}"
+            ))
+            .hint("write `https://…`, or leave `tls` out"));
+        }
+        if let Some(tls) = &self.tls
+            && tls.cert.is_some() != tls.key.is_some()
+        {
+            return Err(Error::config("tls.cert and tls.key go together")
+                .hint("give both for a client certificate, or none"));
+        }
+        for name in self.metadata.keys() {
+            let lower = name.to_ascii_lowercase();
+            let known = AsciiMetadataKey::from_bytes(lower.as_bytes()).is_ok();
+            if !known || lower.ends_with("-bin") || lower.starts_with("grpc-") {
+                return Err(Error::config(format!("not a name of metadata: name={name}"))
+                    .hint("letters, digits, `-`, `_` and `.`; names that begin with grpc- or end in -bin are gRPC's own"));
+            }
+            if lower == "authorization" && self.token.is_some() {
+                return Err(
+                    Error::config("both token and metadata.authorization are given")
+                        .hint("keep one of them"),
+                );
+            }
+        }
+        if let Some(token) = &self.token {
+            let plain = AsciiMetadataValue::try_from(token.expose()).is_ok();
+            if token.expose().trim().is_empty() || !plain {
+                return Err(Error::config(
+                    "token is empty, or no text that a header can hold",
+                ));
+            }
+        }
+        for (name, span) in [
+            ("keep_alive", Some(self.keep_alive)),
+            ("connect_timeout", Some(self.connect_timeout)),
+            ("deadline", self.deadline),
+        ] {
+            if span.is_some_and(|span| span.0.is_zero()) {
+                return Err(Error::config(format!("{name} is zero")).hint("write for example 10s"));
+            }
+        }
+        if self.max_message_size.0 == 0 || self.max_message_size.0 > 1 << 30 {
+            return Err(Error::config("max_message_size is not between 1 and 1GiB"));
+        }
+        if self.batch_bytes.0 == 0 || self.batch_bytes.0 > 1 << 30 {
+            return Err(Error::config("batch_bytes is not between 1 and 1GiB"));
+        }
+        Ok(())
+    }
+}
+
+/// Whether an endpoint wants TLS.
+///
+/// # Errors
+/// `Config` when it is no endpoint.
+pub(super) fn is_tls(endpoint: &str) -> Result<bool> {
+    let wrong = || {
+        Error::config(format!("not an endpoint: endpoint={endpoint}"))
+            .hint("write `http://host:port`, or `https://host:port` for TLS")
+    };
+    let uri: Uri = endpoint.parse().map_err(|_| wrong())?;
+    let authority = uri.authority().ok_or_else(wrong)?;
+    if authority.as_str().contains('@') {
+        return Err(Error::config("an endpoint has no user or password")
+            .hint("give credentials by `token` or `metadata`"));
+    }
+    match uri.scheme_str() {
+        Some("http") => Ok(false),
+        Some("https") => Ok(true),
+        _ => Err(wrong()),
+    }
+}
