@@ -28,7 +28,7 @@ pub struct DescriptorConfig {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
-    #[schemars(with = "OneOrMany")]
+    #[schemars(with = "OneOrMany<PathBuf>")]
     pub proto: Vec<PathBuf>,
     /// Folders in which imports are looked for, one or many. Default: the folder of each `.proto`
     /// file.
@@ -36,21 +36,25 @@ pub struct DescriptorConfig {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
-    #[schemars(with = "OneOrMany")]
+    #[schemars(with = "OneOrMany<PathBuf>")]
     pub include: Vec<PathBuf>,
 }
 
-/// `a.proto` or `[a.proto, b.proto]`.
+/// One value, or a list of them.
 #[derive(Deserialize, JsonSchema)]
 #[serde(untagged)]
-pub(crate) enum OneOrMany {
-    /// One path.
-    One(PathBuf),
-    /// Several paths.
-    Many(Vec<PathBuf>),
+pub(crate) enum OneOrMany<T> {
+    /// One.
+    One(T),
+    /// Several.
+    Many(Vec<T>),
 }
 
-pub(crate) fn one_or_many<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<PathBuf>, D::Error> {
+pub(crate) fn one_or_many<'de, T, D>(d: D) -> Result<Vec<T>, D::Error>
+where
+    T: Deserialize<'de>,
+    D: Deserializer<'de>,
+{
     Ok(match OneOrMany::deserialize(d)? {
         OneOrMany::One(path) => vec![path],
         OneOrMany::Many(paths) => paths,

@@ -26,8 +26,8 @@ pub struct RawBatch {
 /// Events, before the decoder.
 #[derive(Clone, Debug)]
 pub enum Payload {
-    /// Whole text records (lines); byte `i` has offset `range.from + i`. The last line may lack its
-    /// newline only when the source partition ends there.
+    /// Whole records (lines, or messages behind their lengths); byte `i` has offset `range.from + i`.
+    /// The last line may lack its newline only when the source partition ends there.
     Bytes(Bytes),
     /// Rows that the source read as Arrow already; row `i` has offset `range.from + i`.
     Rows(RecordBatch),

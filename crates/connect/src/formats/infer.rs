@@ -36,6 +36,8 @@ pub fn infer(format: &FormatConfig, first: &[RawBatch]) -> Result<SchemaRef> {
             let text = text.ok_or_else(nothing)?;
             csv_types(config.infer(text, SAMPLE_EVENTS)?)
         }
+        // Messages do not say what they are.
+        FormatConfig::Protobuf(config) => return config.schema(),
         FormatConfig::Parquet(_) | FormatConfig::Arrow(_) => infer_rows(first)?,
     };
     if schema.fields().is_empty() {
@@ -57,6 +59,7 @@ pub(super) fn known_fields(format: &FormatConfig, raw: &RawBatch) -> Result<Opti
             _ => return Ok(None),
         },
         FormatConfig::Debezium(config) => debezium::known_fields(config, first)?,
+        FormatConfig::Protobuf(_) => return Ok(None),
         FormatConfig::Csv(config) => match &raw.payload {
             Payload::Bytes(text) if raw.range.from == 0 && config.header => {
                 csv_types(config.infer(text, SAMPLE_EVENTS)?).fields

@@ -9,6 +9,7 @@ pub mod debezium;
 pub mod evolve;
 pub mod infer;
 pub mod json;
+pub mod protobuf;
 mod rescue;
 pub mod rows;
 pub mod types;
@@ -25,6 +26,7 @@ pub use self::{
     columns::{Columns, schema_from_json, schema_to_json, schema_to_yaml},
     debezium::DebeziumConfig,
     evolve::Evolve,
+    protobuf::ProtobufConfig,
 };
 use crate::one_of::{self, OneOf, or_default};
 
@@ -37,6 +39,8 @@ pub enum FormatConfig {
     Json(JsonConfig),
     /// Changes of a table as Debezium writes them, as JSON.
     Debezium(DebeziumConfig),
+    /// Protobuf messages of one type.
+    Protobuf(ProtobufConfig),
     /// Comma-separated values, or separated by something else.
     Csv(CsvConfig),
     /// Apache Parquet files.
@@ -109,31 +113,40 @@ impl FormatConfig {
         match self {
             Self::Json(_) => "json",
             Self::Debezium(_) => "debezium",
+            Self::Protobuf(_) => "protobuf",
             Self::Csv(_) => "csv",
             Self::Parquet(_) => "parquet",
             Self::Arrow(_) => "arrow",
         }
     }
 
-    /// Whether its events are text that is read line by line.
-    pub fn is_text(&self) -> bool {
-        matches!(self, Self::Json(_) | Self::Debezium(_) | Self::Csv(_))
+    /// Whether its events are records in a stream of bytes: lines, or messages behind their lengths.
+    pub fn is_bytes(&self) -> bool {
+        match self {
+            Self::Json(_) | Self::Debezium(_) | Self::Csv(_) | Self::Protobuf(_) => true,
+            Self::Parquet(_) | Self::Arrow(_) => false,
+        }
     }
 
     fn columns(&self) -> Option<&Columns> {
         match self {
             Self::Json(c) => c.columns.as_ref(),
             Self::Debezium(c) => c.columns.as_ref(),
+            Self::Protobuf(_) => None,
             Self::Csv(c) => c.columns.as_ref(),
             Self::Parquet(c) => c.columns.as_ref(),
             Self::Arrow(c) => c.columns.as_ref(),
         }
     }
 
-    /// The schema of the rows when `columns` declares it; none when it is to be inferred.
+    /// The schema of the rows when `columns` or a descriptor declares it; none when it is to be
+    /// inferred, or asked for by the source.
     pub fn declared_schema(&self) -> Option<Result<SchemaRef>> {
         if let Self::Debezium(config) = self {
             return config.declared_schema();
+        }
+        if let Self::Protobuf(config) = self {
+            return config.is_described().then(|| config.schema());
         }
         Some(self.columns()?.schema())
     }
@@ -145,11 +158,14 @@ impl FormatConfig {
         }
     }
 
-    /// Checks what can be checked without I/O.
+    /// Checks what can be checked without I/O, but for the files of descriptors.
     ///
     /// # Errors
     /// `Config`.
     pub fn validate(&self) -> Result<()> {
+        if let Self::Protobuf(config) = self {
+            config.validate()?;
+        }
         if let Self::Csv(csv) = self {
             csv.validate()?;
         }
@@ -170,6 +186,7 @@ impl FormatConfig {
                 c.header, c.delimiter, c.quote, c.escape
             ),
             Self::Debezium(config) => config.fingerprint(),
+            Self::Protobuf(config) => config.fingerprint(),
             other => other.name().to_owned(),
         }
     }
@@ -223,6 +240,8 @@ impl FormatConfig {
                 let watch = watch.filter(|_| evolve.is_some_and(|evolve| evolve.add));
                 Box::new(with(decoder, watch, debezium::DebeziumDecoder::watched))
             }
+            // Descriptors say what there is.
+            Self::Protobuf(config) => Box::new(protobuf::ProtobufDecoder::new(config, &schema)?),
             Self::Csv(config) => {
                 let decoder = csv::CsvDecoder::new(config, schema)?;
                 Box::new(with(decoder, watch, csv::CsvDecoder::watched))
@@ -250,6 +269,8 @@ pub(crate) struct FormatTable {
     #[serde(default, deserialize_with = "or_default")]
     debezium: Option<DebeziumConfig>,
     #[serde(default, deserialize_with = "or_default")]
+    protobuf: Option<ProtobufConfig>,
+    #[serde(default, deserialize_with = "or_default")]
     csv: Option<CsvConfig>,
     #[serde(default, deserialize_with = "or_default")]
     parquet: Option<ParquetConfig>,
@@ -259,12 +280,14 @@ pub(crate) struct FormatTable {
 
 impl OneOf for FormatConfig {
     type Table = FormatTable;
-    const NAMES: &'static [&'static str] = &["json", "csv", "parquet", "arrow", "debezium"];
+    const NAMES: &'static [&'static str] =
+        &["json", "csv", "parquet", "arrow", "debezium", "protobuf"];
 
     fn named(name: &str) -> Option<Self> {
         match name {
             "json" => Some(Self::Json(JsonConfig::default())),
             "debezium" => Some(Self::Debezium(DebeziumConfig::default())),
+            "protobuf" => Some(Self::Protobuf(ProtobufConfig::default())),
             "csv" => Some(Self::Csv(CsvConfig::default())),
             "parquet" => Some(Self::Parquet(ParquetConfig::default())),
             "arrow" => Some(Self::Arrow(ArrowConfig::default())),
@@ -276,6 +299,7 @@ impl OneOf for FormatConfig {
         let all = [
             table.json.map(Self::Json),
             table.debezium.map(Self::Debezium),
+            table.protobuf.map(Self::Protobuf),
             table.csv.map(Self::Csv),
             table.parquet.map(Self::Parquet),
             table.arrow.map(Self::Arrow),

@@ -8,6 +8,7 @@ pub mod file;
 pub mod generator;
 pub mod grpc;
 mod peek;
+pub(crate) mod records;
 pub mod replay;
 pub mod stdin;
 pub(crate) mod tag;
@@ -89,7 +90,7 @@ impl SourceConfig {
     pub fn validate(&self, format: &FormatConfig) -> Result<()> {
         match self {
             Self::File(config) => config.validate(format),
-            Self::Stdin(_) if !format.is_text() => Err(Error::config(format!(
+            Self::Stdin(_) if !format.is_bytes() => Err(Error::config(format!(
                 "stdin cannot be read as {}",
                 format.name()
             ))

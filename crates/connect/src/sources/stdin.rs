@@ -13,11 +13,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::tag::FileTag;
-use crate::{
-    formats::{CsvConfig, FormatConfig},
-    units::ByteSize,
-};
+use super::{records::Records, tag::FileTag};
+use crate::{formats::FormatConfig, units::ByteSize};
 
 /// Name of the one source partition.
 const PARTITION: &str = "stdin";
@@ -57,7 +54,7 @@ type Reads = mpsc::Receiver<std::io::Result<Vec<u8>>>;
 /// Reads standard input, or anything that can be read.
 pub struct StdinSource {
     config: StdinConfig,
-    csv: Option<CsvConfig>,
+    records: Records,
     reads: Option<Reads>,
     input: Option<Box<dyn Read + Send>>,
     discovered: bool,
@@ -78,13 +75,9 @@ impl StdinSource {
 
     /// A source of something else that is read once.
     pub fn of(config: &StdinConfig, format: &FormatConfig, input: Box<dyn Read + Send>) -> Self {
-        let csv = match format {
-            FormatConfig::Csv(csv) => Some(csv.clone()),
-            _ => None,
-        };
         Self {
             config: config.clone(),
-            csv,
+            records: Records::of(format),
             reads: None,
             input: Some(input),
             discovered: false,
@@ -99,14 +92,13 @@ impl StdinSource {
 
     /// Where the last whole record ends; zero where none does.
     fn cut(&mut self) -> usize {
-        let Some(newline) = memchr::memrchr(b'\n', &self.buffer[self.searched..]) else {
+        let end = self.records.last_end(&self.buffer, self.searched);
+        let rest = &self.buffer[self.searched..];
+        let is_text = !matches!(self.records, Records::Frames(_));
+        if end == 0 && is_text && memchr::memchr(b'\n', rest).is_none() {
             self.searched = self.buffer.len();
-            return 0;
-        };
-        match &self.csv {
-            Some(csv) => csv.last_record_end(&self.buffer),
-            None => self.searched + newline + 1,
         }
+        end
     }
 
     fn take(&mut self, cut: usize, last: bool) -> Result<RawBatch> {
@@ -115,7 +107,7 @@ impl StdinSource {
         chunk.truncate(cut);
         self.searched = 0;
         self.tag.header_bytes = 0;
-        if let Some(csv) = self.csv.as_ref().filter(|c| c.header)
+        if let Some(csv) = self.records.csv().filter(|c| c.header)
             && self.tag.header.is_none()
             && let Some((start, line)) = csv.records(&chunk).next()
         {
@@ -232,11 +224,13 @@ impl Source for StdinSource {
                 self.ready.push_back(raw);
             } else if self.buffer.len() as u64 > self.config.max_line_bytes.0 {
                 return Err(Error::config(format!(
-                    "line is too long: offset={} max_line_bytes={}",
-                    self.offset, self.config.max_line_bytes
+                    "{} is too long: offset={} max_line_bytes={}",
+                    self.records.name(),
+                    self.offset,
+                    self.config.max_line_bytes
                 ))
                 .hint(
-                    "raise `max_line_bytes` of the source, if the input really holds such lines",
+                    "raise `max_line_bytes` of the source, if the input really holds such records",
                 ));
             } else {
                 // Twice as much before looking again, but not beyond the limit.

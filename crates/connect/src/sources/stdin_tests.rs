@@ -235,3 +235,33 @@ fn csv_keeps_records_whole_and_hands_the_header_on() {
         2
     );
 }
+
+#[test]
+fn messages_are_whole_whatever_the_size_of_the_pieces() {
+    let format: FormatConfig = serde_yaml_ng::from_str("protobuf: { message: m.M }").expect("yaml");
+    // Lengths 2, 0, 130, and one that is cut off.
+    let mut input = vec![2, 8, 1, 0, 130, 1];
+    input.extend([7; 130]);
+    input.extend([5, 8, 10]);
+    for chunk_bytes in [1, 2, 3, 7, 100, 1000] {
+        let batches = all(chunk_bytes, &format, &input);
+        let (last, before) = batches.split_last().expect("at least the last");
+        assert!(
+            before.iter().all(|raw| [3, 4, 136].contains(&raw.range.to)),
+            "{chunk_bytes}"
+        );
+        assert_eq!((last.range.to, last.last), (139, true));
+        let bytes: Vec<u8> = batches
+            .iter()
+            .flat_map(|raw| text_bytes(raw).to_vec())
+            .collect();
+        assert_eq!(bytes, input, "chunk_bytes={chunk_bytes}");
+    }
+}
+
+fn text_bytes(raw: &RawBatch) -> &[u8] {
+    match &raw.payload {
+        Payload::Bytes(bytes) => bytes,
+        other => panic!("{other:?}"),
+    }
+}

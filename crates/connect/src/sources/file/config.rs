@@ -164,7 +164,7 @@ impl FileConfig {
         if self.poll_interval.0.is_zero() && self.follow {
             return Err(Error::config("poll_interval is zero"));
         }
-        if !format.is_text() && matches!(self.compression, Compression::Gzip | Compression::Zstd) {
+        if !format.is_bytes() && matches!(self.compression, Compression::Gzip | Compression::Zstd) {
             return Err(Error::config(format!(
                 "{} files are not compressed as a whole",
                 format.name()

@@ -24,7 +24,7 @@ use self::{
     rows::RowsReader,
     text::{TextReader, replaced},
 };
-use super::{SourceContext, tag::FileTag};
+use super::{SourceContext, records::Records, tag::FileTag};
 use crate::formats::FormatConfig;
 
 /// What is known of one file.
@@ -107,7 +107,7 @@ impl FileSource {
             return Ok(file.seen != Some(file.found.size));
         }
         let moved = file.found.id.is_some() && file.found.id != file.tag.id;
-        if !self.format.is_text() {
+        if !self.format.is_bytes() {
             return match file.tag.size {
                 Some(size) if size != file.found.size => Err(replaced(name, "replaced")),
                 _ => Ok(moved),
@@ -168,16 +168,20 @@ impl FileSource {
 
     async fn open_reader(&mut self, name: &str) -> Result<Reader> {
         let file = &self.files[name];
-        let csv = match &self.format {
-            FormatConfig::Json(_) | FormatConfig::Debezium(_) => None,
-            FormatConfig::Csv(csv) => Some(csv.clone()),
-            FormatConfig::Parquet(_) | FormatConfig::Arrow(_) => {
-                let parquet = matches!(self.format, FormatConfig::Parquet(_));
-                let reader = RowsReader::open(name, &file.found, file.offset, &file.tag, parquet);
-                return reader.await.map(|rows| Reader::Rows(Box::new(rows)));
-            }
-        };
-        let reader = TextReader::open(name, &file.found, file.offset, &file.tag, &self.config, csv);
+        if !self.format.is_bytes() {
+            let parquet = matches!(self.format, FormatConfig::Parquet(_));
+            let reader = RowsReader::open(name, &file.found, file.offset, &file.tag, parquet);
+            return reader.await.map(|rows| Reader::Rows(Box::new(rows)));
+        }
+        let records = Records::of(&self.format);
+        let reader = TextReader::open(
+            name,
+            &file.found,
+            file.offset,
+            &file.tag,
+            &self.config,
+            records,
+        );
         reader.await.map(|text| Reader::Text(Box::new(text)))
     }
 
@@ -239,7 +243,7 @@ impl Source for FileSource {
                 .unwrap_or_default();
             let Some(found) = found.remove(name) else {
                 // `size` is set when the end was reached, as far as the file went then.
-                if !position.done && (tag.size.is_none() || !self.format.is_text()) {
+                if !position.done && (tag.size.is_none() || !self.format.is_bytes()) {
                     return Err(Error::config(format!(
                         "file has vanished before it was read to its end: file={name} offset={}",
                         position.offset
@@ -334,7 +338,7 @@ impl Source for FileSource {
                     // A Parquet or Arrow file without its end is probably still being written.
                     Err(error)
                         if self.config.follow
-                            && !self.format.is_text()
+                            && !self.format.is_bytes()
                             && self.files[&name].offset == 0 =>
                     {
                         tracing::warn!(file = name, %error, "file cannot be read yet");
@@ -359,7 +363,7 @@ impl Source for FileSource {
     }
 
     fn lag(&self) -> Option<u64> {
-        if !self.format.is_text() {
+        if !self.format.is_bytes() {
             return None;
         }
         let plain = |name: &String, file: &Known| {

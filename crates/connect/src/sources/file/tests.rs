@@ -387,3 +387,98 @@ fn an_object_store_reads_like_a_disk() {
         );
     }
 }
+
+/// Messages of a string field, each behind its length, and a format that reads them.
+fn framed(framing: &str, count: usize) -> (FormatConfig, Vec<u8>) {
+    let mut bytes = Vec::new();
+    for n in 0..count {
+        let text = format!("{n} {}", "x".repeat(n * 7 % 200));
+        let mut message = vec![0x0a];
+        prost::encoding::encode_varint(text.len() as u64, &mut message);
+        message.extend_from_slice(text.as_bytes());
+        if framing == "varint" {
+            prost::encoding::encode_varint(message.len() as u64, &mut bytes);
+        } else {
+            bytes.extend_from_slice(&(message.len() as u32).to_be_bytes());
+        }
+        bytes.extend_from_slice(&message);
+    }
+    let yaml = format!(
+        "protobuf: {{ message: google.protobuf.StringValue, framing: {framing}, columns: {{ text: value, at: {{ offset: true }} }} }}"
+    );
+    let mut format: FormatConfig = serde_yaml_ng::from_str(&yaml).expect("yaml");
+    if let FormatConfig::Protobuf(config) = &mut format {
+        config.pool = Some(prost_reflect::DescriptorPool::global());
+    }
+    (format, bytes)
+}
+
+#[test]
+fn messages_behind_their_lengths_resume_at_every_batch() {
+    for framing in ["varint", "u32_be"] {
+        let (format, bytes) = framed(framing, 60);
+        let dir = tempfile::tempdir().expect("a folder");
+        fs::write(dir.path().join("a.pb"), &bytes).expect("write");
+        let open = || {
+            source(dir.path(), "*.pb", &format, |c| {
+                c.chunk_bytes = ByteSize(300)
+            })
+        };
+        let all = read(&mut open(), &Offsets::default()).expect("read");
+        let schema = format
+            .declared_schema()
+            .expect("described")
+            .expect("schema");
+        let mut decoder = format.decoder(schema).expect("decoder");
+        let expected = table(decoder.as_mut(), &all);
+        assert!(all.len() > 10 && expected.contains("| 59 x"), "{expected}");
+        for i in 0..=all.len() {
+            let rest = read(&mut open(), &offsets_after(&all[..i])).expect("resume");
+            let both: Vec<_> = all[..i].iter().chain(&rest).cloned().collect();
+            assert_eq!(table(decoder.as_mut(), &both), expected, "{framing} at {i}");
+        }
+        // A message that is cut off at the end of the file is a reject at its place.
+        fs::write(dir.path().join("a.pb"), &bytes[..bytes.len() - 1]).expect("write");
+        let all = read(&mut open(), &Offsets::default()).expect("read");
+        let last = decoder.decode(all.last().expect("one")).expect("decoded");
+        let reject = last.rejects.last().expect("a reject");
+        assert_eq!(
+            reject.offset + reject.raw.len() as u64,
+            bytes.len() as u64 - 1
+        );
+        let rows: usize = all
+            .iter()
+            .map(|raw| decoder.decode(raw).expect("decoded").rows.num_rows())
+            .sum();
+        assert_eq!(rows, 59);
+    }
+}
+
+#[test]
+fn a_growing_file_of_messages_is_read_message_by_message() {
+    let (format, bytes) = framed("varint", 3);
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("a.pb");
+    fs::write(&path, &bytes[..1]).expect("write");
+    let mut source = source(dir.path(), "a.pb", &format, |c| c.follow = true);
+    block_on(async {
+        source.open(&Offsets::default()).await.expect("open");
+        let mut got = Vec::new();
+        for to in 2..=bytes.len() {
+            loop {
+                match source.next().await.expect("next") {
+                    SourceEvent::Batch(raw) => got.push(raw.range),
+                    SourceEvent::Idle => break,
+                    _ => {}
+                }
+            }
+            fs::write(&path, &bytes[..to]).expect("write");
+        }
+        while got.last().is_none_or(|range| range.to < bytes.len() as u64) {
+            if let SourceEvent::Batch(raw) = source.next().await.expect("next") {
+                got.push(raw.range);
+            }
+        }
+        assert_eq!(got.len(), 3, "each as soon as it was whole: {got:?}");
+    });
+}

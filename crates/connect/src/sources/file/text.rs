@@ -1,4 +1,4 @@
-//! One text file: whole lines (or CSV records) in chunks, from any position.
+//! One file of records: whole lines (or CSV records, or framed messages) in chunks, from any position.
 //!
 //! Invariant: every chunk ends where a record ends; only the last of a bounded file may lack its
 //! line end. Reading appends to one buffer; only the tail behind the last line end is copied.
@@ -7,12 +7,10 @@ use calve_engine::{Error, Payload, RawBatch, Result};
 use calve_model::{OffsetRange, SourcePartition};
 
 use super::{Compression, FileConfig, input::Input, list::Found};
-use crate::{
-    formats::CsvConfig,
-    sources::{
-        buffers::Buffers,
-        tag::{FileTag, HEAD_BYTES, Mark, TAIL_BYTES},
-    },
+use crate::sources::{
+    buffers::Buffers,
+    records::Records,
+    tag::{FileTag, HEAD_BYTES, Mark, TAIL_BYTES},
 };
 
 /// Bytes that are skipped at once in compressed text.
@@ -21,7 +19,7 @@ const SKIP_BYTES: usize = 1 << 20;
 pub(crate) struct TextReader {
     partition: SourcePartition,
     input: Input,
-    csv: Option<CsvConfig>,
+    records: Records,
     chunk_bytes: usize,
     max_line_bytes: usize,
     follow: bool,
@@ -70,7 +68,7 @@ impl TextReader {
         offset: u64,
         tag: &FileTag,
         config: &FileConfig,
-        csv: Option<CsvConfig>,
+        records: Records,
     ) -> Result<Self> {
         let mut input = Input::open(name, &found.location, tag.id.as_deref())?;
         let head = input.head(HEAD_BYTES).await?;
@@ -90,7 +88,7 @@ impl TextReader {
         } else {
             Vec::new()
         };
-        if offset > 0 && tag.header.is_none() && csv.as_ref().is_some_and(|c| c.header) {
+        if offset > 0 && tag.header.is_none() && records.csv().is_some_and(|c| c.header) {
             return Err(Error::corrupt(format!(
                 "checkpoint lacks the header: file={name}"
             )));
@@ -105,7 +103,7 @@ impl TextReader {
         Ok(Self {
             partition: SourcePartition::new(name),
             input,
-            csv,
+            records,
             chunk_bytes,
             max_line_bytes: config.max_line_bytes.0 as usize,
             follow: config.follow,
@@ -149,11 +147,14 @@ impl TextReader {
             }
             if self.buffer.len() > self.max_line_bytes {
                 return Err(Error::config(format!(
-                    "line is too long: file={} offset={} max_line_bytes={}",
-                    self.partition, self.offset, self.max_line_bytes
+                    "{} is too long: file={} offset={} max_line_bytes={}",
+                    self.records.name(),
+                    self.partition,
+                    self.offset,
+                    self.max_line_bytes
                 ))
                 .hint(
-                    "raise `max_line_bytes` of the source, if the file really holds such lines",
+                    "raise `max_line_bytes` of the source, if the file really holds such records",
                 ));
             }
             self.target = self.buffer.len() * 2;
@@ -167,10 +168,7 @@ impl TextReader {
     }
 
     fn cut(&self) -> usize {
-        match &self.csv {
-            Some(csv) => csv.last_record_end(&self.buffer),
-            None => memchr::memrchr(b'\n', &self.buffer).map_or(0, |i| i + 1),
-        }
+        self.records.last_end(&self.buffer, 0)
     }
 
     fn finish(&mut self) -> Result<RawBatch> {
@@ -193,7 +191,7 @@ impl TextReader {
         chunk.truncate(cut);
 
         self.tag.header_bytes = 0;
-        if let Some(csv) = self.csv.as_ref().filter(|c| c.header)
+        if let Some(csv) = self.records.csv().filter(|c| c.header)
             && self.tag.header.is_none()
             && let Some((start, line)) = csv.records(&chunk).next()
         {

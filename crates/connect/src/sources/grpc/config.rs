@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
-use calve_engine::{Error, Result};
+use calve_engine::{Error, Result, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tonic::{
@@ -13,7 +13,6 @@ use tonic::{
 use super::wanted::Wanted;
 use crate::{
     descriptors::{DescriptorConfig, OneOrMany, one_or_many},
-    secret::Secret,
     units::{ByteSize, Span},
 };
 
