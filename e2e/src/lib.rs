@@ -3,6 +3,7 @@
 pub mod proxy;
 pub mod rest;
 pub mod s3;
+pub mod transfers;
 
 use std::{
     fs,

@@ -60,9 +60,11 @@ impl Front {
         monitors: Option<Monitors>,
     ) -> Result<Self> {
         let context = context(file);
-        let mut source = file.source.build(&file.format, &context)?;
+        let mut format = file.format.clone();
+        file.source.describe(&mut format, &context).await?;
+        let mut source = file.source.build(&format, &context)?;
         let mut inferred = stored.inferred.cloned();
-        let events = if let Some(declared) = file.format.declared_schema() {
+        let events = if let Some(declared) = format.declared_schema() {
             declared?
         } else if let Some(known) = file.source.known_schema()? {
             known
@@ -72,13 +74,13 @@ impl Front {
             formats::schema_from_json(inferred)?
         } else {
             let (seen, peeked) = sources::peek(source, from).await?;
-            let schema = formats::infer::infer(&file.format, &seen)?;
+            let schema = formats::infer::infer(&format, &seen)?;
             out::note(format!(
                 "inferred schema, kept with the checkpoints:\n{}",
                 formats::schema_to_yaml(&schema, 2)
             ));
             inferred = Some(formats::schema_to_json(&schema)?);
-            let (config, format) = (file.source.clone(), file.format.clone());
+            let (config, format) = (file.source.clone(), format.clone());
             let anew = move || config.build(&format, &context);
             source = Box::new(peeked.or_anew(anew));
             schema
@@ -93,7 +95,7 @@ impl Front {
             None => Monitors::plan(&file.monitor.0, &rows)?,
         };
         let factory = Factory {
-            format: file.format.clone(),
+            format,
             evolve: evolve(file),
             rescued: file.schema.rescued.clone(),
             events: Arc::clone(&events),

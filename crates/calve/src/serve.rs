@@ -57,6 +57,8 @@ pub(crate) struct Bound {
     listener: TcpListener,
     address: SocketAddr,
     token: Option<[u8; 32]>,
+    /// Where there are metrics only.
+    metrics: Option<TcpListener>,
 }
 
 impl Bound {
@@ -80,7 +82,14 @@ impl Bound {
             listener,
             address,
             token,
+            metrics: None,
         })
+    }
+
+    /// Serves metrics at another address, too.
+    pub(crate) fn and_metrics(mut self, other: Self) -> Self {
+        self.metrics = Some(other.listener);
+        self
     }
 }
 
@@ -101,6 +110,7 @@ impl Serve {
             listener,
             address,
             token,
+            metrics,
         } = bound;
         let shared = Arc::new(Shared {
             token,
@@ -111,15 +121,22 @@ impl Serve {
             progress: Mutex::new(Progress::default()),
         });
         tokio::spawn(watch(Arc::clone(&shared), stop.clone()));
-        let server = axum::serve(listener, router(shared))
-            .with_graceful_shutdown(async move { stop.cancelled().await });
-        tokio::spawn(async move {
-            if let Err(error) = server.await {
-                tracing::warn!(%error, "the server stopped");
-            }
-        });
+        if let Some(listener) = metrics {
+            spawn(listener, metrics_router(Arc::clone(&shared)), stop.clone());
+        }
+        spawn(listener, router(shared), stop);
         address
     }
+}
+
+fn spawn(listener: TcpListener, router: Router, stop: CancellationToken) {
+    let server =
+        axum::serve(listener, router).with_graceful_shutdown(async move { stop.cancelled().await });
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            tracing::warn!(%error, "the server stopped");
+        }
+    });
 }
 
 struct Shared {
@@ -138,6 +155,14 @@ fn router(shared: Arc<Shared>) -> Router {
         .route("/ready", get(ready))
         .route("/metrics", get(metrics))
         .route("/api/status", get(status))
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
+        .route("/health", get(async || "ok"))
+        .with_state(shared)
+}
+
+fn metrics_router(shared: Arc<Shared>) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&shared), guard))
         .route("/health", get(async || "ok"))
         .with_state(shared)

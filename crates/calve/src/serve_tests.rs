@@ -280,3 +280,19 @@ async fn a_taken_port_is_a_matter_of_configuration() {
     );
     stop.cancel();
 }
+
+#[tokio::test]
+async fn metrics_may_have_an_address_of_their_own() {
+    let stop = CancellationToken::new();
+    let any = || "127.0.0.1:0".parse().expect("an address");
+    let metrics = Bound::to(any(), Some("secret")).await.expect("a free port");
+    let address = metrics.address;
+    let bound = Bound::to(any(), Some("secret")).await.expect("a free port");
+    serve().start(bound.and_metrics(metrics), stop.clone());
+    assert_eq!(request(address, "GET /health", "").await.0, 200);
+    assert_eq!(request(address, "GET /metrics", "").await.0, 401);
+    let token = "Authorization: Bearer secret\r\n";
+    assert_eq!(request(address, "GET /metrics", token).await.0, 200);
+    assert_eq!(request(address, "GET /api/status", token).await.0, 404);
+    stop.cancel();
+}

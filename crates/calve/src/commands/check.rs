@@ -43,8 +43,13 @@ pub(crate) struct CheckArgs {
 /// # Errors
 /// `Config` or `Schema` for what is wrong; with `connect` also those of the source and the catalog.
 pub(crate) async fn run(args: CheckArgs) -> Result<()> {
-    let file = config::load(&args.file)?;
+    let mut file = config::load(&args.file)?;
     let context = pipeline::context(&file);
+    if args.connect || !file.source.asks_the_server() {
+        let source = file.source.clone();
+        let described = source.describe(&mut file.format, &context).await;
+        described.map_err(|error| error.context("source"))?;
+    }
     let mut events = known_schema(&file)?;
     let declared = events.is_some();
     if args.connect {
@@ -95,6 +100,9 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     let of_events = match (&events, declared) {
         (Some(events), true) => columns(events),
         (Some(events), false) => format!("inferred now: {}", columns(events)),
+        (None, _) if file.source.asks_the_server() => {
+            "described by the server when the pipeline starts".to_owned()
+        }
         (None, _) => "inferred from the first events when the pipeline starts".to_owned(),
     };
     line("format", &format!("{}: {of_events}", file.format.name()));

@@ -94,7 +94,10 @@ pub(super) async fn set(file: &PipelineFile, from: &Start) -> Result<()> {
              `calve checkpoint reset FILE --yes` first",
         ));
     }
-    let mut source = file.source.build(&file.format, &context(file))?;
+    let context = context(file);
+    let mut format = file.format.clone();
+    file.source.describe(&mut format, &context).await?;
+    let mut source = file.source.build(&format, &context)?;
     let offsets = match from {
         Start::Earliest => Offsets::default(),
         Start::Latest => source.latest().await.map_err(|e| e.context("--from"))?,

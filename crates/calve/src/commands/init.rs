@@ -25,6 +25,8 @@ enum Kind {
     Csv,
     /// Debezium's changes into an Iceberg table that equals the source's
     Changes,
+    /// Token transfers of the Stellar network into an Iceberg table
+    TokenTransfers,
 }
 
 impl Kind {
@@ -35,6 +37,7 @@ impl Kind {
             Self::Generator => include_str!("starters/generator.yaml"),
             Self::Csv => include_str!("starters/csv.yaml"),
             Self::Changes => include_str!("starters/changes.yaml"),
+            Self::TokenTransfers => include_str!("starters/token-transfers.yaml"),
         }
     }
 }

@@ -87,7 +87,11 @@ pub(crate) async fn supervise(
     let bound = match &file.serve {
         Some(serve) => {
             let token = serve.token.as_ref().map(config::Secret::expose);
-            Some(Bound::to(serve.listen, token).await?)
+            let bound = Bound::to(serve.listen, token).await?;
+            Some(match serve.metrics_listen {
+                Some(listen) => bound.and_metrics(Bound::to(listen, token).await?),
+                None => bound,
+            })
         }
         None => None,
     };

@@ -8,7 +8,7 @@ use calve_connect::{
     sources::SourceConfig,
     units::{ByteSize, Span, TimeUnit},
 };
-use calve_engine::{Secret, stores::is_remote};
+use calve_engine::{Result, Secret, stores::is_remote};
 use calve_lake::{
     changes::ChangesConfig, iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression,
 };
@@ -37,7 +37,8 @@ pub(crate) struct PipelineFile {
     pub(crate) name: String,
     /// Where events come from.
     pub(crate) source: SourceConfig,
-    /// What events look like. Default: `json`, with columns inferred from the first events.
+    /// What events look like. Default: `json`, with columns inferred from the first events; of sources
+    /// that know their messages those.
     #[serde(default = "json")]
     pub(crate) format: FormatConfig,
     /// How the columns of events and table may change.
@@ -290,6 +291,11 @@ pub(crate) struct ServeConfig {
     /// Address and port. Port 0: any that is free.
     #[schemars(with = "String")]
     pub(crate) listen: SocketAddr,
+    /// One more address, on which there are only `/metrics` and `/health`: for those who ask for metrics
+    /// at a port of their own.
+    #[schemars(with = "Option<String>")]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
     /// Requests must carry it as a bearer token. Needed on every address but loopback.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<Secret>,
@@ -299,6 +305,7 @@ impl Default for ServeConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 8088)),
+            metrics_listen: None,
             token: None,
         }
     }
@@ -363,7 +370,13 @@ impl PipelineFile {
     }
 
     /// Fills in what one section takes from another by default.
-    pub(super) fn resolve(&mut self) {
+    ///
+    /// # Errors
+    /// Those of [`SourceConfig::default_format`].
+    pub(super) fn resolve(&mut self) -> Result<()> {
+        if self.format == json() {
+            self.format = self.source.default_format()?;
+        }
         // What orders changes is asked for from the format.
         if let (FormatConfig::Debezium(format), Some(changes)) =
             (&mut self.format, self.sink.changes())
@@ -371,11 +384,12 @@ impl PipelineFile {
             format.with_metadata(&changes.order_by);
         }
         let (SinkConfig::Parquet(parquet), Some(time)) = (&mut self.sink, &self.event_time) else {
-            return;
+            return Ok(());
         };
         parquet
             .time_column
             .get_or_insert_with(|| time.column.clone());
+        Ok(())
     }
 }
 

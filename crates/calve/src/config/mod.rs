@@ -52,7 +52,7 @@ pub(crate) fn parse(text: &str, lookup: vars::Lookup) -> Result<PipelineFile> {
     }
     let put_in = vars::substitute(&mut value, lookup)?;
     let file = read(value, &put_in).and_then(|mut file: PipelineFile| {
-        file.resolve();
+        file.resolve()?;
         file.validate().map(|()| file)
     });
     file.map_err(|error| put_in.redact(error))

@@ -91,12 +91,19 @@ impl PipelineFile {
             if token.is_some_and(str::is_empty) {
                 return Err(Error::config("serve.token is empty"));
             }
-            if token.is_none() && !serve.listen.ip().is_loopback() {
-                return Err(Error::config(format!(
-                    "serve.listen is not loopback, and there is no token: listen={}",
-                    serve.listen
-                ))
-                .hint("set `serve.token: ${TOKEN}`, or listen on 127.0.0.1"));
+            for (key, listen) in [
+                ("listen", Some(serve.listen)),
+                ("metrics_listen", serve.metrics_listen),
+            ] {
+                let Some(listen) = listen.filter(|listen| !listen.ip().is_loopback()) else {
+                    continue;
+                };
+                if token.is_none() {
+                    return Err(Error::config(format!(
+                        "serve.{key} is not loopback, and there is no token: {key}={listen}"
+                    ))
+                    .hint("set `serve.token: ${TOKEN}`, or listen on 127.0.0.1"));
+                }
             }
         }
         let table = self.sink()?;

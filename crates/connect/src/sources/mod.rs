@@ -14,6 +14,7 @@ pub mod stdin;
 pub(crate) mod tag;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod token_transfers;
 
 use std::path::PathBuf;
 
@@ -25,12 +26,14 @@ use serde::{Deserialize, Deserializer, Serialize};
 pub use self::{
     file::FileConfig,
     generator::GeneratorConfig,
+    grpc::GrpcConfig,
     peek::{Peeked, peek},
     replay::ReplayConfig,
     stdin::StdinConfig,
+    token_transfers::TokenTransfersConfig,
 };
 use crate::{
-    formats::FormatConfig,
+    formats::{FormatConfig, JsonConfig, ProtobufConfig, protobuf},
     one_of::{self, OneOf, or_default},
 };
 
@@ -47,6 +50,10 @@ pub enum SourceConfig {
     Generator(GeneratorConfig),
     /// Events and watermarks of a file, by the clock that the file says.
     Replay(ReplayConfig),
+    /// A server-streaming method of a gRPC server.
+    Grpc(GrpcConfig),
+    /// Token transfers of the Stellar network.
+    TokenTransfers(TokenTransfersConfig),
 }
 
 /// What sources need from their surroundings.
@@ -66,6 +73,8 @@ impl SourceConfig {
             Self::Stdin(_) => "stdin",
             Self::Generator(_) => "generator",
             Self::Replay(_) => "replay",
+            Self::Grpc(_) => "grpc",
+            Self::TokenTransfers(_) => "token_transfers",
         }
     }
 
@@ -80,6 +89,18 @@ impl SourceConfig {
             Self::Stdin(config) => Box::new(stdin::StdinSource::new(config, format)),
             Self::Generator(config) => Box::new(generator::GeneratorSource::new(config)?),
             Self::Replay(config) => Box::new(replay::ReplaySource::new(config, context)?),
+            Self::Grpc(config) => {
+                let described = match format {
+                    FormatConfig::Protobuf(format) => format.pool.clone(),
+                    _ => None,
+                };
+                let pool = match described {
+                    Some(pool) => pool,
+                    None => config.descriptors().load(&context.base)?,
+                };
+                Box::new(grpc::GrpcSource::new(config, &pool, "grpc", &context.base)?)
+            }
+            Self::TokenTransfers(config) => Box::new(config.source(&context.base)?),
         })
     }
 
@@ -121,7 +142,65 @@ impl SourceConfig {
                 }
                 config.validate()
             }
+            Self::Grpc(_) | Self::TokenTransfers(_)
+                if !matches!(format, FormatConfig::Protobuf(_)) =>
+            {
+                Err(Error::config(format!(
+                    "the messages of a gRPC server are protobuf: source={} format={}",
+                    self.name(),
+                    format.name()
+                ))
+                .hint("use `format: protobuf`, or leave `format` out"))
+            }
+            Self::Grpc(config) => config.validate(),
+            Self::TokenTransfers(config) => config.validate(),
         }
+    }
+
+    /// What its events look like, where the pipeline file does not say it.
+    ///
+    /// # Errors
+    /// `Internal` when what is built in is wrong.
+    pub fn default_format(&self) -> Result<FormatConfig> {
+        Ok(match self {
+            Self::Grpc(_) => FormatConfig::Protobuf(ProtobufConfig::default()),
+            Self::TokenTransfers(_) => FormatConfig::Protobuf(protobuf::token_transfers()?),
+            _ => FormatConfig::Json(JsonConfig::default()),
+        })
+    }
+
+    /// Completes the format by what the source knows of its messages: a gRPC method's descriptors, be
+    /// they in files or at the server. Called before a schema is asked for.
+    ///
+    /// # Errors
+    /// `Config` for what is wrong in the descriptors, `Unavailable` when a server does not answer.
+    pub async fn describe(&self, format: &mut FormatConfig, context: &SourceContext) -> Result<()> {
+        let FormatConfig::Protobuf(format) = format else {
+            return Ok(());
+        };
+        let (pool, message) = match self {
+            Self::Grpc(config) => grpc::describe(config, &context.base).await?,
+            Self::TokenTransfers(config) => config.describe()?,
+            _ => return Ok(()),
+        };
+        match &format.message {
+            Some(named) if named != message.full_name() => {
+                return Err(Error::config(format!(
+                    "the method gives other messages than the format names: format={named} method={}",
+                    message.full_name()
+                ))
+                .hint("leave `message` out"));
+            }
+            Some(_) => {}
+            None => format.message = Some(message.full_name().to_owned()),
+        }
+        format.pool = Some(pool);
+        Ok(())
+    }
+
+    /// Whether only a server knows what its messages are.
+    pub fn asks_the_server(&self) -> bool {
+        matches!(self, Self::Grpc(config) if config.reflection)
     }
 
     /// What must not change while a pipeline has checkpoints.
@@ -131,6 +210,8 @@ impl SourceConfig {
             Self::Stdin(_) => "stdin".to_owned(),
             Self::Generator(config) => config.fingerprint(),
             Self::Replay(config) => config.fingerprint(),
+            Self::Grpc(config) => config.fingerprint(),
+            Self::TokenTransfers(config) => config.fingerprint(),
         }
     }
 
@@ -140,13 +221,16 @@ impl SourceConfig {
             Self::File(config) => !config.follow,
             Self::Stdin(_) | Self::Replay(_) => true,
             Self::Generator(config) => config.count.is_some(),
+            Self::Grpc(config) => config.is_bounded(),
+            Self::TokenTransfers(config) => config.end_ledger != 0,
         }
     }
 
     /// Whether it can be read again from an offset, after a crash.
     pub fn can_replay(&self) -> bool {
         match self {
-            Self::File(_) | Self::Generator(_) | Self::Replay(_) => true,
+            Self::File(_) | Self::Generator(_) | Self::Replay(_) | Self::TokenTransfers(_) => true,
+            Self::Grpc(config) => !config.lossy,
             Self::Stdin(_) => false,
         }
     }
@@ -157,7 +241,11 @@ impl SourceConfig {
     /// `Config` when the configuration contradicts itself.
     pub fn known_schema(&self) -> Result<Option<SchemaRef>> {
         match self {
-            Self::File(_) | Self::Stdin(_) | Self::Replay(_) => Ok(None),
+            Self::File(_)
+            | Self::Stdin(_)
+            | Self::Replay(_)
+            | Self::Grpc(_)
+            | Self::TokenTransfers(_) => Ok(None),
             Self::Generator(config) if config.is_debezium() => Ok(None),
             Self::Generator(config) => config.schema().map(Some),
         }
@@ -172,6 +260,10 @@ impl SourceConfig {
             Self::File(config) => config.check_connect(context).await,
             Self::Stdin(_) | Self::Generator(_) => Ok(()),
             Self::Replay(config) => config.check(context),
+            Self::Grpc(config) => grpc::check_connect(config, &context.base).await,
+            Self::TokenTransfers(config) => {
+                grpc::check_connect(&config.grpc(), &context.base).await
+            }
         }
     }
 }
@@ -187,11 +279,22 @@ pub(crate) struct SourceTable {
     generator: Option<GeneratorConfig>,
     #[serde(default)]
     replay: Option<ReplayConfig>,
+    #[serde(default)]
+    grpc: Option<GrpcConfig>,
+    #[serde(default)]
+    token_transfers: Option<TokenTransfersConfig>,
 }
 
 impl OneOf for SourceConfig {
     type Table = SourceTable;
-    const NAMES: &'static [&'static str] = &["file", "stdin", "generator", "replay"];
+    const NAMES: &'static [&'static str] = &[
+        "file",
+        "stdin",
+        "generator",
+        "replay",
+        "grpc",
+        "token_transfers",
+    ];
 
     fn named(name: &str) -> Option<Self> {
         match name {
@@ -207,6 +310,8 @@ impl OneOf for SourceConfig {
             table.stdin.map(Self::Stdin),
             table.generator.map(Self::Generator),
             table.replay.map(Self::Replay),
+            table.grpc.map(Self::Grpc),
+            table.token_transfers.map(Self::TokenTransfers),
         ];
         all.into_iter().flatten().collect()
     }

@@ -36,7 +36,7 @@ pub struct GrpcConfig {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
-    #[schemars(with = "OneOrMany")]
+    #[schemars(with = "OneOrMany<PathBuf>")]
     pub proto: Vec<PathBuf>,
     /// Folders in which imports are looked for, one or many.
     #[serde(
@@ -44,7 +44,7 @@ pub struct GrpcConfig {
         skip_serializing_if = "Vec::is_empty",
         deserialize_with = "one_or_many"
     )]
-    #[schemars(with = "OneOrMany")]
+    #[schemars(with = "OneOrMany<PathBuf>")]
     pub include: Vec<PathBuf>,
     /// Asks the server for its descriptors at each start.
     #[serde(default)]
@@ -64,9 +64,11 @@ pub struct GrpcConfig {
     /// Bearer token of each request; never shown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
-    /// Time between pings over a connection; a ping that is not answered for as long ends it.
-    #[serde(default = "ten_seconds")]
-    pub keep_alive: Span,
+    /// Time between HTTP/2 pings over a connection; a ping that is not answered for as long ends it.
+    /// Default: none, since many servers close connections that ping often; TCP finds a peer that is
+    /// gone in 25 seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<Span>,
     /// How long one try to connect may take.
     #[serde(default = "ten_seconds")]
     pub connect_timeout: Span,
@@ -358,7 +360,7 @@ impl GrpcConfig {
             }
         }
         for (name, span) in [
-            ("keep_alive", Some(self.keep_alive)),
+            ("keep_alive", self.keep_alive),
             ("connect_timeout", Some(self.connect_timeout)),
             ("deadline", self.deadline),
         ] {

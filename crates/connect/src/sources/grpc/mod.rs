@@ -157,8 +157,12 @@ impl GrpcSource {
         self.groups.restart();
         let (endpoint, wanted) = (self.endpoint.clone(), self.wanted.clone());
         let request = self.asking.behind(self.groups.front())?;
+        let (limit, link) = (self.config.connect_timeout.0, Arc::clone(&self.link));
+        self.quiet_since = Instant::now();
         self.connection = Connection::Opening(Box::pin(async move {
-            let channel = wanted::connect(&endpoint).await?;
+            let channel = wanted::connect(&endpoint, limit).await?;
+            // Many servers answer only when they have a message.
+            link.set_connected(true);
             wanted.call(channel, request).await
         }));
         Ok(())
@@ -393,7 +397,7 @@ pub(super) async fn describe(
 ) -> Result<(DescriptorPool, MessageDescriptor)> {
     let pool = if config.reflection {
         let endpoint = wanted::endpoint(config, base)?;
-        let channel = wanted::connect(&endpoint).await;
+        let channel = wanted::connect(&endpoint, config.connect_timeout.0).await;
         let channel = channel.map_err(|status| unreachable(config, &status))?;
         reflection::descriptors(config, channel).await?
     } else {
@@ -420,7 +424,7 @@ fn unreachable(config: &GrpcConfig, status: &Status) -> Error {
 /// `Unavailable` when it does not.
 pub(super) async fn check_connect(config: &GrpcConfig, base: &Path) -> Result<()> {
     let endpoint = wanted::endpoint(config, base)?;
-    let connected = wanted::connect(&endpoint).await;
+    let connected = wanted::connect(&endpoint, config.connect_timeout.0).await;
     connected
         .map(drop)
         .map_err(|status| unreachable(config, &status))
@@ -477,6 +481,7 @@ impl Source for GrpcSource {
                 self.watermark_behind();
                 return Ok(SourceEvent::Batch(self.batch(taken)));
             }
+            let tick = self.tick();
             match &mut self.connection {
                 Connection::Over => return Ok(SourceEvent::End),
                 Connection::Ended => {
@@ -487,19 +492,31 @@ impl Source for GrpcSource {
                     tokio::time::sleep_until(*until).await;
                     self.open_connection()?;
                 }
-                Connection::Opening(opening) => match opening.await {
-                    Ok(stream) => {
-                        self.connection = Connection::Up(stream);
-                        self.link.set_connected(true);
-                        self.quiet_since = Instant::now();
+                Connection::Opening(opening) => {
+                    let opened = tokio::select! {
+                        biased;
+                        opened = opening => Some(opened),
+                        () = tokio::time::sleep(tick) => None,
+                    };
+                    match opened {
+                        Some(Ok(stream)) => {
+                            self.connection = Connection::Up(stream);
+                            self.quiet_since = Instant::now();
+                        }
+                        Some(Err(status)) => self.failed(&status)?,
+                        None if self.link.is_connected() => {
+                            if let Some(event) = self.silent()? {
+                                return Ok(event);
+                            }
+                        }
+                        None => {}
                     }
-                    Err(status) => self.failed(&status)?,
-                },
+                }
                 Connection::Up(_) => {
                     if self.groups.has_complete() {
                         self.linger.get_or_insert(now + LINGER);
                     }
-                    let until = self.linger.unwrap_or(now + self.tick());
+                    let until = self.linger.unwrap_or(now + tick);
                     tokio::select! {
                         biased;
                         read = self.read() => match read {

@@ -1,6 +1,6 @@
 //! What is asked of a server each time: connection, TLS, metadata, the method's path.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use bytes::Bytes;
 use calve_engine::{Error, Result};
@@ -21,6 +21,11 @@ use super::{
 /// HTTP/2 lets a server send so much that nobody has taken yet: it bounds what waits in memory while
 /// the pipeline is slow, and is enough for a connection over a long way.
 const WINDOW_BYTES: u32 = 2 << 20;
+
+/// A peer that is gone without a word is found after 25 s, which is sooner than silence ends a group.
+const SILENT_FOR: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 3;
 
 /// The parts of a call that are the same each time.
 #[derive(Clone, Debug)]
@@ -99,13 +104,19 @@ pub(super) fn endpoint(config: &GrpcConfig, base: &Path) -> Result<Endpoint> {
     let mut endpoint = Endpoint::from_shared(address.to_owned())
         .and_then(|e| e.user_agent(concat!("calve/", env!("CARGO_PKG_VERSION"))))
         .map_err(wrong)?
-        .connect_timeout(config.connect_timeout.0)
         .tcp_nodelay(true)
-        .http2_keep_alive_interval(config.keep_alive.0)
-        .keep_alive_timeout(config.keep_alive.0)
-        .keep_alive_while_idle(true)
+        .tcp_keepalive(Some(SILENT_FOR))
+        .tcp_keepalive_interval(Some(PROBE_EVERY))
+        .tcp_keepalive_retries(Some(PROBES))
         .initial_stream_window_size(WINDOW_BYTES)
         .initial_connection_window_size(WINDOW_BYTES);
+    // Servers may take pings for an attack (`too_many_pings`), so nobody sends them unasked.
+    if let Some(keep_alive) = config.keep_alive {
+        endpoint = endpoint
+            .http2_keep_alive_interval(keep_alive.0)
+            .keep_alive_timeout(keep_alive.0)
+            .keep_alive_while_idle(true);
+    }
     if is_tls(address)? {
         let certificates = config.tls.clone().unwrap_or_default();
         let read = |path: &Path| {
@@ -138,12 +149,12 @@ pub(super) fn endpoint(config: &GrpcConfig, base: &Path) -> Result<Endpoint> {
     Ok(endpoint)
 }
 
-/// A connection.
-pub(super) async fn connect(endpoint: &Endpoint) -> Result<Channel, Status> {
-    endpoint.connect().await.map_err(|error| {
-        let text = chain(&error);
-        Status::unavailable(text)
-    })
+/// A connection, with TLS and HTTP/2 agreed upon, within `limit`.
+pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Channel, Status> {
+    match tokio::time::timeout(limit, endpoint.connect()).await {
+        Ok(connected) => connected.map_err(|error| Status::unavailable(chain(&error))),
+        Err(_) => Err(Status::unavailable("nobody answers within connect_timeout")),
+    }
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
