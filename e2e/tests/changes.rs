@@ -5,7 +5,7 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::ExitStatus,
+    process::{Command, ExitStatus},
 };
 
 use calve_e2e::{Running, command, python};
@@ -15,6 +15,16 @@ use serde_json::{Value, json};
 
 /// What the fixture's last state is: rows, sum of quantity, sum of price in cents.
 const LAST: (u64, u64, u64) = (559, 1648, 58_869_985);
+
+const COLUMNS: [&str; 7] = [
+    "id",
+    "customer_name",
+    "product_name",
+    "quantity",
+    "price",
+    "order_date",
+    "status",
+];
 
 fn fixture() -> Vec<String> {
     let folder = std::env::var("CALVE_FIXTURES").map_or_else(
@@ -53,6 +63,16 @@ impl Orders {
         Self { dir, files: 0 }
     }
 
+    /// The pipeline file does not name the key.
+    fn without_key(self) -> Self {
+        let file = self.dir.join("orders.yaml");
+        let text = fs::read_to_string(&file).expect("the pipeline file");
+        let without = text.replace("key: [id], ", "");
+        assert_ne!(text, without);
+        fs::write(file, without).expect("the pipeline file");
+        self
+    }
+
     /// One more file of changes; each file is a batch.
     fn add(&mut self, lines: &[String]) {
         let name = format!("in/{:05}.jsonl", self.files);
@@ -78,16 +98,7 @@ impl Orders {
     }
 
     fn read(&self, queries: &[&str]) -> Value {
-        let columns = [
-            "id",
-            "customer_name",
-            "product_name",
-            "quantity",
-            "price",
-            "order_date",
-            "status",
-        ];
-        let spec = json!({ "dir": self.dir, "columns": columns, "queries": queries });
+        let spec = json!({ "dir": self.dir, "columns": COLUMNS, "queries": queries });
         python("changes.py", &[spec]).remove(0)
     }
 
@@ -99,6 +110,16 @@ impl Orders {
         assert_eq!(found["keys"], LAST.0, "{what}: a key is there twice");
         assert_eq!(found["queries"][0], json!([[LAST.1, LAST.2]]), "{what}");
         found["digest"].clone()
+    }
+
+    /// Data files of the table now.
+    fn live_files(&self) -> usize {
+        let found = self.read(&[]);
+        let last = found["summaries"].as_array().and_then(|all| all.last());
+        let files = last.and_then(|last| last["total-data-files"].as_str());
+        files
+            .and_then(|n| n.parse().ok())
+            .expect("a number of files")
     }
 
     fn verify(&self) {
@@ -214,6 +235,11 @@ const KILLS: &[&str] = &[
     "iceberg.commit.before_cas=kill@3",
     "iceberg.commit.after_cas=kill@3",
     "iceberg.commit.after_cas=lost@3",
+    "iceberg.compact.before_commit=kill",
+    "iceberg.compact.before_commit=kill@3",
+    "changes.merged=kill",
+    "changes.merged=kill@2",
+    "changes.merged=error",
     "commit.after=kill@2",
     "checkpoint.retire.each=kill",
 ];
@@ -227,7 +253,7 @@ fn killed(root: &Path, n: usize, fault: &str) -> Orders {
             orders.add(chunk);
         }
         let status = orders.run(fault);
-        if fault.contains("=lost") || status.signal() == Some(9) {
+        if fault.contains("=lost") || fault.contains("=error") || status.signal() == Some(9) {
             return orders;
         }
         assert!(status.success(), "{fault}: {}", orders.log());
@@ -249,6 +275,34 @@ fn the_table_is_the_same_whatever_is_killed() {
             "{fault}"
         );
         orders.verify();
+    }
+}
+
+#[test]
+fn files_stay_few_whatever_the_number_of_commits() {
+    let root = tempfile::tempdir().expect("a folder");
+    for (n, (changes, table)) in [POSITIONS, VECTORS, AGAIN].iter().enumerate() {
+        let mut files = [0, 0];
+        for (off, files) in files.iter_mut().enumerate() {
+            let mut orders = Orders::new(root.path().join(format!("{n}-{off}")), changes, table);
+            if off == 1 {
+                let file = orders.dir.join("orders.yaml");
+                let text = fs::read_to_string(&file).expect("the pipeline file");
+                let more = "upkeep: { compact: off }\n";
+                fs::write(file, text + more).expect("the pipeline file");
+            }
+            // A run is a commit, at least: the index must be found as it was left.
+            for chunk in fixture().chunks(42) {
+                orders.add(chunk);
+                orders.runs();
+            }
+            orders.is_last_state(changes);
+            orders.verify();
+            let log = orders.log();
+            assert!(!log.contains("anew=true"), "{log}");
+            *files = orders.live_files();
+        }
+        assert!(files[0] <= 10 && files[1] >= 20, "{changes}: {files:?}");
     }
 }
 
@@ -330,4 +384,91 @@ fn walk(folder: &Path) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+#[test]
+fn the_key_is_taken_from_the_messages() {
+    let root = tempfile::tempdir().expect("a folder");
+    let schema = json!({ "type": "struct", "fields": [{ "type": "int32", "field": "id" }] });
+    let pair = |(n, line): (usize, &String)| {
+        let value: Value = serde_json::from_str(line).expect("a change");
+        let of = [&value["after"]["id"], &value["before"]["id"]];
+        let id = of.iter().find(|id| id.is_number()).expect("an id");
+        let mut key = json!({ "id": id });
+        if n % 2 == 0 {
+            key = json!({ "schema": schema, "payload": key });
+        }
+        // The key comes first.
+        format!("{{\"key\":{key},\"value\":{line}}}")
+    };
+    let lines: Vec<String> = fixture().iter().enumerate().map(pair).collect();
+    let mut orders = Orders::new(root.path().join("keys"), POSITIONS.0, POSITIONS.1).without_key();
+    for chunk in lines.chunks(300) {
+        orders.add(chunk);
+        // The later ones know the key from the checkpoints: the index is made anew by it.
+        orders.runs();
+        orders.lose_index();
+    }
+    orders.is_last_state("keys of messages");
+    assert_eq!(orders.log().matches("key of the changes").count(), 1);
+
+    let mut orders = Orders::new(root.path().join("none"), POSITIONS.0, POSITIONS.1).without_key();
+    orders.add(&fixture());
+    assert_eq!(orders.run("").code(), Some(2));
+    let log = orders.log();
+    assert!(log.contains("the changes carry no key"), "{log}");
+    assert!(log.contains("key: [id]"), "{log}");
+}
+
+/// Reads with Spark: all rows of each table, by the first column.
+fn spark(specs: &[Value]) -> Value {
+    let python = std::env::var("CALVE_SPARK_PYTHON")
+        .or_else(|_| std::env::var("CALVE_PYTHON"))
+        .expect("run it by `make test-spark`");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("py/spark.py");
+    let done = Command::new(python)
+        .arg(script)
+        .arg(json!(specs).to_string())
+        .output()
+        .expect("run Python");
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success(), "Spark failed: {said}");
+    let text = String::from_utf8_lossy(&done.stdout).into_owned();
+    let last = text.lines().last().expect("Spark prints JSON");
+    serde_json::from_str(last).expect("Spark prints JSON")
+}
+
+#[test]
+#[ignore = "needs Java and a large download: make test-spark"]
+fn spark_reads_the_same_rows_in_each_delete_mode() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut tables = Vec::new();
+    for (n, (changes, table)) in [POSITIONS, VECTORS, AGAIN].iter().enumerate() {
+        let mut orders = Orders::new(root.path().join(n.to_string()), changes, table);
+        // With deletes of every kind left in it.
+        let off = "upkeep: { compact: off }\n";
+        let file = orders.dir.join("orders.yaml");
+        let text = fs::read_to_string(&file).expect("the pipeline file");
+        fs::write(file, text + off).expect("the pipeline file");
+        for chunk in fixture().chunks(60) {
+            orders.add(chunk);
+        }
+        orders.runs();
+        orders.is_last_state(changes);
+        tables.push(orders);
+    }
+    let specs: Vec<Value> = tables
+        .iter()
+        .map(|orders| json!({ "dir": orders.dir, "columns": COLUMNS }))
+        .collect();
+    let found = spark(&specs);
+    let columns = COLUMNS.join(", ");
+    for (orders, theirs) in tables
+        .iter()
+        .zip(found["tables"].as_array().expect("tables"))
+    {
+        let ours = orders.read(&[&format!("SELECT {columns} FROM t ORDER BY id")]);
+        assert_eq!(ours["queries"][0], *theirs, "{}", orders.dir.display());
+        assert_eq!(theirs.as_array().map(Vec::len), Some(LAST.0 as usize));
+    }
 }

@@ -8,7 +8,7 @@ use calve_connect::{
     sources::{self, SourceContext},
 };
 use calve_engine::{
-    BatcherFactory, Decoder, Error, Output, Result, Source, Transform,
+    BatcherFactory, Decoder, Error, Output, RawBatch, Result, Source, Transform,
     checkpoint::{Checkpoints, Meta},
     event_time::EventTime,
     metrics::Metrics,
@@ -25,7 +25,7 @@ use crate::{
     config::{PipelineFile, SinkConfig},
     out,
     schema::{SchemaVersion, Stored, evolve, with_evolution, with_rescued},
-    windows,
+    upkeep, windows,
 };
 
 /// The only shard of a pipeline in one process.
@@ -42,20 +42,26 @@ pub(crate) struct Front {
     rows: SchemaRef,
     /// The schema as it was inferred at the first start; none: it is declared.
     inferred: Option<serde_json::Value>,
+    /// The key of the changes, when the first events told it.
+    key: Option<Vec<String>>,
     sql: Option<String>,
 }
 
 impl Front {
     /// From the beginning of the source, without checkpoints; writes nothing.
     pub(crate) async fn open(file: &PipelineFile) -> Result<Self> {
-        Self::resume(file, Stored::default(), &Offsets::default(), None).await
+        // Nothing is written, so no key is needed.
+        let nothing = Some(Vec::new());
+        let stored = Stored::default();
+        Self::resume(file, stored, nothing, &Offsets::default(), None).await
     }
 
-    /// As it was at an earlier start: with the schema that was inferred then, and what became of it.
-    /// `monitors` go on from an earlier front of this process.
+    /// As it was at an earlier start: with the schema that was inferred then, and what became of it, and
+    /// the key. `monitors` go on from an earlier front of this process.
     async fn resume(
         file: &PipelineFile,
         stored: Stored<'_>,
+        mut key: Option<Vec<String>>,
         from: &Offsets,
         monitors: Option<Monitors>,
     ) -> Result<Self> {
@@ -64,6 +70,7 @@ impl Front {
         file.source.describe(&mut format, &context).await?;
         let mut source = file.source.build(&format, &context)?;
         let mut inferred = stored.inferred.cloned();
+        let mut first = None;
         let events = if let Some(declared) = format.declared_schema() {
             declared?
         } else if let Some(known) = file.source.known_schema()? {
@@ -83,9 +90,23 @@ impl Front {
             let (config, format) = (file.source.clone(), format.clone());
             let anew = move || config.build(&format, &context);
             source = Box::new(peeked.or_anew(anew));
+            first = Some(seen);
             schema
         };
         let events = with_rescued(events, file.schema.rescued.as_deref())?;
+        if key.is_none() && file.lacks_key() {
+            let seen = match first {
+                Some(seen) => seen,
+                None => {
+                    let (seen, peeked) = sources::peek(source, from).await?;
+                    let anew = file.clone();
+                    let build = move || anew.source.build(&anew.format, &self::context(&anew));
+                    source = Box::new(peeked.or_anew(build));
+                    seen
+                }
+            };
+            key = Some(key_of(file, &seen)?);
+        }
         let planned = plan(file, &events)?;
         let rows = planned
             .as_ref()
@@ -110,9 +131,25 @@ impl Front {
             events,
             rows,
             inferred,
+            key,
             sql: file.transform.as_ref().map(|t| t.sql.trim().to_owned()),
         })
     }
+}
+
+/// The key that the first changes carry.
+fn key_of(file: &PipelineFile, first: &[RawBatch]) -> Result<Vec<String>> {
+    let key = formats::infer::key_columns(&file.format, first)?.ok_or_else(|| {
+        Error::config("changes.key is not given, and the changes carry no key").hint(
+            "name the columns that identify a row, for example `key: [id]`; a key is read from \
+             lines such as {\"key\": {\"id\": 1}, \"value\": …}",
+        )
+    })?;
+    out::note(format!(
+        "key of the changes, as they carry it, kept with the checkpoints: {}",
+        key.join(", ")
+    ));
+    Ok(key)
 }
 
 /// What sources need from their surroundings.
@@ -228,7 +265,10 @@ pub(crate) async fn open(
             None,
         ),
     };
-    let front = Front::resume(file, stored, &from, monitors).await?;
+    let known = loaded.meta.as_ref().and_then(|m| m.inferred_key.clone());
+    let front = Front::resume(file, stored, known, &from, monitors).await?;
+    let with_key = file.with_key(front.key.as_deref());
+    let file = &with_key;
     let schema = SchemaVersion::of(&front.events, &loaded)?;
     let event_time = match &file.event_time {
         Some(config) => Some(EventTime::of(
@@ -239,9 +279,13 @@ pub(crate) async fn open(
         None => None,
     };
     // Stored before any table is created, so that a restart decides the same.
-    let meta = Meta::single(&file.name, front.inferred.clone());
+    let meta = Meta {
+        inferred_key: front.key.clone(),
+        ..Meta::single(&file.name, front.inferred.clone())
+    };
     let fixed = checkpoints.fix_meta(&meta).await?;
-    if fixed.inferred_schema != meta.inferred_schema && meta.inferred_schema.is_some() {
+    let differs = fixed.inferred_schema != meta.inferred_schema && meta.inferred_schema.is_some();
+    if differs || (fixed.inferred_key.is_some() && fixed.inferred_key != meta.inferred_key) {
         return Err(
             Error::conflict("another process started this pipeline at the same moment")
                 .hint("start it again: it takes the schema that is stored now"),
@@ -343,6 +387,7 @@ impl Opening<'_> {
                     checkpoints: self.checkpoints,
                     memory_bytes: file.limits.memory.0 as usize / 8,
                     target_file_size: file.commit.target_file_size.0,
+                    tiers: upkeep::tiers(file),
                 });
                 let config = with_evolution(config, file);
                 calve_lake::iceberg::open(&config, options, rows, names, pool, changes.as_ref())

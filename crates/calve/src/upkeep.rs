@@ -1,18 +1,29 @@
-//! Upkeep of the table while a pipeline runs: small files become few, and deleted rows are left out. It
-//! is a writer of its own, which costs the pipeline a retry when both commit at once.
+//! Upkeep of the table while a pipeline runs: small files become few, and deleted rows are left out. What
+//! happens between the commits of changes is planned here, and done by the table's output. What happens
+//! at times is a writer of its own, which costs the pipeline a retry when both commit at once.
 
 use std::{sync::Arc, time::Duration};
 
 use calve_engine::{Error, Result};
-use calve_lake::iceberg::{self, CompactOptions};
+use calve_lake::iceberg::{self, CompactOptions, Tiers};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{PipelineFile, SinkConfig};
+use crate::config::{Compact, PipelineFile, SinkConfig};
 
 /// Fewer small files of a table partition are left alone.
 const MIN_FILES: usize = 5;
 /// However often the user wants it.
 const SHORTEST: Duration = Duration::from_millis(100);
+
+/// When a table of changes is merged after a commit; none: never.
+pub(crate) fn tiers(file: &PipelineFile) -> Option<Tiers> {
+    let upkeep = file.upkeep.clone().unwrap_or_default();
+    (upkeep.compact == Compact::Auto).then(|| Tiers {
+        target_file_size: file.commit.target_file_size.0,
+        min_files: upkeep.min_files,
+        deleted_share: upkeep.deleted_share,
+    })
+}
 
 /// Compacts the table again and again until `ended`; what fails is tried again at the next time.
 ///
@@ -20,6 +31,9 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// `Internal` when the thread that encodes cannot be started.
 pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()> {
     let (Some(upkeep), SinkConfig::Iceberg(table)) = (&file.upkeep, &file.sink) else {
+        return Ok(());
+    };
+    let Some(every) = upkeep.compact_every else {
         return Ok(());
     };
     let (catalog, name) = (table.catalog.clone(), table.table.clone());
@@ -37,7 +51,7 @@ pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()>
         .thread_name(|_| "calve-upkeep-encode".to_owned())
         .build()
         .map_err(|e| Error::internal("cannot start the thread of the upkeep").because(e))?;
-    let (pool, every) = (Arc::new(pool), upkeep.compact_every.0);
+    let (pool, every) = (Arc::new(pool), every.0);
     // A compaction decodes and filters, which is nothing for the threads of the I/O.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -349,6 +349,13 @@ pub trait Output: Send + Sync {
     /// One try; never retries a conflict itself. Idempotent: a record that is held already answers
     /// [`Outcome::AlreadyCommitted`].
     async fn commit(&self, commit: &Commit) -> Result<Outcome>;
+
+    /// Looks after what is visible: called after an epoch was acknowledged, while no commit is under
+    /// way. Does a bounded piece of work, and nothing that a crash, or a failure, could spoil: a failure
+    /// is logged, and the next epoch is committed all the same.
+    async fn tend(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// Makes the decoder, transform and such of one more batcher.

@@ -261,7 +261,11 @@ fn changes_of(changes: &ChangesConfig) -> String {
         (Mode::Merge, Deletes::Vector) => "the last of each key counts; deletion vectors",
         (Mode::Merge, Deletes::CopyOnWrite) => "the last of each key counts; copy on write",
     };
-    format!("by {}, {order}: {how}", changes.key.join(", "))
+    let key = match changes.key.as_slice() {
+        [] => "the key that they carry".to_owned(),
+        columns => columns.join(", "),
+    };
+    format!("by {key}, {order}: {how}")
 }
 
 fn sink(file: &PipelineFile, existing: &str) -> String {

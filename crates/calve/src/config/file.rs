@@ -10,7 +10,10 @@ use calve_connect::{
 };
 use calve_engine::{Result, Secret, stores::is_remote};
 use calve_lake::{
-    changes::ChangesConfig, iceberg::IcebergConfig, parquet::ParquetConfig, write::Compression,
+    changes::{ChangesConfig, Mode},
+    iceberg::IcebergConfig,
+    parquet::ParquetConfig,
+    write::Compression,
 };
 use calve_sql::lookup::LookupConfigs;
 use schemars::JsonSchema;
@@ -65,7 +68,7 @@ pub(crate) struct PipelineFile {
     /// When and how files are written and made visible. May be changed at any time.
     #[serde(default)]
     pub(crate) commit: CommitConfig,
-    /// How an Iceberg table is looked after while the pipeline runs. Without it it is not.
+    /// How an Iceberg table is looked after while the pipeline runs. May be changed at any time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) upkeep: Option<UpkeepConfig>,
     /// What calve may use. May be changed at any time.
@@ -155,6 +158,13 @@ pub(crate) enum SinkConfig {
 }
 
 impl SinkConfig {
+    fn changes_mut(&mut self) -> Option<&mut ChangesConfig> {
+        match self {
+            Self::Iceberg(config) => config.changes.as_deref_mut(),
+            Self::Parquet(_) => None,
+        }
+    }
+
     /// How rows change the table, where they are changes.
     pub(crate) fn changes(&self) -> Option<&ChangesConfig> {
         match self {
@@ -236,12 +246,40 @@ impl Default for CommitConfig {
 }
 
 /// How an Iceberg table is looked after while the pipeline runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
 pub(crate) struct UpkeepConfig {
+    /// What the pipeline does between its commits.
+    pub(crate) compact: Compact,
+    /// With `auto`: fewer small files of a table partition are not merged. At least 2.
+    pub(crate) min_files: usize,
+    /// With `auto`: a file is written again when so large a share of its rows is deleted, above 0 to 1.
+    pub(crate) deleted_share: f64,
     /// Small files become few, and files lose the rows that were deleted from them, after so long each
-    /// time, as `calve table compact` does it.
-    pub(crate) compact_every: Span,
+    /// time, as `calve table compact` does it, beside the commits.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) compact_every: Option<Span>,
+}
+
+impl Default for UpkeepConfig {
+    fn default() -> Self {
+        Self {
+            compact: Compact::Auto,
+            min_files: 4,
+            deleted_share: 0.2,
+            compact_every: None,
+        }
+    }
+}
+
+/// Whether a pipeline merges files between its commits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compact {
+    /// A table of changes is merged a little after each commit; others are not.
+    Auto,
+    /// Never.
+    Off,
 }
 
 /// What calve may use.
@@ -325,6 +363,21 @@ pub(crate) struct CheckpointConfig {
 }
 
 impl PipelineFile {
+    /// Whether the changes need a key that the file does not name.
+    pub(crate) fn lacks_key(&self) -> bool {
+        let changes = self.sink.changes();
+        changes.is_some_and(|changes| changes.key.is_empty() && changes.mode != Mode::Append)
+    }
+
+    /// With the key of the changes, where the file does not name one.
+    pub(crate) fn with_key(&self, key: Option<&[String]>) -> Self {
+        let mut file = self.clone();
+        if let (true, Some(key), Some(changes)) = (self.lacks_key(), key, file.sink.changes_mut()) {
+            changes.key = key.to_vec();
+        }
+        file
+    }
+
     /// Where rejects go, if the file says it.
     pub(crate) fn rejects_path(&self) -> Option<&str> {
         self.rejects.as_ref().map(|rejects| rejects.path.as_str())

@@ -18,7 +18,7 @@ use serde_yaml_ng::Value;
 
 pub(crate) use calve_engine::Secret;
 
-pub(crate) use self::file::{PipelineFile, SinkConfig, beside};
+pub(crate) use self::file::{Compact, PipelineFile, SinkConfig, beside};
 
 /// Reads and validates a pipeline file. Variables come from the environment.
 ///

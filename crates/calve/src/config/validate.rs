@@ -78,9 +78,23 @@ impl PipelineFile {
                     Error::config("upkeep is for Iceberg tables").hint("leave `upkeep` out")
                 );
             }
-            if upkeep.compact_every.0.is_zero() {
+            if upkeep.compact_every.is_some_and(|every| every.0.is_zero()) {
                 return Err(Error::config("upkeep.compact_every is zero")
-                    .hint("write for example 1h, or leave `upkeep` out"));
+                    .hint("write for example 1h, or leave it out"));
+            }
+            if upkeep.min_files < 2 {
+                return Err(Error::config(format!(
+                    "upkeep.min_files is below 2: min_files={}",
+                    upkeep.min_files
+                ))
+                .hint("leave it out, or write `compact: off`"));
+            }
+            if !(upkeep.deleted_share > 0.0 && upkeep.deleted_share <= 1.0) {
+                return Err(Error::config(format!(
+                    "upkeep.deleted_share is no share: deleted_share={}",
+                    upkeep.deleted_share
+                ))
+                .hint("write a number above 0, up to 1, such as 0.2"));
             }
         }
         self.commit()?;
@@ -264,6 +278,11 @@ impl PipelineFile {
         };
         let path = |error: Error| error.context("sink.iceberg");
         changes.validate(table.format_version).map_err(path)?;
+        if self.lacks_key() && !matches!(self.format, FormatConfig::Debezium(_)) {
+            let error = Error::config("changes.key names no column")
+                .hint("name the columns that identify a row, for example `key: [id]`");
+            return Err(path(error));
+        }
         if self.window.is_some() && !changes.order_by.is_empty() {
             return Err(Error::config(
                 "sink.iceberg.changes.order_by is not for panes: the last one of a window counts",

@@ -77,6 +77,22 @@ pub(super) fn known_fields(format: &FormatConfig, raw: &RawBatch) -> Result<Opti
     ))
 }
 
+/// The columns that identify a row, by the keys of the first events of a source; none: they carry no
+/// keys.
+///
+/// # Errors
+/// `Config` when keys differ in their columns.
+pub fn key_columns(format: &FormatConfig, first: &[RawBatch]) -> Result<Option<Vec<String>>> {
+    match format {
+        FormatConfig::Debezium(_) => debezium::key_columns(first),
+        FormatConfig::Json(_)
+        | FormatConfig::Protobuf(_)
+        | FormatConfig::Csv(_)
+        | FormatConfig::Parquet(_)
+        | FormatConfig::Arrow(_) => Ok(None),
+    }
+}
+
 fn nothing() -> Error {
     Error::config("there are no events to infer the columns from")
         .hint("declare them: `columns: {name: type, …}` under the format")

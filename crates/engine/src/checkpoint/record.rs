@@ -32,6 +32,9 @@ pub struct Meta {
     pub shard_mode: String,
     /// The schema that was inferred, as the format wrote it; none when it was declared.
     pub inferred_schema: Option<serde_json::Value>,
+    /// The columns that identify a row, where the first events told them; none when they were declared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub inferred_key: Option<Vec<String>>,
 }
 
 impl Meta {
@@ -42,6 +45,7 @@ impl Meta {
             pipeline: pipeline.to_owned(),
             shard_mode: "single".to_owned(),
             inferred_schema,
+            inferred_key: None,
         }
     }
 

@@ -64,6 +64,11 @@ impl Committer {
             self.metrics.acknowledged();
             // The reader may have ended before; then there is nobody to tell.
             let _ = self.acks.send(record.offsets.clone());
+            for (name, output) in &self.outputs {
+                if let Err(error) = output.tend().await {
+                    tracing::warn!(%error, output = name, "cannot look after the output now");
+                }
+            }
             if newest.0 >= retired.0 + RETIRE_AFTER {
                 self.checkpoints.retire(newest).await?;
                 retired = newest;

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ChangesConfig {
-    /// Columns that identify a row. A change in which one of them is null is rejected.
+    /// Columns that identify a row. A change in which one of them is null is rejected. Changes of the
+    /// format `debezium` may carry their key: it may be left out then.
+    #[serde(default)]
     pub key: Vec<String>,
     /// Columns that order the changes of a key, the first one first: the highest wins, whenever it
     /// comes. Without it the change that comes last wins. What is no column of the table itself (its
@@ -122,10 +124,6 @@ impl ChangesConfig {
     /// # Errors
     /// `Config`.
     pub fn validate(&self, format_version: u8) -> Result<()> {
-        if self.key.is_empty() && self.mode != Mode::Append {
-            return Err(Error::config("changes.key names no column")
-                .hint("name the columns that identify a row, for example `key: [id]`"));
-        }
         for (what, columns) in [("key", &self.key), ("order_by", &self.order_by)] {
             for (n, column) in columns.iter().enumerate() {
                 if columns[..n].contains(column) {
@@ -226,7 +224,6 @@ mod tests {
         let json = serde_json::json!({"key": ["id"], "tombstone_retention": "long"});
         assert!(parse(json).is_err());
         for json in [
-            serde_json::json!({"key": []}),
             serde_json::json!({"key": ["id", "id"]}),
             serde_json::json!({"key": ["id"], "deletes": "vector"}),
         ] {

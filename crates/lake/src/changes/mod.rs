@@ -24,6 +24,7 @@ mod state;
 mod store;
 mod stored;
 mod tombstones;
+mod upkeep;
 mod writer;
 
 #[cfg(test)]
@@ -34,7 +35,7 @@ use std::{path::PathBuf, sync::Arc};
 use arrow::datatypes::{Schema, SchemaRef};
 use calve_engine::{
     checkpoint::Checkpoints,
-    error::Result,
+    error::{Error, Result},
     seams::{Output, Split, Splitter, TableWriter},
 };
 use rayon::ThreadPool;
@@ -48,7 +49,7 @@ use state::Reading;
 use stored::StoredColumns;
 use writer::{ChangesWriter, Parts};
 
-use crate::iceberg::{compact::CompactOptions, handle::TableHandle};
+use crate::iceberg::{Tiers, compact::CompactOptions, handle::TableHandle};
 
 /// What opening a table of changes needs.
 pub struct Opening<'a> {
@@ -64,6 +65,8 @@ pub struct Opening<'a> {
     pub memory_bytes: usize,
     /// Size of data files, about, in bytes.
     pub target_file_size: u64,
+    /// When small files are merged after a commit; none: never.
+    pub tiers: Option<Tiers>,
 }
 
 /// The columns of the table for rows of changes.
@@ -93,6 +96,10 @@ impl Opening<'_> {
         if self.config.mode == Mode::Append {
             return Ok((Box::new(LogWriter { plan, table }), append));
         }
+        if self.config.key.is_empty() {
+            return Err(Error::config("changes.key names no column")
+                .hint("name the columns that identify a row, for example `key: [id]`"));
+        }
         let codec = Arc::new(KeyCodec::new(&plan, files, self.null_keys)?);
         let columns = Arc::new(StoredColumns::new(&codec, files, handle.access.clone()));
         let reading = Reading {
@@ -111,7 +118,8 @@ impl Opening<'_> {
             dry_run: false,
         };
         let deletes = self.config.deletes;
-        let output = ChangesOutput::new(handle, reading, deletes, rewrite, pool.clone());
+        let output =
+            ChangesOutput::new(handle, reading, deletes, rewrite, self.tiers, pool.clone());
         let parts = Parts {
             plan,
             codec,

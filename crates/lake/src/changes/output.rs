@@ -27,7 +27,7 @@ use super::{
 };
 use crate::iceberg::{
     commit::{check_files, fit_schema, state_of},
-    compact::{CompactOptions, without_rows},
+    compact::{CompactOptions, Tiers, without_rows},
     edit::{AddedFile, Edit, RemovedFile},
     epochs::{self, EpochMark, Step},
     files::{Content, from_hex, to_hex},
@@ -44,9 +44,11 @@ pub(crate) struct ChangesOutput {
     pub(crate) reading: Reading,
     deletes: Deletes,
     /// For data files that are written again.
-    rewrite: CompactOptions,
-    pool: Arc<ThreadPool>,
-    state: Mutex<State>,
+    pub(crate) rewrite: CompactOptions,
+    /// When small files are merged after a commit; none: never.
+    tiers: Option<Tiers>,
+    pub(crate) pool: Arc<ThreadPool>,
+    pub(crate) state: Mutex<State>,
 }
 
 impl ChangesOutput {
@@ -55,6 +57,7 @@ impl ChangesOutput {
         reading: Reading,
         deletes: Deletes,
         rewrite: CompactOptions,
+        tiers: Option<Tiers>,
         pool: Arc<ThreadPool>,
     ) -> Self {
         Self {
@@ -62,6 +65,7 @@ impl ChangesOutput {
             reading,
             deletes,
             rewrite,
+            tiers,
             pool,
             state: Mutex::default(),
         }
@@ -121,10 +125,7 @@ impl ChangesOutput {
     }
 
     async fn resolve(&self, state: &mut State, chunks: Vec<ReadChunk>) -> Result<Resolved> {
-        let mut index = state
-            .index
-            .take()
-            .ok_or_else(|| Error::internal("the index is not open"))?;
+        let mut index = state.take_index()?;
         let (reading, ids) = (self.reading.clone(), std::mem::take(&mut state.ids));
         let (index, ids, resolved) = blocking(move || {
             let mut resolver = Resolver {
@@ -364,5 +365,12 @@ impl Output for ChangesOutput {
         }
         *state = taken;
         done
+    }
+
+    async fn tend(&self) -> Result<()> {
+        match &self.tiers {
+            Some(tiers) => self.look_after(tiers).await,
+            None => Ok(()),
+        }
     }
 }

@@ -193,6 +193,30 @@ impl Resolver<'_> {
     }
 }
 
+/// The rows of a data file were in others before, and each is the row of its key.
+///
+/// # Errors
+/// Those of reading and of the index; the index is of no use then.
+pub(crate) fn relocate(
+    index: &mut KeyIndex,
+    codec: &KeyCodec,
+    columns: &StoredColumns,
+    path: &str,
+) -> Result<()> {
+    let file = FileId::of(path);
+    columns.read(codec, path, |first, keyed| {
+        for row in 0..keyed.keys.num_rows() {
+            let place = Where::Row {
+                file,
+                row: first + row as u32,
+            };
+            let order = keyed.order(row);
+            index.put(keyed.keys.row(row).data(), &Entry { place, order })?;
+        }
+        Ok(())
+    })
+}
+
 /// Puts the rows of a data file that is in the table into the index.
 pub(crate) struct Indexer<'a> {
     pub(crate) index: &'a mut KeyIndex,

@@ -158,10 +158,7 @@ impl State {
         let floor = ancestors(metadata).find_map(|s| summary(s, TRUNCATED));
         let floor = floor.and_then(crate::iceberg::files::from_hex);
         let first = held.is_none() && commit.previous == Epoch::NONE;
-        let mut index = self
-            .index
-            .take()
-            .ok_or_else(|| Error::internal("the index is not open"))?;
+        let mut index = self.take_index()?;
         let key = reading.codec.key_names();
         let (ids, reading) = (std::mem::take(&mut self.ids), reading.clone());
         let (index, ids, done) = blocking(move || {
@@ -195,6 +192,43 @@ impl State {
         Ok(())
     }
 
+    /// Whether the index knows the table at this snapshot, and nothing is left to be deleted.
+    pub(crate) fn is_at(&self, snapshot: Option<i64>) -> bool {
+        let at = self.at.as_ref().map(|at| at.snapshot);
+        self.index.is_some() && at == Some(snapshot) && self.lost.is_empty()
+    }
+
+    /// # Errors
+    /// `Internal` when it is not open.
+    pub(crate) fn take_index(&mut self) -> Result<KeyIndex> {
+        let index = self.index.take();
+        index.ok_or_else(|| Error::internal("the index is not open"))
+    }
+
+    /// The index follows a snapshot in which rows have moved; `live` are its files.
+    ///
+    /// # Errors
+    /// Those of the index.
+    pub(crate) fn merged(&mut self, snapshot: i64) -> Result<()> {
+        self.files = by_id(&self.live)?;
+        self.ids = self.files.keys().copied().collect();
+        self.see_all(Some(snapshot));
+        match (&mut self.at, &mut self.index) {
+            (Some(at), Some(index)) => {
+                at.snapshot = Some(snapshot);
+                index.commit(at.clone())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The index knows these files of a later snapshot, too, of which it does not know all.
+    pub(crate) fn wrote(&mut self, files: &[String]) {
+        if let Some(seen) = &mut self.seen {
+            seen.files.extend(files.iter().map(|path| FileId::of(path)));
+        }
+    }
+
     fn see_all(&mut self, at: Option<i64>) {
         let files = self.ids.clone();
         self.seen = Some(Seen { at, files });
@@ -210,10 +244,7 @@ impl State {
         live: FxHashSet<FileId>,
         reading: &Reading,
     ) -> Result<()> {
-        let mut index = self
-            .index
-            .take()
-            .ok_or_else(|| Error::internal("the index is not open"))?;
+        let mut index = self.take_index()?;
         let reading = reading.clone();
         self.written
             .extend(paths.iter().map(|path| FileId::of(path)));

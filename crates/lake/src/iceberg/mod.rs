@@ -49,7 +49,7 @@ use calve_engine::{
 use catalog::Catalog;
 pub use clean::{Cleaned, clean, content_files};
 pub use commit::IcebergOutput;
-pub use compact::{CompactOptions, Compacted, compact};
+pub use compact::{CompactOptions, Compacted, Tiers, compact};
 pub use config::{CatalogConfig, IcebergConfig, RestConfig, SigV4Config, TableName};
 pub use evolve::Evolution;
 pub use expire::{ExpireOptions, Expired, expire};

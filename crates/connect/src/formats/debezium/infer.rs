@@ -8,13 +8,13 @@ use calve_engine::{Error, Payload, RawBatch, Result};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::{config::DebeziumConfig, connect::Connect, mongo, unwrapped};
+use super::{config::DebeziumConfig, connect::Connect, message, mongo, unwrapped};
 use crate::formats::{
     infer::{Kind, SAMPLE_EVENTS},
     mark_bytes,
 };
 
-type Object<'a> = HashMap<String, &'a RawValue>;
+pub(super) type Object<'a> = HashMap<String, &'a RawValue>;
 
 /// What is known after some changes.
 #[derive(Default)]
@@ -71,10 +71,7 @@ fn sample(config: &DebeziumConfig, first: &[RawBatch]) -> Result<Sample> {
         let Payload::Bytes(text) = &raw.payload else {
             return Err(Error::internal("a source of text gave rows"));
         };
-        for line in text[mark_bytes(text, raw.range.from)..].split(|b| *b == b'\n') {
-            let Ok(line) = std::str::from_utf8(line) else {
-                continue;
-            };
+        for line in lines(text, raw.range.from) {
             // What is no change will be rejected; it says nothing about the rest.
             events += usize::from(sample.add(config, line).is_some());
             if events == SAMPLE_EVENTS {
@@ -106,10 +103,19 @@ fn columns(config: &DebeziumConfig, mut columns: Vec<Field>, row: Option<Kind>) 
     columns
 }
 
+/// The lines of a raw batch that begins at an offset, those that are text.
+pub(super) fn lines(text: &[u8], from: u64) -> impl Iterator<Item = &str> {
+    let lines = text[mark_bytes(text, from)..].split(|b| *b == b'\n');
+    lines.filter_map(|line| std::str::from_utf8(line).ok())
+}
+
 impl Sample {
     /// Learns from one line; none where it is no change.
     fn add(&mut self, config: &DebeziumConfig, line: &str) -> Option<()> {
         let event: Object = serde_json::from_str(line).ok()?;
+        if let Some(value) = message::value_of(&event, line) {
+            return self.add(config, value);
+        }
         let (text, event) = match (event.get("payload"), event.contains_key("op")) {
             (Some(payload), false) if event.contains_key("schema") || !config.unwrapped => {
                 if let Some(schema) = event.get("schema") {

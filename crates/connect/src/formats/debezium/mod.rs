@@ -13,6 +13,7 @@ mod config;
 mod connect;
 mod envelope;
 mod infer;
+mod message;
 mod mongo;
 mod toast;
 mod unwrapped;
@@ -33,11 +34,14 @@ use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
 use calve_model::{OffsetRange, SourcePartition};
 
 pub use self::config::{BinaryEncoding, DebeziumConfig, DecimalEncoding, OP, TimeEncoding};
-pub(super) use self::infer::{infer, known_fields};
 use self::{
     assembly::Assembly,
     connect::Connect,
     envelope::{Change, Envelope},
+};
+pub(super) use self::{
+    infer::{infer, known_fields},
+    message::key_columns,
 };
 use super::{
     evolve::Watch,
@@ -296,22 +300,30 @@ impl DebeziumDecoder {
         if byte(bytes, at) == b'\n' {
             return Ok((false, at));
         }
-        let (row, end) = match wrapped(bytes, at, self.schemas.get(self.last_schema)) {
-            Some((schema, payload)) => {
-                let (row, end) = self.inside(text, payload, schema)?;
-                let end = skip_space(bytes, end);
-                if byte(bytes, end) != b'}' {
-                    return Err(Failure::new("something follows the payload"));
-                }
-                (row, end + 1)
-            }
-            None => self.event(text, at)?,
+        let (row, end) = match message::value(bytes, at) {
+            Some((value, end)) => (self.value(text, value)?.0, end),
+            None => self.value(text, at)?,
         };
         let end = skip_space(bytes, end);
         if byte(bytes, end) != b'\n' {
             return Err(Failure::new("something follows the object"));
         }
         Ok((row, end))
+    }
+
+    /// Appends the change at `at`, behind its schema or without.
+    #[inline]
+    fn value(&mut self, text: &str, at: usize) -> Result<(bool, usize), Failure> {
+        let bytes = text.as_bytes();
+        let Some((schema, payload)) = wrapped(bytes, at, self.schemas.get(self.last_schema)) else {
+            return self.event(text, at);
+        };
+        let (row, end) = self.inside(text, payload, schema)?;
+        let end = skip_space(bytes, end);
+        if byte(bytes, end) != b'}' {
+            return Err(Failure::new("something follows the payload"));
+        }
+        Ok((row, end + 1))
     }
 
     /// Appends the change at `at`, with an envelope of its own or without schema.

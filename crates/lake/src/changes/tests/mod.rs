@@ -10,7 +10,7 @@ use calve_engine::seams::Commit;
 use calve_model::Epoch;
 
 use crate::{
-    iceberg::{self, CompactOptions, IcebergConfig, compact, tests::commit},
+    iceberg::{self, CompactOptions, IcebergConfig, Tiers, compact, tests::commit},
     write::WriteOptions,
 };
 use world::{Change, Golden, World, batch, schema};
@@ -54,6 +54,13 @@ fn changes(
         .collect()
 }
 
+/// Merges whatever can be merged.
+const EAGER: Tiers = Tiers {
+    target_file_size: 1 << 20,
+    min_files: 2,
+    deleted_share: 0.1,
+};
+
 /// Random changes; between epochs something happens to the table, the index or the process.
 async fn run(seed: u64, ordered: bool, deletes: &str) {
     let mut random = Random(seed);
@@ -70,6 +77,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
         floor: i64::MIN,
         ..Golden::default()
     };
+    world.tiers = (seed % 2 == 0).then_some(EAGER);
     let mut next = 1000;
     for epoch in 0..12 {
         let batches: Vec<Vec<Change>> = (0..=random.below(3))
@@ -107,6 +115,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
             _ => {}
         }
         world.commit(&commit).await;
+        world.tend().await;
         let at =
             format!("seed={seed} ordered={ordered} deletes={deletes} epoch={epoch} event={event}");
         if version == 2 {
@@ -217,6 +226,117 @@ async fn keys_must_be_there_and_operations_known() {
     assert!(split("x", false).expect_err("unknown").contains("unknown"));
     split("DELETE", false).expect("a known operation");
     split("t", true).expect("a truncate has no key");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_keeps_files_few_and_the_index_follows() {
+    for deletes in ["position", "vector", "copy_on_write"] {
+        let config = serde_json::json!({
+            "key": ["id"], "op_column": "op", "order_by": ["_seq"], "deletes": deletes,
+        });
+        let version = if deletes == "vector" { 3 } else { 2 };
+        let mut world = World::new(config, version, 1 << 20);
+        world.tiers = Some(Tiers {
+            min_files: 4,
+            deleted_share: 0.3,
+            ..EAGER
+        });
+        let mut golden = Golden {
+            ordered: true,
+            floor: i64::MIN,
+            ..Golden::default()
+        };
+        let mut random = Random(7);
+        let (mut steps, mut most) = (0, 0);
+        for epoch in 0..40_i64 {
+            let count = if epoch == 0 { 600 } else { 20 };
+            let changes: Vec<Change> = (0..count)
+                .map(|n| Change {
+                    op: if random.below(9) == 0 { "d" } else { "u" },
+                    id: if epoch == 0 {
+                        n
+                    } else {
+                        random.below(600) as i64
+                    },
+                    seq: epoch * 1000 + n,
+                    region: "eu",
+                    n: epoch,
+                })
+                .collect();
+            for change in &changes {
+                golden.apply(change);
+            }
+            let commit = world.prepare(&[changes]).await;
+            world.commit(&commit).await;
+            steps += usize::from(world.tend().await);
+            let (data, marks) = world.files().await;
+            most = most.max(data + marks);
+            assert!(marks <= data, "{deletes} {epoch}: {data} {marks}");
+            if epoch % 10 == 3 {
+                // The index was kept at the snapshot that the step made: nothing is read anew.
+                world.open = None;
+                let table = std::fs::read_dir(world.index().join("orders"));
+                let folder = table.expect("indexes").next().expect("one").expect("one");
+                let (index, reflects) =
+                    super::index::KeyIndex::open(&folder.path(), 1 << 20).expect("an index");
+                index.close();
+                let at = reflects.expect("it was kept").snapshot;
+                assert_eq!(at, world.snapshot().await, "{deletes} {epoch}");
+            }
+        }
+        assert!((5..=30).contains(&steps), "{deletes}: {steps}");
+        assert!(most <= 20, "{deletes}: {most}");
+        if version == 2 {
+            world.check(&golden, deletes).await;
+        }
+        let found = iceberg::verify(&world.config.catalog, &world.config.table, &[]).await;
+        assert_eq!(found.expect("verified"), Vec::new(), "{deletes}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_leaves_a_table_alone_that_others_have_changed() {
+    let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
+    let mut world = World::new(config, 2, 1 << 20);
+    world.tiers = Some(EAGER);
+    let upsert = |id, seq| {
+        vec![Change {
+            op: "u",
+            id,
+            seq,
+            region: "eu",
+            n: seq,
+        }]
+    };
+    for n in 0..3 {
+        let commit = world.prepare(&[upsert(n, n)]).await;
+        world.commit(&commit).await;
+    }
+    // Somebody else compacts: the index does not know where the rows are.
+    let options = CompactOptions {
+        target_file_size: 1 << 20,
+        min_files: 2,
+        all_deletes: true,
+        sort: false,
+        memory_bytes: 1 << 20,
+        dry_run: false,
+    };
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
+    let (catalog, table) = (&world.config.catalog, &world.config.table);
+    let done = compact(catalog, table, &options, pool).await;
+    assert_eq!(done.expect("compacted").files_after, 1);
+    assert!(!world.tend().await);
+    // With the next commit it has taken that in.
+    let commit = world.prepare(&[upsert(1, 10)]).await;
+    world.commit(&commit).await;
+    assert!(world.tend().await);
+    let commit = world.prepare(&[upsert(1, 11)]).await;
+    world.commit(&commit).await;
+    let rows = world.rows().await;
+    assert_eq!(
+        rows.values().map(|(_, n)| *n).collect::<Vec<_>>(),
+        [0, 11, 2]
+    );
 }
 
 /// A table that was there before: rows without an order, written by somebody else.

@@ -18,7 +18,7 @@ use super::super::{ChangesConfig, Opening};
 use crate::{
     checkpoints::open_store,
     iceberg::{
-        self, IcebergConfig, load_table,
+        self, IcebergConfig, Tiers, load_table,
         tests::{Lake, commit},
     },
     write::WriteOptions,
@@ -110,6 +110,8 @@ pub(super) struct World {
     pub(super) lake: Lake,
     pub(super) config: IcebergConfig,
     pub(super) chunk_bytes: usize,
+    /// When files are merged after a commit.
+    pub(super) tiers: Option<Tiers>,
     pub(super) epoch: u64,
     pub(super) runs: Vec<String>,
     pub(super) open: Option<(Box<dyn TableWriter>, Arc<dyn Output>)>,
@@ -130,6 +132,7 @@ impl World {
             lake,
             config,
             chunk_bytes,
+            tiers: None,
             epoch: 0,
             runs: Vec::new(),
             open: None,
@@ -163,6 +166,7 @@ impl World {
                 checkpoints: &checkpoints,
                 memory_bytes: self.chunk_bytes,
                 target_file_size: 1 << 20,
+                tiers: self.tiers,
             };
             let pool = Arc::new(
                 rayon::ThreadPoolBuilder::new()
@@ -211,6 +215,27 @@ impl World {
         let (_, output) = self.open().await;
         let outcome = output.commit(commit).await.expect("an outcome");
         assert!(matches!(outcome, Outcome::Committed { .. }), "{outcome:?}");
+    }
+
+    /// A step of the upkeep; answers whether it made a snapshot.
+    pub(super) async fn tend(&mut self) -> bool {
+        let before = self.snapshot().await;
+        let (_, output) = self.open().await;
+        output.tend().await.expect("it is looked after");
+        before != self.snapshot().await
+    }
+
+    pub(super) async fn snapshot(&self) -> Option<i64> {
+        let handle = self.lake.handle().await;
+        let known = handle.load_existing().await.expect("the table");
+        known.metadata.current_snapshot_id()
+    }
+
+    /// Data files, and files of deletes, of the table.
+    pub(super) async fn files(&self) -> (usize, usize) {
+        let handle = self.lake.handle().await;
+        let (_, live) = iceberg::tests::edits::live(&handle).await;
+        (live.files().len(), live.deletes().count())
     }
 
     /// Rows as another reader sees them; panics when a key is there twice.

@@ -12,8 +12,10 @@ mod adapt;
 mod plan;
 mod read;
 mod sort;
+mod step;
 #[cfg(test)]
 mod tests;
+mod tiers;
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -28,6 +30,8 @@ use iceberg::spec::{FormatVersion, Operation, TableMetadata};
 use roaring::RoaringTreemap;
 use serde::Serialize;
 
+pub(crate) use self::step::{Merged, merge};
+pub use self::tiers::Tiers;
 use self::{
     plan::Group,
     read::{Reader, target_schema},
@@ -129,7 +133,8 @@ pub async fn compact(
             let last = n + 1 == groups_left;
             if last || bytes >= COMMIT_BYTES || waiting.len() >= COMMIT_GROUPS {
                 let batch = std::mem::take(&mut waiting);
-                changed |= commit(&handle, &mut live, batch, &mut done).await?;
+                let fits = commit(&handle, &mut live, &batch, &mut done).await?;
+                changed |= fits.contains(&false);
             }
         }
         if !changed {
@@ -180,21 +185,21 @@ fn identity(delete: &Arc<DeleteFile>) -> (&str, super::live::DeleteKind) {
     (&delete.path, delete.kind)
 }
 
-/// Commits groups in one snapshot; answers whether one was left out, since others have changed it.
+/// Commits groups in one snapshot; answers which of them, since others may have changed some.
 async fn commit(
     handle: &TableHandle,
     live: &mut LiveFiles,
-    batch: Vec<Rewritten>,
+    batch: &[Rewritten],
     done: &mut Compacted,
-) -> Result<bool> {
+) -> Result<Vec<bool>> {
     fault::point("iceberg.compact.before_commit")?;
     let mut tries = Tries::new(handle);
     let (fits, deletes, snapshot) = loop {
         let known = tries.load().await?;
         handle.live(&known, live).await?;
         let fits: Vec<bool> = batch.iter().map(|one| one.holds(live)).collect();
-        let (edit, deletes) = plan_edit(live, &batch, &fits, &known.metadata)?;
-        check_written(&handle.access, &batch, &fits).await?;
+        let (edit, deletes) = plan_edit(live, batch, &fits, &known.metadata)?;
+        check_written(&handle.access, batch, &fits).await?;
         if edit.removed.is_empty() {
             break (fits, 0, None);
         }
@@ -221,7 +226,7 @@ async fn commit(
     }
     done.deletes_removed += deletes;
     done.snapshots.extend(snapshot);
-    Ok(fits.contains(&false))
+    Ok(fits)
 }
 
 /// Replaces the files of those groups that fit still. Answers also how many deletes go with them.

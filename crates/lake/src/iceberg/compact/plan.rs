@@ -22,7 +22,7 @@ pub(super) struct Planned {
     pub(super) file: Arc<LiveFile>,
     pub(super) deletes: Vec<Arc<DeleteFile>>,
     /// For the sake of its deletes, however few files there are.
-    due: bool,
+    pub(super) due: bool,
 }
 
 impl Group {

@@ -60,8 +60,8 @@ async fn a_group_that_others_changed_is_left_out_and_brings_nothing_back() {
 
     let outputs: Vec<Vec<String>> = batch.iter().map(|b| b.locations().collect()).collect();
     let mut done = Compacted::default();
-    let left_out = commit(&handle, &mut now, batch, &mut done).await;
-    assert!(left_out.expect("committed"));
+    let fits = commit(&handle, &mut now, &batch, &mut done).await;
+    assert_eq!(fits.expect("committed"), [false, false, true]);
     assert_eq!((done.groups, done.files_before), (1, 3));
     assert_eq!(lake.ids().await, before);
     let there = |group: &Vec<String>| {

@@ -21,7 +21,7 @@ use crate::iceberg::{
 };
 
 impl Lake {
-    pub(in crate::iceberg) async fn handle(&self) -> TableHandle {
+    pub(crate) async fn handle(&self) -> TableHandle {
         TableHandle::open(self.catalog().await, "shop.orders")
             .await
             .expect("a table")
@@ -46,7 +46,7 @@ impl Lake {
     }
 }
 
-pub(in crate::iceberg) async fn live(handle: &TableHandle) -> (Known, LiveFiles) {
+pub(crate) async fn live(handle: &TableHandle) -> (Known, LiveFiles) {
     let known = handle.load_existing().await.expect("a table");
     let mut live = LiveFiles::default();
     handle.live(&known, &mut live).await.expect("live files");

@@ -2,7 +2,7 @@
 //! catalog and transactions.
 
 mod commits;
-pub(in crate::iceberg) mod edits;
+pub(crate) mod edits;
 mod older;
 mod others;
 mod placing;

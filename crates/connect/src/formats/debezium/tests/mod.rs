@@ -297,3 +297,49 @@ fn settings_that_cannot_be() {
     let decoded = decoder.decode(&raw(text, 0)).expect("rows");
     assert_eq!(values(&decoded.rows, "source.txId"), ["12"]);
 }
+
+#[test]
+fn messages_with_their_keys_are_changes() {
+    let value =
+        r#"{"before":null,"after":{"id":1,"v":"a"},"source":{"lsn":5},"op":"c","ts_ms":10}"#;
+    let schema = r#"{"type":"struct","fields":[{"type":"int32","field":"id"}]}"#;
+    let lines = [
+        format!(r#"{{"key":{{"id":1}},"value":{value}}}"#),
+        format!(
+            r#"{{ "key" : {{"schema":{schema},"payload":{{"id":1}}}}, "offset": 7, "payload" : {{"schema":null,"payload":{value}}} }} "#
+        ),
+        r#"{"key":{"id":1},"value":null}"#.to_owned(),
+        format!(r#"{{"key":null,"value":{value}}}"#),
+        value.to_owned(),
+        r#"{"key":{"id":1},"value":{"op":"x"}}"#.to_owned(),
+        r#"{"key":{"id":1},"value":{"op":"d","before":{"id":4}}} 5"#.to_owned(),
+        r#"{"key":{"id":1}}"#.to_owned(),
+    ];
+    let text = lines.join("\n");
+    let yaml = "{ columns: { id: int, v: varchar }, metadata: [source.lsn] }";
+    let decoded = decode(yaml, &text);
+    assert_eq!(values(&decoded.rows, "id"), ["1"; 4]);
+    assert_eq!(values(&decoded.rows, "source.lsn"), ["5"; 4]);
+    assert_eq!(
+        errors(&decoded),
+        [
+            "op is none of c, u, d, r, t, m",
+            "something follows the object",
+            "not a change: it has no `op` (rows without envelope need `unwrapped: true`)",
+        ]
+    );
+    // Rows without envelope may have a column of this name.
+    let rows = decode(
+        "{ columns: { key: int, value: varchar }, unwrapped: true }",
+        "{\"key\":7,\"value\":\"a\"}\n{\"key\":{\"key\":8},\"value\":{\"key\":8,\"value\":\"b\"}}",
+    );
+    assert_eq!(values(&rows.rows, "key"), ["7", "8"]);
+    assert_eq!(values(&rows.rows, "value"), ["a", "b"]);
+    let inferred = super::infer(&config("{}"), &[raw(&text, 0)]).expect("columns");
+    let names: Vec<&str> = inferred
+        .fields()
+        .iter()
+        .map(|f| f.name().as_str())
+        .collect();
+    assert_eq!(names, ["id", "v", "_op"]);
+}

@@ -1,0 +1,82 @@
+//! One step of the upkeep that a pipeline does between its commits: bounded, and told in detail, so that
+//! an index of rows can follow.
+
+use std::sync::Arc;
+
+use calve_engine::error::{Error, Result};
+use iceberg::spec::FormatVersion;
+
+use super::{
+    super::{
+        handle::{Known, TableHandle},
+        live::LiveFiles,
+    },
+    CompactOptions, Compacted, Rewriter, Rewritten, commit,
+    tiers::{self, Tiers},
+};
+
+/// What a step did.
+#[derive(Debug)]
+pub(crate) struct Merged {
+    /// The snapshot that it made.
+    pub(crate) snapshot: Option<i64>,
+    /// Locations of the data files that came.
+    pub(crate) files: Vec<String>,
+    pub(crate) done: Compacted,
+}
+
+/// Merges the files of a table that are due by [`Tiers`], until about a target's worth of bytes was read;
+/// the rest waits for the next step. None: nothing is due. `live` are the files of `known`; afterwards
+/// those that the commit was made upon.
+///
+/// # Errors
+/// As [`super::compact`]. What was written is not referred to then, unless the commit is what failed.
+pub(crate) async fn merge(
+    handle: &TableHandle,
+    known: &Known,
+    live: &mut LiveFiles,
+    tiers: &Tiers,
+    options: &CompactOptions,
+    pool: Arc<rayon::ThreadPool>,
+) -> Result<Option<Merged>> {
+    let mut groups = tiers::groups(live, tiers);
+    let mut bytes = 0;
+    let fit = groups.iter().position(|group| {
+        bytes += group.bytes();
+        bytes >= tiers.target_file_size
+    });
+    groups.truncate(fit.map_or(groups.len(), |last| last + 1));
+    if groups.is_empty() {
+        return Ok(None);
+    }
+    let metadata = &known.metadata;
+    let lineage = metadata.format_version() == FormatVersion::V3;
+    let mut rewriter = Rewriter::new(handle, metadata, lineage, options, pool)?;
+    // It decodes and filters, which is nothing for the threads of the I/O.
+    let runtime = tokio::runtime::Handle::current();
+    let rewritten = tokio::task::spawn_blocking(move || {
+        runtime.block_on(async {
+            let mut batch: Vec<Rewritten> = Vec::new();
+            for group in groups {
+                batch.push(rewriter.rewrite(group).await?);
+            }
+            Ok::<_, Error>(batch)
+        })
+    });
+    let batch = rewritten
+        .await
+        .map_err(|e| Error::internal("a task that compacts has died").because(e))??;
+    let mut done = Compacted::default();
+    let fits = commit(handle, live, &batch, &mut done).await?;
+    let files = batch
+        .iter()
+        .zip(&fits)
+        .filter(|(_, fits)| **fits)
+        .flat_map(|(one, _)| one.locations())
+        .collect();
+    Ok(Some(Merged {
+        snapshot: done.snapshots.last().and_then(|id| id.parse().ok()),
+        files,
+        done,
+    }))
+}
