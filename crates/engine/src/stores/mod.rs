@@ -36,14 +36,17 @@ use vended::{Credential, Vendor};
 use crate::error::{Error, Result};
 
 /// A prefix of URLs and the options of the store behind them, by the names of [`options::names`].
-pub type Named = (String, Vec<(String, String)>);
+pub type Named = (String, Pairs);
+
+/// Options or variables: names and values.
+type Pairs = Vec<(String, String)>;
 
 /// What is needed to open URLs.
 #[derive(Clone, Default)]
 pub struct Stores {
-    environment: Arc<Vec<(String, String)>>,
+    environment: Arc<Pairs>,
     /// What AWS's own files say, read when a store of that kind is opened first.
-    profile: Arc<OnceLock<Result<Vec<(String, String)>, String>>>,
+    profile: Arc<OnceLock<Result<Pairs, String>>>,
     named: Arc<Vec<Named>>,
     vendor: Option<Arc<dyn Vendor>>,
     /// The roots of stores that [`Stores::at`] has opened, by location and the options that it took.
@@ -177,7 +180,7 @@ impl Stores {
         &self,
         url: &str,
         kind: Kind,
-    ) -> Result<(Vec<(String, String)>, Option<Credential>)> {
+    ) -> Result<(Pairs, Option<Credential>)> {
         let named = self.entry(url).map_or(&[][..], |(_, options)| options);
         let own = |options: &[(String, String)]| {
             options
@@ -202,9 +205,9 @@ impl Stores {
 
     /// The environment's options for a kind of store; for S3 also those of a profile, where the
     /// environment itself does not say who we are.
-    fn environment(&self, kind: Kind) -> Result<Vec<(String, String)>> {
+    fn environment(&self, kind: Kind) -> Result<Pairs> {
         let lower = self.environment.iter();
-        let mut found: Vec<(String, String)> = lower
+        let mut found: Pairs = lower
             .map(|(name, value)| (name.to_ascii_lowercase(), value.clone()))
             .filter(|(name, _)| options::of_environment(kind, name))
             .collect();
@@ -288,7 +291,7 @@ impl Opened {
     fn new(
         url: &Url,
         scheme: &ObjectStoreScheme,
-        options: Vec<(String, String)>,
+        options: Pairs,
         credential: Option<Credential>,
     ) -> object_store::Result<Self> {
         // Together about half a minute without an answer; above it, what fails is tried again by the
