@@ -1,7 +1,7 @@
 """Reads and writes tables of a REST catalog with PyIceberg and DuckDB.
 
 usage: rest.py '{"key": …, "secret": …, "s3": endpoint, "rest": port}' '{"do": …}'
-do: summary {"names", "locations"} | write {"name", "stop"} | changes {"name", "columns", "queries"}
+do: summary {"names", "locations"} | write {"name", "stop"} | changes {"name", "columns", "queries", "location"}
 `locations` are metadata files in the place of a catalog's tables. A summary of `<name>.orders` has: rows, ids (distinct), fingerprint, snapshots, doubled (files that are referenced
 twice), unreferenced (data files that no snapshot refers to), missing, duckdb_rows, rejects, reject_ids. Rows with a
 negative id are another writer's, and do not count.
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.fs as fs
 from pyiceberg.catalog.rest import RestCatalog
 from pyiceberg.table import StaticTable
-from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, NoSuchNamespaceError
+from pyiceberg.exceptions import CommitFailedException, NoSuchNamespaceError, NoSuchTableError, ValidationException
 from pyiceberg.types import LongType
 
 place, what = json.loads(sys.argv[1]), json.loads(sys.argv[2])
@@ -75,11 +75,11 @@ def summary(con, name, location=None):
 
 
 def write(name, stop):
-    done, turn = collections.Counter(), 0
+    done, turn, ice = collections.Counter(), 0, catalog()
     while not os.path.exists(stop):
         turn += 1
         try:
-            table = catalog().load_table(f"{name}.orders")
+            table = ice.load_table(f"{name}.orders")
             rows = pa.table({"id": pa.array([-turn], pa.int64()), "region": ["eu"], "amount": [0.0]})
             if turn % 7 == 4 and "more" not in table.schema().column_names:
                 with table.update_schema() as update:
@@ -95,14 +95,14 @@ def write(name, stop):
             else:
                 table.append(rows)
                 done["appended"] += 1
-        except (CommitFailedException, NoSuchTableError, NoSuchNamespaceError) as error:
+        except (CommitFailedException, NoSuchNamespaceError, NoSuchTableError, ValidationException) as error:
             done[type(error).__name__] += 1
         time.sleep(0.02)
     return dict(done)
 
 
-def changes(con, name, columns, queries):
-    table = catalog().load_table(f"{name}.orders")
+def changes(con, name, columns, queries, location=None):
+    table = StaticTable.from_metadata(location, STORE) if location else catalog().load_table(f"{name}.orders")
     con.register("t", table.scan().to_arrow())
     names = ", ".join(f'"{column}"' for column in columns)
     own, theirs = f"SELECT {names} FROM t", f"SELECT {names} FROM iceberg_scan('{table.metadata_location}')"
@@ -120,7 +120,7 @@ def main():
         return write(what["name"], what["stop"])
     con = connect()
     if what["do"] == "changes":
-        return changes(con, what["name"], what["columns"], what["queries"])
+        return changes(con, what["name"], what["columns"], what["queries"], what.get("location"))
     locations = what.get("locations") or [None] * len(what["names"])
     return [summary(con, name, location) for name, location in zip(what["names"], locations)]
 

@@ -1,6 +1,6 @@
 """Puts events into an S3 server, and reads what calve wrote there with DuckDB and pyarrow.
 
-usage: s3.py '{"key": …, "secret": …, "s3": port, "filer": port}' '{"do": …}'
+usage: s3.py '{"key": …, "secret": …, "s3": port, "filer": port, "rest": port}' '{"do": …}'
 do: ready | put {"path", "from", "count", "pad"} | summary {"names"}
 A summary has: rows, ids (distinct), fingerprint, rejects, reject_ids, doubled (files that two commits name),
 unreferenced (objects of the table or staged rejects that nothing names), uploads (neither completed nor aborted),
@@ -88,6 +88,13 @@ def main():
         s3.get_file_info("data/x")
         with s3.open_output_stream("data/.ready") as out:
             out.write(b"x")
+        # The warehouse of tables is made last.
+        catalog = f"http://127.0.0.1:{server['rest']}/v1"
+        form = f"grant_type=client_credentials&client_id={server['key']}&client_secret={server['secret']}"
+        with urllib.request.urlopen(f"{catalog}/oauth/tokens", form.encode()) as answer:
+            token = json.load(answer)["access_token"]
+        ask = urllib.request.Request(f"{catalog}/ice/namespaces", headers={"Authorization": f"Bearer {token}"})
+        urllib.request.urlopen(ask).close()
         return "ready"
     if what["do"] == "put":
         return put(what["path"], what["from"], what["count"], what.get("pad", 0))

@@ -108,6 +108,30 @@ impl Proxy {
     }
 }
 
+/// Of the commits to tables, all but the first of each nine in trouble of one kind or another; of other
+/// requests, now and then one is refused.
+pub fn troubles(request: &Request) -> Fault {
+    if !request.is_commit() {
+        return match request.before % 13 {
+            5 => Fault::Refuse(503, "retry-after: 0\r\n"),
+            8 => Fault::Cut,
+            11 => Fault::Refuse(429, "retry-after: 0\r\n"),
+            _ => Fault::None,
+        };
+    }
+    match request.before % 9 {
+        1 => Fault::Lose,
+        2 => Fault::Instead(500),
+        3 => Fault::Refuse(503, "retry-after: 0\r\n"),
+        4 => Fault::Twice,
+        5 => Fault::Instead(504),
+        6 => Fault::Cut,
+        7 => Fault::Refuse(429, "retry-after: 0\r\n"),
+        8 => Fault::Instead(502),
+        _ => Fault::None,
+    }
+}
+
 fn serve(
     mut from: TcpStream,
     to: u16,

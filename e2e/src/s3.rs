@@ -150,7 +150,9 @@ impl S3 {
 
     fn ask(&self, what: &Value) -> Result<Value, String> {
         let (s3, filer) = (self.port, self.filer);
-        let server = json!({ "key": KEY, "secret": SECRET, "s3": s3, "filer": filer });
+        let rest = self.catalog;
+        let server =
+            json!({ "key": KEY, "secret": SECRET, "s3": s3, "filer": filer, "rest": rest });
         let done = Command::new(python())
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/s3.py"))
             .args([server.to_string(), what.to_string()])

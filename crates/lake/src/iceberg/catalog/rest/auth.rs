@@ -8,19 +8,19 @@ use std::{
 
 use calve_engine::{
     Secret,
-    error::{Error, Result},
+    error::{Error, ErrorKind, Result},
     stores::sign::Signer,
 };
 use serde::Deserialize;
 use tokio::sync::Mutex;
 use url::{Url, form_urlencoded};
 
-use super::http::{no_answer, redact};
+use super::http::{no_answer, pause, redact, retry_after};
 
 /// A token is renewed so long before it ends, or when a fifth of its time is left.
 const BEFORE_END: Duration = Duration::from_mins(1);
 /// Tries to get a token.
-const TRIES: u32 = 3;
+const TRIES: u32 = 5;
 
 /// How requests are authorised.
 pub(super) enum Auth {
@@ -148,45 +148,48 @@ impl Grant {
         form.finish()
     }
 
+    /// Gets a token; tries again when the server cannot answer now.
     async fn ask(&self, client: &reqwest::Client) -> Result<Got> {
-        let form = self.form();
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let (error, wait) = match self.try_once(client).await {
+                Ok(got) => return Ok(got),
+                Err(failed) => failed,
+            };
+            if error.kind() != ErrorKind::Unavailable || tries == TRIES {
+                return Err(error);
+            }
+            pause(tries, wait).await;
+        }
+    }
+
+    /// One try; how long the server wants to be left alone comes with the error.
+    async fn try_once(&self, client: &reqwest::Client) -> Result<Got, (Error, Option<Duration>)> {
         let host = self.server.host_str().unwrap_or_default();
         let what = format!("cannot get a token: host={host}");
-        for tries in 1.. {
-            let sent = client
-                .post(self.server.clone())
-                .header("content-type", "application/x-www-form-urlencoded")
-                .body(form.clone())
-                .send()
-                .await;
-            let again = tries < TRIES;
-            match sent {
-                Ok(response) if response.status().is_success() => {
-                    let body = response.bytes().await.map_err(|e| no_answer(&what, e))?;
-                    return serde_json::from_slice(&body).map_err(|_| {
-                        Error::config(format!("{what}: the answer holds none"))
-                            .hint("check `oauth2_server_uri`")
-                    });
-                }
-                Ok(response) if again && response.status().is_server_error() => {}
-                Ok(response) => {
-                    let status = response.status();
-                    let body = response.bytes().await.unwrap_or_default();
-                    let said = self.redact(&refusal(&body));
-                    let text = format!("{what}: status={} answer={said}", status.as_u16());
-                    return Err(if status.is_server_error() || status.as_u16() == 429 {
-                        Error::unavailable(text)
-                    } else {
-                        Error::config(text)
-                            .hint("check `credential`, `scope` and `oauth2_server_uri`")
-                    });
-                }
-                Err(_) if again => {}
-                Err(error) => return Err(no_answer(&what, error)),
-            }
-            tokio::time::sleep(Duration::from_millis(300) * tries).await;
+        let lost = |e: reqwest::Error| (no_answer(&what, e), None);
+        let request = client
+            .post(self.server.clone())
+            .header("content-type", "application/x-www-form-urlencoded")
+            .body(self.form());
+        let response = request.send().await.map_err(lost)?;
+        let (status, wait) = (response.status(), retry_after(&response));
+        let body = response.bytes().await.map_err(lost)?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|_| {
+                let error = Error::config(format!("{what}: the answer holds none"));
+                (error.hint("check `oauth2_server_uri`"), None)
+            });
         }
-        Err(Error::unavailable(what))
+        let said = self.redact(&refusal(&body));
+        let text = format!("{what}: status={} answer={said}", status.as_u16());
+        Err(if status.is_server_error() || status.as_u16() == 429 {
+            (Error::unavailable(text), wait)
+        } else {
+            let hint = "check `credential`, `scope` and `oauth2_server_uri`";
+            (Error::config(text).hint(hint), None)
+        })
     }
 
     fn redact(&self, text: &str) -> String {

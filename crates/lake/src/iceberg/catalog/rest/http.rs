@@ -229,14 +229,14 @@ pub(super) fn no_answer(what: &str, error: reqwest::Error) -> Error {
 }
 
 /// How long the server wants to be left alone, in whole seconds.
-fn retry_after(response: &reqwest::Response) -> Option<Duration> {
+pub(super) fn retry_after(response: &reqwest::Response) -> Option<Duration> {
     let value = response.headers().get("retry-after")?.to_str().ok()?;
     value.trim().parse().ok().map(Duration::from_secs)
 }
 
 /// Waits as long as the server says, or longer from try to try; a part of it by chance, so that several
 /// do not keep step.
-async fn pause(tries: u32, wanted: Option<Duration>) {
+pub(super) async fn pause(tries: u32, wanted: Option<Duration>) {
     let grown = FIRST_PAUSE * (1 << tries.min(6));
     let least = wanted.unwrap_or(grown / 2).min(LONGEST_PAUSE);
     let more = uuid::Uuid::new_v4().as_u64_pair().0 % (grown / 2).as_millis().max(1) as u64;
