@@ -69,6 +69,7 @@ impl OnRest {
     ///
     /// # Panics
     /// When the pipeline file cannot be written.
+    #[must_use]
     pub fn with_stores(mut self, stores: String) -> Self {
         let text = fs::read_to_string(self.file()).expect("the pipeline file");
         fs::write(self.file(), text.replace(&self.stores, &stores)).expect("the pipeline file");

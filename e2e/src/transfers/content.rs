@@ -205,7 +205,9 @@ fn asset(rng: &mut ChaCha8Rng) -> Option<Asset> {
 /// sometimes the refund of a part of the fee.
 fn transaction(rng: &mut ChaCha8Rng, events: &mut Vec<TokenTransferEvent>) {
     let hash: [u8; 32] = rng.random();
-    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let digits =
+        |byte: &u8| [byte >> 4, byte & 15].map(|n| char::from(b"0123456789abcdef"[n as usize]));
+    let hash: String = hash.iter().flat_map(digits).collect();
     let index = events.len() as u32 + 1;
     let meta = |operation: Option<u32>, muxed: Option<Content>, contract: String| EventMeta {
         ledger_sequence: PATTERN_LEDGER,

@@ -5,7 +5,12 @@ mod content;
 mod serve;
 
 /// What the protocol's files describe, generated when this crate is built.
-#[allow(clippy::pedantic, missing_docs, reason = "generated")]
+#[allow(
+    clippy::pedantic,
+    clippy::module_inception,
+    missing_docs,
+    reason = "generated"
+)]
 pub mod protocol {
     /// Assets.
     pub mod asset {

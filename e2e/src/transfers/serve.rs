@@ -224,7 +224,7 @@ impl Shared {
             if tip.wait_for(|tip| *tip >= ledger).await.is_err() {
                 return;
             }
-            if (end != 0 && ledger > end) || end != 0 && end < start {
+            if end != 0 && (ledger > end || end < start) {
                 return;
             }
             if self.ledgers.last().is_some_and(|last| ledger > last) {

@@ -6,7 +6,7 @@ use calve_engine::ErrorKind;
 
 use super::*;
 use crate::{
-    formats::{Columns, JsonConfig},
+    formats::{Columns, CsvConfig, JsonConfig},
     sources::testing::{block_on, offsets_after, read, read_on, table, text},
 };
 

@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, path::Path, time::Duration};
 
-use calve_engine::{Error, Result};
+use calve_engine::{Error, Result, Secret};
 use prost_reflect::{DescriptorPool, MessageDescriptor};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -12,7 +12,6 @@ use super::grpc::{AtEnd, Compression, GrpcConfig, GrpcSource, ResumeConfig, TlsC
 use crate::{
     descriptors,
     formats::protobuf,
-    secret::Secret,
     units::{ByteSize, Span},
 };
 

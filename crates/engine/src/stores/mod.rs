@@ -176,11 +176,7 @@ impl Stores {
 
     /// The options for a URL, and who hands out its credentials, if somebody does. Who names
     /// credentials of its own takes none of those before it: the environment, the vendor, an entry.
-    fn options(
-        &self,
-        url: &str,
-        kind: Kind,
-    ) -> Result<(Pairs, Option<Credential>)> {
+    fn options(&self, url: &str, kind: Kind) -> Result<(Pairs, Option<Credential>)> {
         let named = self.entry(url).map_or(&[][..], |(_, options)| options);
         let own = |options: &[(String, String)]| {
             options

@@ -196,7 +196,8 @@ impl Content {
         for file in &mut content.files {
             let location = format!("{}/{}", self.location, file.path);
             let unread = |e| {
-                let wrong = Error::corrupt(format!("a prepared file is unreadable: file={location}"));
+                let wrong =
+                    Error::corrupt(format!("a prepared file is unreadable: file={location}"));
                 unreadable(wrong, e)
             };
             let input = access.io().new_input(&location).map_err(unread)?;
@@ -213,7 +214,9 @@ impl Content {
             }
             let location = format!("{}/{}", self.location, file.path);
             let folder = location.rsplit_once('/').map_or("", |(folder, _)| folder);
-            access.write_all(vec![(location.clone(), bytes)], folder).await?;
+            access
+                .write_all(vec![(location.clone(), bytes)], folder)
+                .await?;
         }
         Ok(content)
     }

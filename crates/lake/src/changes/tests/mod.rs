@@ -77,7 +77,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
         floor: i64::MIN,
         ..Golden::default()
     };
-    world.tiers = (seed % 2 == 0).then_some(EAGER);
+    world.tiers = seed.is_multiple_of(2).then_some(EAGER);
     let mut next = 1000;
     for epoch in 0..12 {
         let batches: Vec<Vec<Change>> = (0..=random.below(3))

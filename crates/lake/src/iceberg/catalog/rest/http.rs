@@ -20,7 +20,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A server may write a large table's metadata before it answers.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// Of what a server says is shown at most so much.
 const SHOWN_CHARS: usize = 300;
 
@@ -196,7 +196,7 @@ impl Http {
         };
         let mut text = format!("{what}: status={}", answer.status);
         if !r#type.is_empty() || !message.is_empty() {
-            let said: String = format!("{} {message}", r#type);
+            let said: String = format!("{type} {message}");
             let said = self.auth.redact(&self.redact(&said));
             let said: Vec<&str> = said.split_whitespace().collect();
             let said: String = said.join(" ").chars().take(SHOWN_CHARS).collect();
