@@ -70,9 +70,8 @@ fn event(n: usize, random: &mut ChaCha8Rng) -> TokenTransferEvent {
             amount,
         }),
     };
-    let hash: String = (0..32)
-        .map(|_| format!("{:02x}", random.random::<u8>()))
-        .collect();
+    let digits = (0..64).map(|_| b"0123456789abcdef"[random.random_range(0..16)]);
+    let hash = digits.map(char::from).collect();
     let muxed = random.random_ratio(1, 50).then(|| MuxedInfo {
         content: Some(MuxedContent::Id(random.random())),
     });

@@ -355,20 +355,17 @@ impl Static {
                 seconds: field(closed_at, 1).as_i64().expect("seconds"),
                 nanos: field(closed_at, 2).as_i32().expect("nanos"),
                 ledger: field(meta, 1).as_u32().expect("a number"),
-                hash: text(meta, 3).expect("a hash"),
+                hash: text(meta, 3),
                 transaction: field(meta, 4).as_u32().expect("a number"),
                 operation: meta
                     .has_field_by_number(5)
                     .then(|| field(meta, 5).as_u32())
                     .flatten(),
-                contract: text(meta, 6).expect("an address"),
+                contract: text(meta, 6),
                 ..Row::default()
             };
             if let Some(muxed) = message(meta, 7) {
-                row.text = muxed
-                    .has_field_by_number(1)
-                    .then(|| text(muxed, 1))
-                    .flatten();
+                row.text = muxed.has_field_by_number(1).then(|| text(muxed, 1));
                 row.id = muxed
                     .has_field_by_number(2)
                     .then(|| field(muxed, 2).as_u64())
@@ -383,15 +380,16 @@ impl Static {
                 3 => (None, Some(1), 2, 3),
                 _ => (Some(1), None, 2, 3),
             };
-            row.from = from.and_then(|number| text(body, number));
-            row.to = to.and_then(|number| text(body, number));
-            row.amount = text(body, amount).expect("an amount");
+            row.from = from.map(|number| text(body, number));
+            row.to = to.map(|number| text(body, number));
+            row.amount = text(body, amount);
             row.asset = 2;
             if let Some(asset) = message(body, asset) {
                 if asset.has_field_by_number(1) {
                     (row.asset, row.code) = (0, Some("XLM"));
                 } else if let Some(issued) = message(asset, 2) {
-                    (row.asset, row.code, row.issuer) = (1, text(issued, 1), text(issued, 2));
+                    (row.asset, row.code, row.issuer) =
+                        (1, Some(text(issued, 1)), Some(text(issued, 2)));
                 }
             }
             builders.push(&row, messages.ordinals[at]);
@@ -411,9 +409,9 @@ fn message(of: &DynamicMessage, number: u32) -> Option<&DynamicMessage> {
     }
 }
 
-fn text(of: &DynamicMessage, number: u32) -> Option<&str> {
+fn text(of: &DynamicMessage, number: u32) -> &str {
     match field(of, number) {
-        Cow::Borrowed(Value::String(text)) => Some(text),
-        _ => Some(""),
+        Cow::Borrowed(Value::String(text)) => text,
+        _ => "",
     }
 }

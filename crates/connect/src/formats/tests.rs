@@ -108,7 +108,7 @@ fn a_source_is_written_the_same_way() {
 fn the_json_schema_has_the_names_and_the_descriptions() {
     let schema = serde_json::to_string(&schemars::schema_for!(FormatConfig)).expect("json");
     assert!(
-        schema.contains(r#""enum":["json","csv","parquet","arrow","debezium"]"#),
+        schema.contains(r#""enum":["json","csv","parquet","arrow","debezium","protobuf"]"#),
         "{schema}"
     );
     let schema = serde_json::to_string(&schemars::schema_for!(SourceConfig)).expect("json");

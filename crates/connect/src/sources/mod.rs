@@ -109,6 +109,10 @@ impl SourceConfig {
     /// # Errors
     /// `Config`.
     pub fn validate(&self, format: &FormatConfig) -> Result<()> {
+        if let (Self::File(_) | Self::Stdin(_), FormatConfig::Protobuf(config)) = (self, format) {
+            // Nobody else knows what the messages are.
+            config.descriptor()?;
+        }
         match self {
             Self::File(config) => config.validate(format),
             Self::Stdin(_) if !format.is_bytes() => Err(Error::config(format!(

@@ -76,7 +76,7 @@ pub struct Mapping(pub Vec<(String, ColumnConfig)>);
 /// What a column is filled from: the path of a field (`meta.closed_at`), several paths of which the
 /// first counts that is there, or a map. Exactly one of `path`, `case`, `offset` and `ordinal`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
-#[schemars(transform = bare_paths)]
+#[schemars(deny_unknown_fields, default, transform = bare_paths)]
 pub struct ColumnConfig {
     /// Paths of fields, one or many.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -4,9 +4,11 @@
 //! be asked for each row. A value that does not convert is a [`View::failed`], and the caller drops
 //! the message.
 
-use arrow::array::BooleanBufferBuilder;
-use arrow::buffer::BooleanBuffer;
-use arrow::{array::ArrayRef, buffer::NullBuffer, error::ArrowError};
+use arrow::{
+    array::ArrayRef,
+    buffer::{BooleanBuffer, NullBuffer},
+    error::ArrowError,
+};
 use calve_engine::batch::Messages;
 use prost_reflect::{EnumDescriptor, MessageDescriptor};
 
@@ -49,34 +51,26 @@ pub(super) trait Fill: Send {
     fn finish(&mut self) -> Result<ArrayRef, ArrowError>;
 }
 
-/// Which values are there. Costs nothing until the first null.
+/// Which values are there.
 #[derive(Debug, Default)]
 pub(super) struct Validity {
     len: usize,
     nulls: usize,
-    bits: Option<BooleanBufferBuilder>,
+    /// One bit a value, the lowest first; without those that are in `last`.
+    words: Vec<u64>,
+    last: u64,
 }
 
 impl Validity {
     #[inline]
-    pub(super) fn valid(&mut self) {
+    pub(super) fn push(&mut self, valid: bool) {
+        self.last |= u64::from(valid) << (self.len % 64);
         self.len += 1;
-        if let Some(bits) = &mut self.bits {
-            bits.append(true);
+        self.nulls += usize::from(!valid);
+        if self.len.is_multiple_of(64) {
+            self.words.push(self.last);
+            self.last = 0;
         }
-    }
-
-    #[inline]
-    pub(super) fn null(&mut self) {
-        let len = self.len;
-        let bits = self.bits.get_or_insert_with(|| {
-            let mut bits = BooleanBufferBuilder::new(len + 1024);
-            bits.append_n(len, true);
-            bits
-        });
-        bits.append(false);
-        self.len += 1;
-        self.nulls += 1;
     }
 
     pub(super) fn nulls(&self) -> usize {
@@ -84,10 +78,19 @@ impl Validity {
     }
 
     pub(super) fn finish(&mut self) -> Option<NullBuffer> {
-        let bits = std::mem::take(self).bits?;
-        let mut bits = bits;
-        let finished: BooleanBuffer = bits.finish();
-        Some(NullBuffer::new(finished))
+        let Self {
+            len,
+            nulls,
+            mut words,
+            last,
+        } = std::mem::take(self);
+        words.push(last);
+        // Bits of words are those of bytes, the lowest first, where bytes of words are.
+        let bytes = words.iter().flat_map(|word| word.to_le_bytes());
+        (nulls > 0).then(|| {
+            let bits = BooleanBuffer::new(bytes.collect::<Vec<u8>>().into(), 0, len);
+            NullBuffer::new(bits)
+        })
     }
 }
 
@@ -174,4 +177,10 @@ pub(super) enum Scalar<'a> {
     Bytes(&'a [u8]),
     /// Seconds and nanoseconds.
     Moment(i64, i32),
+}
+
+/// Takes what a column holds, and leaves room for as much: the next batch is about as large.
+pub(super) fn renew<T>(values: &mut Vec<T>) -> Vec<T> {
+    let room = values.len() + values.len() / 8;
+    std::mem::replace(values, Vec::with_capacity(room))
 }

@@ -11,7 +11,7 @@ use arrow::{
 use prost_reflect::EnumDescriptor;
 use rustc_hash::FxHashMap;
 
-use super::fill::{Fill, Leaf, Validity, View, first};
+use super::fill::{Fill, Leaf, Validity, View, first, renew};
 
 /// Which case of a oneof is set, as a word. Of several oneofs the first with a case counts.
 #[derive(Clone, Debug, Default)]
@@ -168,10 +168,7 @@ impl Fill for Labels {
                 Words::Case(case) => case.of(row).map(|word| word as i32),
                 Words::Names(names) => names.of(row),
             };
-            match key {
-                Some(_) => self.validity.valid(),
-                None => self.validity.null(),
-            }
+            self.validity.push(key.is_some());
             self.keys.push(key.unwrap_or_default());
         }
     }
@@ -182,7 +179,7 @@ impl Fill for Labels {
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let nulls = self.validity.finish();
-        let keys = Int32Array::try_new(std::mem::take(&mut self.keys).into(), nulls)?;
+        let keys = Int32Array::try_new(renew(&mut self.keys).into(), nulls)?;
         let words = match &self.words {
             Words::Case(case) => &case.words,
             Words::Names(names) => &names.words,

@@ -49,7 +49,10 @@ use self::{
 use crate::formats::json::text::Failure;
 
 /// Rows that are read before columns are filled from them: their cells stay in the cache.
-const BLOCK: usize = 256;
+const BLOCK: usize = 64;
+
+/// So many cells are kept for the next block; more of them were for one huge list.
+const LARGEST_CELLS: usize = 1 << 20;
 
 /// Places are 31 bits wide; columns may hold twice as much as the messages (digits of bytes).
 const MAX_BYTES: usize = 1 << 29;
@@ -196,9 +199,11 @@ impl ProtobufDecoder {
         }
         for scope in &mut self.plan.scopes {
             scope.cells.clear();
+            scope.cells.shrink_to(LARGEST_CELLS);
             scope.rows = 0;
         }
         self.spill.truncate(self.plan.tables.constants.len());
+        self.spill.shrink_to(8 * LARGEST_CELLS);
     }
 
     fn finish(&mut self) -> Result<RecordBatch, ArrowError> {

@@ -48,11 +48,7 @@ impl Structs {
 /// Notes for each row whether a message is there.
 fn note(validity: &mut Validity, view: &View<'_>, scope: usize, present: u16) {
     for row in view.scopes[scope].all() {
-        if present == NOWHERE || row[usize::from(present)] != 0 {
-            validity.valid();
-        } else {
-            validity.null();
-        }
+        validity.push(present == NOWHERE || row[usize::from(present)] != 0);
     }
 }
 

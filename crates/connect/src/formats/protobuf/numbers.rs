@@ -10,7 +10,7 @@ use arrow::{
 
 use super::{
     convert,
-    fill::{Fill, Leaf, Scalar, Validity, View, first},
+    fill::{Fill, Leaf, Scalar, Validity, View, first, renew},
 };
 
 /// Numbers of one field, as they are in their cell.
@@ -39,14 +39,11 @@ impl<T: ArrowPrimitiveType, F: Fn(u64) -> T::Native + Send> Fill for Plain<T, F>
         let scope = &view.scopes[self.scope];
         self.values.reserve(scope.rows);
         for row in scope.all() {
-            if self.leaf.absent(row) {
-                self.values.push(T::Native::default());
-                self.validity.null();
-            } else {
-                self.values
-                    .push((self.read)(row[usize::from(self.leaf.cell)]));
-                self.validity.valid();
-            }
+            let absent = self.leaf.absent(row);
+            let value = (self.read)(row[usize::from(self.leaf.cell)]);
+            let value = if absent { T::Native::default() } else { value };
+            self.values.push(value);
+            self.validity.push(!absent);
         }
     }
 
@@ -55,7 +52,7 @@ impl<T: ArrowPrimitiveType, F: Fn(u64) -> T::Native + Send> Fill for Plain<T, F>
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let values = std::mem::take(&mut self.values);
+        let values = renew(&mut self.values);
         let array = PrimitiveArray::<T>::try_new(values.into(), self.validity.finish())?;
         Ok(Arc::new(array))
     }
@@ -92,7 +89,7 @@ impl Fill for Moments {
         for row in scope.all() {
             if self.leaf.absent(row) {
                 self.values.push(0);
-                self.validity.null();
+                self.validity.push(false);
                 continue;
             }
             let seconds = row[usize::from(self.leaf.cell)] as i64;
@@ -103,7 +100,7 @@ impl Fill for Moments {
             let whole = seconds.wrapping_mul(1_000_000);
             self.values
                 .push(whole.wrapping_add(i64::from(nanos / 1_000)));
-            self.validity.valid();
+            self.validity.push(true);
         }
     }
 
@@ -112,7 +109,7 @@ impl Fill for Moments {
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let values = std::mem::take(&mut self.values);
+        let values = renew(&mut self.values);
         let nulls = self.validity.finish();
         let array = PrimitiveArray::<TimestampMicrosecondType>::try_new(values.into(), nulls)?;
         Ok(Arc::new(array.with_timezone_opt(self.zone.clone())))
@@ -171,11 +168,7 @@ impl<T: ArrowPrimitiveType> Fill for Cast<T> {
                     Err(what) => view.failed(&leaf.path, what),
                 }
             }
-            if value.is_some() {
-                self.validity.valid();
-            } else {
-                self.validity.null();
-            }
+            self.validity.push(value.is_some());
             self.values.push(value.unwrap_or_default());
         }
     }
@@ -185,7 +178,7 @@ impl<T: ArrowPrimitiveType> Fill for Cast<T> {
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let values = std::mem::take(&mut self.values);
+        let values = renew(&mut self.values);
         let array = PrimitiveArray::<T>::try_new(values.into(), self.validity.finish())?;
         Ok(Arc::new(array.with_data_type(self.data_type.clone())))
     }
@@ -215,10 +208,10 @@ impl Fill for Booleans {
         for row in view.scopes[self.scope].all() {
             if let Some(leaf) = first(&self.leaves, row) {
                 self.values.append(row[usize::from(leaf.cell)] != 0);
-                self.validity.valid();
+                self.validity.push(true);
             } else {
                 self.values.append(false);
-                self.validity.null();
+                self.validity.push(false);
             }
         }
     }
@@ -276,7 +269,7 @@ impl<T: ArrowPrimitiveType> Fill for Positions<T> {
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let values = std::mem::take(&mut self.values);
+        let values = renew(&mut self.values);
         Ok(Arc::new(PrimitiveArray::<T>::try_new(values.into(), None)?))
     }
 }

@@ -10,21 +10,31 @@ use arrow::{
 
 use super::{
     convert,
-    fill::{Fill, Kind, Leaf, Scalar, Validity, View},
+    fill::{Fill, Kind, Leaf, Scalar, Validity, View, renew},
     json,
     labels::Case,
+    table::ABSENT,
 };
 
 /// How many bytes are copied at once where there are as many; longer values are copied whole.
-const SHORT: usize = 16;
-const LONG: usize = 64;
+const SHORT: usize = 64;
 
 /// Values of different lengths, one behind the other.
-#[derive(Default)]
 struct Packed {
     bytes: Vec<u8>,
+    /// Where each ends; first a 0, where the first begins.
     ends: Vec<i32>,
     validity: Validity,
+}
+
+impl Default for Packed {
+    fn default() -> Self {
+        Self {
+            bytes: Vec::new(),
+            ends: vec![0],
+            validity: Validity::default(),
+        }
+    }
 }
 
 impl Packed {
@@ -32,42 +42,41 @@ impl Packed {
     #[inline]
     fn end(&mut self) {
         self.ends.push(self.bytes.len() as i32);
-        self.validity.valid();
+        self.validity.push(true);
     }
 
     #[inline]
     fn null(&mut self) {
         self.ends.push(self.bytes.len() as i32);
-        self.validity.null();
+        self.validity.push(false);
     }
 
     fn offsets(&mut self) -> Result<OffsetBuffer<i32>, ArrowError> {
+        let ends = renew(&mut self.ends);
+        self.ends.push(0);
         if self.bytes.len() > i32::MAX as usize {
             return Err(ArrowError::OffsetOverflowError(self.bytes.len()));
         }
-        let mut offsets = Vec::with_capacity(self.ends.len() + 1);
-        offsets.push(0);
-        offsets.append(&mut self.ends);
-        Ok(OffsetBuffer::new(ScalarBuffer::from(offsets)))
+        Ok(OffsetBuffer::new(ScalarBuffer::from(ends)))
     }
 }
 
-/// Appends the bytes of a cell's place. Most are short: a copy of a fixed length takes two
-/// instructions, and what it brings too much is cut off again.
+/// Appends the bytes of a cell's place; none of one that is absent. Most are short: a copy of a fixed
+/// length takes a few instructions and no branch that could be guessed wrong, and what it brings too
+/// much is cut off again.
 #[inline]
 fn copy(view: &View<'_>, cell: u64, out: &mut Vec<u8>) {
-    let (from, len) = ((cell >> 32) as usize, cell as u32 as usize);
+    let absent = cell == ABSENT;
+    let from = if absent { 0 } else { (cell >> 32) as usize };
+    let len = if absent { 0 } else { cell as u32 as usize };
     let rest = view.places.bytes.get(from..).unwrap_or_default();
-    let end = out.len() + len;
-    match (rest.first_chunk::<SHORT>(), rest.first_chunk::<LONG>()) {
-        (Some(block), _) if len <= SHORT => {
+    match rest.first_chunk::<SHORT>() {
+        Some(block) if len <= SHORT => {
+            let end = out.len() + len;
             out.extend_from_slice(block);
             out.truncate(end);
         }
-        (_, Some(block)) if len <= LONG => {
-            out.extend_from_slice(block);
-            out.truncate(end);
-        }
+        _ if absent => {}
         _ => out.extend_from_slice(view.places.get(cell)),
     }
 }
@@ -162,13 +171,16 @@ impl Fill for Texts {
         let rows = scopes[self.scope].all();
         if let Some(leaf) = self.only.take() {
             self.packed.ends.reserve(scopes[self.scope].rows);
+            self.packed.bytes.reserve(SHORT * scopes[self.scope].rows);
             for row in rows {
-                if leaf.absent(row) {
+                let cell = row[usize::from(leaf.cell)];
+                if self.otherwise.is_some() && cell == ABSENT {
                     self.absent(row);
-                } else {
-                    copy(view, row[usize::from(leaf.cell)], &mut self.packed.bytes);
-                    self.packed.end();
+                    continue;
                 }
+                copy(view, cell, &mut self.packed.bytes);
+                self.packed.ends.push(self.packed.bytes.len() as i32);
+                self.packed.validity.push(cell != ABSENT);
             }
             self.only = Some(leaf);
             return;
@@ -197,7 +209,7 @@ impl Fill for Texts {
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let offsets = self.packed.offsets();
-        let bytes = std::mem::take(&mut self.packed.bytes);
+        let bytes = renew(&mut self.packed.bytes);
         let nulls = self.packed.validity.finish();
         Ok(Arc::new(StringArray::try_new(
             offsets?,
@@ -270,7 +282,7 @@ impl Fill for Octets {
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
         let offsets = self.packed.offsets();
-        let bytes = std::mem::take(&mut self.packed.bytes);
+        let bytes = renew(&mut self.packed.bytes);
         let nulls = self.packed.validity.finish();
         Ok(Arc::new(BinaryArray::try_new(
             offsets?,
@@ -319,12 +331,10 @@ impl Fill for Fixed {
                     Err(what) => view.failed(&leaf.path, what),
                 }
             }
-            if there {
-                self.validity.valid();
-            } else {
+            if !there {
                 self.bytes.resize(end, 0);
-                self.validity.null();
             }
+            self.validity.push(there);
         }
     }
 
@@ -333,7 +343,7 @@ impl Fill for Fixed {
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let bytes = std::mem::take(&mut self.bytes);
+        let bytes = renew(&mut self.bytes);
         let nulls = self.validity.finish();
         let array = FixedSizeBinaryArray::try_new(self.width as i32, bytes.into(), nulls)?;
         Ok(Arc::new(array))

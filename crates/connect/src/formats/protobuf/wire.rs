@@ -23,9 +23,10 @@ pub(super) struct Span<'a> {
     pub(super) end: usize,
 }
 
+#[expect(clippy::inline_always, reason = "a call costs more than what they do")]
 impl Span<'_> {
     /// The varint at `at`, and where it ends.
-    #[inline]
+    #[inline(always)]
     pub(super) fn varint(self, at: usize) -> Result<(u64, usize), Failure> {
         if let Some(block) = self.bytes.get(at..).and_then(<[u8]>::first_chunk::<8>) {
             let word = u64::from_le_bytes(*block);
@@ -64,7 +65,7 @@ impl Span<'_> {
     }
 
     /// Where the bytes begin and end whose length is at `at`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn length(self, at: usize) -> Result<(usize, usize), Failure> {
         let (len, from) = match self.bytes.get(at) {
             Some(&byte) if byte < 0x80 && at < self.end => (u64::from(byte), at + 1),
@@ -101,7 +102,7 @@ impl Span<'_> {
     }
 
     /// The key at `at`: a field number and a wire type.
-    #[inline]
+    #[inline(always)]
     pub(super) fn key(self, at: usize) -> Result<(u32, usize), Failure> {
         match self.bytes.get(at) {
             Some(&byte) if byte < 0x80 && at < self.end => Ok((u32::from(byte), at + 1)),

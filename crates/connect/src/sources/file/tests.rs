@@ -421,7 +421,7 @@ fn messages_behind_their_lengths_resume_at_every_batch() {
         fs::write(dir.path().join("a.pb"), &bytes).expect("write");
         let open = || {
             source(dir.path(), "*.pb", &format, |c| {
-                c.chunk_bytes = ByteSize(300)
+                c.chunk_bytes = ByteSize(300);
             })
         };
         let all = read(&mut open(), &Offsets::default()).expect("read");

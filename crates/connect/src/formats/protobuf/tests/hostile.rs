@@ -113,6 +113,18 @@ fn malformed_messages_are_rejects_that_name_the_field() {
 }
 
 #[test]
+fn halves_of_a_character_in_two_messages_make_none() {
+    let config = all();
+    // The text of both together would be UTF-8.
+    let decoded = decode(
+        &config,
+        &[[0x12, 1, 0xc3], [0x12, 1, 0xa9], [0x12, 1, b'x']],
+    );
+    assert_eq!(decoded.rejects.len(), 2);
+    assert_eq!(to_json(&decoded.rows)[0]["s"], json!("x"));
+}
+
+#[test]
 fn what_is_cleared_or_replaced_must_be_right_too() {
     let config = all();
     // `left` with bad text, then `right`; a list of it; the same text twice.

@@ -285,7 +285,7 @@ fn rows_of_many_blocks_stand_in_their_order() {
                 .map(|k| json!({ "a": k, "tags": [n.to_string()] }))
                 .collect();
             let message = json!({ "small": n, "list": list, "inners": inners });
-            if n == 300 {
+            if n == 100 {
                 return vec![0xff];
             }
             bytes_of(&config, &message)
