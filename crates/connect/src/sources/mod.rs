@@ -51,9 +51,9 @@ pub enum SourceConfig {
     /// Events and watermarks of a file, by the clock that the file says.
     Replay(ReplayConfig),
     /// A server-streaming method of a gRPC server.
-    Grpc(GrpcConfig),
+    Grpc(Box<GrpcConfig>),
     /// Token transfers of the Stellar network.
-    TokenTransfers(TokenTransfersConfig),
+    TokenTransfers(Box<TokenTransfersConfig>),
 }
 
 /// What sources need from their surroundings.
@@ -184,7 +184,7 @@ impl SourceConfig {
         };
         let (pool, message) = match self {
             Self::Grpc(config) => grpc::describe(config, &context.base).await?,
-            Self::TokenTransfers(config) => config.describe()?,
+            Self::TokenTransfers(_) => TokenTransfersConfig::describe()?,
             _ => return Ok(()),
         };
         match &format.message {
@@ -314,8 +314,11 @@ impl OneOf for SourceConfig {
             table.stdin.map(Self::Stdin),
             table.generator.map(Self::Generator),
             table.replay.map(Self::Replay),
-            table.grpc.map(Self::Grpc),
-            table.token_transfers.map(Self::TokenTransfers),
+            table.grpc.map(Box::new).map(Self::Grpc),
+            table
+                .token_transfers
+                .map(Box::new)
+                .map(Self::TokenTransfers),
         ];
         all.into_iter().flatten().collect()
     }

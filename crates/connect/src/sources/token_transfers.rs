@@ -112,12 +112,12 @@ impl TokenTransfersConfig {
     }
 
     pub(super) fn source(&self, base: &Path) -> Result<GrpcSource> {
-        let (pool, _) = self.describe()?;
+        let (pool, _) = Self::describe()?;
         GrpcSource::new(&self.grpc(), &pool, PARTITION, base)
     }
 
     /// The descriptors that are built in, and the type of the events.
-    pub(super) fn describe(&self) -> Result<(DescriptorPool, MessageDescriptor)> {
+    pub(super) fn describe() -> Result<(DescriptorPool, MessageDescriptor)> {
         let pool = protobuf::token_transfer_types()?;
         let message = descriptors::message(&pool, protobuf::TOKEN_TRANSFER)?;
         Ok((pool, message))
@@ -176,7 +176,7 @@ mod tests {
             ("start_ledger: 5", false),
             ("start_ledger: 5, end_ledger: 9", true),
         ] {
-            let source = SourceConfig::TokenTransfers(config(more));
+            let source = SourceConfig::TokenTransfers(Box::new(config(more)));
             let format = source.default_format().expect("built in");
             assert!(source.validate(&format).is_ok());
             assert!(source.build(&format, &SourceContext::default()).is_ok());

@@ -60,7 +60,7 @@ enum Connection {
     /// To be opened when it is time.
     Waiting(Instant),
     Opening(Pin<Box<dyn Future<Output = Result<Streaming<Bytes>, Status>> + Send>>),
-    Up(Streaming<Bytes>),
+    Up(Box<Streaming<Bytes>>),
     /// The stream has ended; what it gave is given out.
     Ended,
     /// Its end was said.
@@ -189,6 +189,19 @@ impl GrpcSource {
         }
     }
 
+    /// Behind a batch, the watermark that its groups allow: a group that has begun says that nothing
+    /// before its own time will come.
+    fn watermark_behind(&mut self) {
+        if self.reached > self.said && !self.groups.has_complete() {
+            self.said = self.reached;
+            self.first.push_back(SourceEvent::Progress(Progress {
+                partition: self.partition.clone(),
+                watermark: self.reached,
+                arrival: None,
+            }));
+        }
+    }
+
     /// The last batch: it says that the stream has ended, and where.
     fn last(&self) -> RawBatch {
         let mark = Mark {
@@ -219,7 +232,7 @@ impl GrpcSource {
                         "a stream is read that is not open",
                     )));
                 };
-                match Pin::new(stream).poll_next(cx) {
+                match Pin::new(&mut **stream).poll_next(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(None) => return Poll::Ready(Read::End),
                     Poll::Ready(Some(Err(status))) => return Poll::Ready(Read::Failed(status)),
@@ -259,13 +272,12 @@ impl GrpcSource {
             // Something new, and not the same part of a group as at every try before.
             self.healthy();
         }
-        if pushed == groups::Pushed::Next {
-            if let Some(path) = &self.watermark
-                && let Ok(nanos) = path.read(message)
-            {
-                let at = (nanos / 1000) as Micros;
-                self.reached = self.reached.max(Some(at));
-            }
+        if pushed == groups::Pushed::Next
+            && let Some(path) = &self.watermark
+            && let Ok(nanos) = path.read(message)
+        {
+            let at = (nanos / 1000) as Micros;
+            self.reached = self.reached.max(Some(at));
         }
         Ok(())
     }
@@ -500,7 +512,7 @@ impl Source for GrpcSource {
                     };
                     match opened {
                         Some(Ok(stream)) => {
-                            self.connection = Connection::Up(stream);
+                            self.connection = Connection::Up(Box::new(stream));
                             self.quiet_since = Instant::now();
                         }
                         Some(Err(status)) => self.failed(&status)?,
@@ -540,21 +552,6 @@ impl Source for GrpcSource {
 
     fn link(&self) -> Option<Arc<Link>> {
         Some(Arc::clone(&self.link))
-    }
-}
-
-impl GrpcSource {
-    /// Behind a batch, the watermark that its groups allow: a group that has begun says that nothing
-    /// before its own time will come.
-    fn watermark_behind(&mut self) {
-        if self.reached > self.said && !self.groups.has_complete() {
-            self.said = self.reached;
-            self.first.push_back(SourceEvent::Progress(Progress {
-                partition: self.partition.clone(),
-                watermark: self.reached,
-                arrival: None,
-            }));
-        }
     }
 }
 
