@@ -31,6 +31,49 @@ fn well(what: &str, done: &std::process::Output) -> String {
 }
 
 #[test]
+fn large_files_go_up_in_parts() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let server = S3::start(dir.path());
+    let source = "{ generator: { kind: template, seed: 5, count: 250000, fields: { id: { sequence: 0 }, \
+        region: { constant: eu }, amount: { uniform: [0, 100] }, a: uuid, b: uuid } } }";
+    let more = "format: { json: { columns: { id: bigint, region: varchar, amount: double, a: varchar, b: varchar } } }\n\
+        commit: { every: 1h, compression: none, target_file_size: 12MiB }\nlimits: { memory: 256MiB }";
+    let text = (source, "", more);
+    let nowhere = (server.catalog(), Who::OAuth);
+    let pipeline = OnRest::new(&server, dir.path(), "large", nowhere, text);
+    let catalog = format!(
+        "{{ sqlite: \"{}/catalog.db\", warehouse: \"s3://data/lake\" }}",
+        dir.path().display()
+    );
+    pipeline.write_with(&catalog, text);
+    for fault in ["store.upload.part=kill@2", "store.upload.complete=kill"] {
+        let (status, log) = (pipeline.run(fault), pipeline.log());
+        assert_eq!(status.signal(), Some(9), "{fault}: not reached: {log}");
+    }
+    assert!(pipeline.run("").success(), "{}", pipeline.log());
+    let clean = &["clean", "--older-than", "0s", "--stopped"];
+    let cleaned = well("clean", &pipeline.table_command(clean));
+    assert!(
+        cleaned.contains("(upload "),
+        "what was begun is given up: {cleaned}"
+    );
+    assert_eq!(well("clean", &pipeline.table_command(clean)), "");
+    well("verify", &pipeline.table_command(&["verify"]));
+    let shown = well("show", &pipeline.table_command(&["show", "--json"]));
+    let shown: Value = serde_json::from_str(&shown).expect("JSON");
+    let (names, location) = (["large"], [&shown["metadata_location"]]);
+    let asked = json!({ "do": "summary", "names": names, "locations": location });
+    let found = &ask(&server, &asked)[0];
+    assert_eq!(
+        (&found["rows"], &found["ids"]),
+        (&json!(250_000), &json!(250_000)),
+        "{found}"
+    );
+    assert!(found["files"].as_u64().is_some_and(|n| n >= 2), "{found}");
+    assert_eq!(found["unreferenced"], 0, "{found}");
+}
+
+#[test]
 fn files_lie_in_s3_and_tables_in_a_database() {
     let dir = tempfile::tempdir().expect("a folder");
     let server = S3::start(dir.path());
