@@ -259,6 +259,7 @@ fn changes_of(changes: &ChangesConfig) -> String {
         (Mode::SoftDelete, _) => "the last of each key counts; deleted rows are flagged",
         (Mode::Merge, Deletes::Position) => "the last of each key counts; deletes by position",
         (Mode::Merge, Deletes::Vector) => "the last of each key counts; deletion vectors",
+        (Mode::Merge, Deletes::Equality) => "the last of each key counts; deletes by key",
         (Mode::Merge, Deletes::CopyOnWrite) => "the last of each key counts; copy on write",
     };
     let key = match changes.key.as_slice() {

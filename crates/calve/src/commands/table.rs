@@ -2,6 +2,7 @@
 
 mod clean;
 mod compact;
+mod delete;
 mod expire;
 mod live;
 mod verify;
@@ -34,6 +35,8 @@ enum Command {
     Show(ShowArgs),
     /// Makes few files of many small ones, and leaves out deleted rows
     Compact(compact::CompactArgs),
+    /// Deletes the rows that a filter means, in one snapshot
+    Delete(delete::DeleteArgs),
     /// Forgets old snapshots, and removes the files that only those referred to
     Expire(expire::ExpireArgs),
     /// Removes files that no snapshot and no checkpoint refers to
@@ -68,6 +71,7 @@ pub(crate) async fn run(args: TableArgs) -> Result<()> {
         Command::Ls(args) => ls(args).await,
         Command::Show(args) => show(args).await,
         Command::Compact(args) => compact::compact(args).await,
+        Command::Delete(args) => delete::delete(args).await,
         Command::Expire(args) => expire::expire(args).await,
         Command::Clean(args) => clean::clean(args).await,
         Command::Verify(args) => verify::verify(args).await,

@@ -88,6 +88,9 @@ pub enum Deletes {
     Vector,
     /// Data files that hold deleted rows are written again without them.
     CopyOnWrite,
+    /// Files of the keys of deleted rows, one for each commit and table partition. PyIceberg refuses
+    /// such a table, and DuckDB takes long to read it; for readers that are made for them.
+    Equality,
 }
 
 /// The index of keys: a cache on the local disk, which is made anew from the table when it is lost.
@@ -134,7 +137,7 @@ impl ChangesConfig {
             }
         }
         let needed = match (self.mode, self.deletes) {
-            (Mode::Append, _) | (_, Deletes::CopyOnWrite) => return Ok(()),
+            (Mode::Append, _) | (_, Deletes::CopyOnWrite | Deletes::Equality) => return Ok(()),
             (_, Deletes::Position) => 2,
             (_, Deletes::Vector) => 3,
         };

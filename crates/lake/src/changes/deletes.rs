@@ -36,6 +36,16 @@ pub(crate) struct Marked {
     pub(crate) files: Vec<(String, Vec<u8>)>,
 }
 
+impl Marked {
+    /// Both.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.added.extend(other.added);
+        self.removed.extend(other.removed);
+        self.files.extend(other.files);
+        self
+    }
+}
+
 /// A file of this commit, as deletes see it.
 pub(crate) fn described(file: &AddedFile) -> Arc<LiveFile> {
     let data = &file.file;
@@ -136,7 +146,7 @@ pub(crate) fn mark(deleted: Vec<Deleted>, vectors: bool, folder: &str) -> Result
     Ok(marked)
 }
 
-fn about(file: &LiveFile, described: DataFile) -> AddedFile {
+pub(super) fn about(file: &LiveFile, described: DataFile) -> AddedFile {
     AddedFile {
         file: described,
         spec: file.spec,

@@ -148,6 +148,20 @@ impl KeyCodec {
         Ok(KeyedRows { keys, orders })
     }
 
+    /// The columns of keys that were encoded.
+    ///
+    /// # Errors
+    /// `Internal` when they are others.
+    pub(crate) fn decode_keys<'a>(
+        &self,
+        keys: impl Iterator<Item = &'a [u8]>,
+    ) -> Result<Vec<ArrayRef>> {
+        let parser = self.key.parser();
+        self.key
+            .convert_rows(keys.map(|key| parser.parse(key)))
+            .map_err(|e| Error::internal("cannot read encoded keys").because(e))
+    }
+
     /// Refuses null keys.
     ///
     /// # Errors

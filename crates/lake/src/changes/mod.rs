@@ -10,6 +10,7 @@
 //! Invariant: whatever becomes of the index, the table is right; it can be made anew at any time from
 //! the columns of key and order and the runs of deleted keys.
 
+mod by_value;
 mod chunk;
 mod config;
 pub(crate) mod content;

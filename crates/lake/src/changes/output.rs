@@ -11,12 +11,13 @@ use calve_engine::{
     fault,
     seams::{Commit, Outcome, Output, OutputState},
 };
-use iceberg::spec::{Operation, Schema};
+use iceberg::spec::{FormatVersion, Operation, Schema};
 use rayon::ThreadPool;
 use rustc_hash::FxHashMap;
 use tokio::sync::Mutex;
 
 use super::{
+    by_value,
     config::Deletes,
     content::ChangesContent,
     deletes::{self, Deleted, Marked},
@@ -127,12 +128,14 @@ impl ChangesOutput {
     async fn resolve(&self, state: &mut State, chunks: Vec<ReadChunk>) -> Result<Resolved> {
         let mut index = state.take_index()?;
         let (reading, ids) = (self.reading.clone(), std::mem::take(&mut state.ids));
+        let by_value = self.deletes == Deletes::Equality;
         let (index, ids, resolved) = blocking(move || {
             let mut resolver = Resolver {
                 index: &mut index,
                 codec: &reading.codec,
                 columns: &reading.columns,
                 live: &ids,
+                by_value,
                 now: u32::try_from(now_ms() / 1000).unwrap_or(u32::MAX),
             };
             let resolved = resolver.resolve(&chunks);
@@ -193,7 +196,13 @@ impl ChangesOutput {
         }
         let marked = self
             .mark(state, known, &mut added, resolved.positions)
-            .await?;
+            .await?
+            .and(by_value::mark(
+                state,
+                &self.reading,
+                &resolved.keys,
+                &folder_of(known),
+            )?);
         edit.added = added;
         edit.added.extend(marked.added);
         edit.removed.extend(marked.removed);
@@ -262,6 +271,8 @@ impl ChangesOutput {
         let vectors = match self.deletes {
             Deletes::Position => false,
             Deletes::Vector => true,
+            // Rows that come with this commit cannot be deleted by value.
+            Deletes::Equality => known.metadata.format_version() == FormatVersion::V3,
             Deletes::CopyOnWrite => {
                 let (new, old): (Vec<_>, Vec<_>) = deleted.into_iter().partition(|d| d.new);
                 leave_out(added, &new);

@@ -16,6 +16,8 @@ use super::{
 
 /// Rows to delete, by data file.
 pub(crate) type Positions = FxHashMap<FileId, RoaringTreemap>;
+/// Keys to delete, by the data file that has the row.
+pub(crate) type Keys = FxHashMap<FileId, Vec<Box<[u8]>>>;
 
 /// A chunk, read.
 #[derive(Debug, Default)]
@@ -32,6 +34,8 @@ pub(crate) struct ReadChunk {
 #[derive(Debug, Default)]
 pub(crate) struct Resolved {
     pub(crate) positions: Positions,
+    /// Keys whose rows are deleted by value, and not by position.
+    pub(crate) keys: Keys,
     /// Everything that the table had is removed, and these chunks are the first that count.
     pub(crate) truncated: Option<usize>,
     /// Changes older than what the table holds.
@@ -47,6 +51,8 @@ pub(crate) struct Resolver<'a> {
     pub(crate) columns: &'a StoredColumns,
     /// Data files of the base snapshot.
     pub(crate) live: &'a FxHashSet<FileId>,
+    /// Rows of the base snapshot are deleted by value.
+    pub(crate) by_value: bool,
     /// Seconds since 1970.
     pub(crate) now: u32,
 }
@@ -62,7 +68,7 @@ impl Resolver<'_> {
         let mut new = FxHashSet::default();
         for (n, chunk) in chunks.iter().enumerate() {
             if let Some(order) = &chunk.truncate {
-                self.truncate(order, n, &mut resolved)?;
+                self.truncate(order, n, &new, &mut resolved)?;
             }
             for rows in &chunk.deletes {
                 let keyed = self.codec.encode_stored(rows)?;
@@ -103,7 +109,7 @@ impl Resolver<'_> {
                 continue;
             }
             if let Some(held) = held {
-                self.remove(&held, new, resolved);
+                self.remove(keyed.keys.row(row).data(), &held, new, resolved);
             }
             let place = Where::Row { file, row: at };
             self.index
@@ -127,7 +133,7 @@ impl Resolver<'_> {
                 continue;
             }
             if let Some(held) = &held {
-                self.remove(held, new, resolved);
+                self.remove(keyed.keys.row(row).data(), held, new, resolved);
             }
             self.bury(&keyed.keys, row, order)?;
         }
@@ -151,37 +157,46 @@ impl Resolver<'_> {
     }
 
     /// A row that is in the table no longer belongs there.
-    fn remove(&self, held: &Entry<'_>, new: &FxHashSet<FileId>, resolved: &mut Resolved) {
-        if let Where::Row { file, row } = held.place
-            && (self.live.contains(&file) || new.contains(&file))
-        {
-            resolved
-                .positions
-                .entry(file)
-                .or_default()
-                .insert(row.into());
-            resolved.replaced += 1;
+    fn remove(
+        &self,
+        key: &[u8],
+        held: &Entry<'_>,
+        new: &FxHashSet<FileId>,
+        resolved: &mut Resolved,
+    ) {
+        let Where::Row { file, row } = held.place else {
+            return;
+        };
+        let live = self.live.contains(&file);
+        if live && self.by_value {
+            resolved.keys.entry(file).or_default().push(key.into());
+        } else if live || new.contains(&file) {
+            let rows = resolved.positions.entry(file).or_default();
+            rows.insert(row.into());
+        } else {
+            return;
         }
+        resolved.replaced += 1;
     }
 
-    fn truncate(&mut self, order: &[u8], chunk: usize, resolved: &mut Resolved) -> Result<()> {
+    fn truncate(
+        &mut self,
+        order: &[u8],
+        chunk: usize,
+        new: &FxHashSet<FileId>,
+        resolved: &mut Resolved,
+    ) -> Result<()> {
         if !self.codec.ordered() {
             self.index.clear()?;
             resolved.positions.clear();
+            resolved.keys.clear();
             resolved.truncated = Some(chunk);
             return Ok(());
         }
         let mut gone = Vec::new();
         self.index.scan(|key, entry| {
-            if entry.order <= order
-                && let Where::Row { file, row } = entry.place
-            {
-                resolved
-                    .positions
-                    .entry(file)
-                    .or_default()
-                    .insert(row.into());
-                resolved.replaced += 1;
+            if entry.order <= order && matches!(entry.place, Where::Row { .. }) {
+                self.remove(key, &entry, new, resolved);
                 gone.push(key.to_vec());
             }
         })?;

@@ -131,7 +131,6 @@ impl State {
                 reflects.filter(|r| r.table == wanted.table && r.fingerprint == wanted.fingerprint);
         }
         handle.live(known, &mut self.live).await?;
-        self.live.refuse_equality_deletes(&handle.table)?;
         self.files = by_id(&self.live)?;
         self.ids = self.files.keys().copied().collect();
         let at = self.at.as_ref().map(|at| at.snapshot);

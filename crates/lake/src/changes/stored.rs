@@ -3,7 +3,10 @@
 
 use std::fs::File;
 
-use arrow::{array::RecordBatch, datatypes::Schema};
+use arrow::{
+    array::{Array as _, ArrayRef, RecordBatch},
+    datatypes::{Field, Schema},
+};
 use calve_engine::error::{Error, Result};
 use futures::TryStreamExt;
 use parquet::arrow::{
@@ -38,6 +41,20 @@ impl StoredColumns {
             columns: columns.collect(),
             access,
         }
+    }
+
+    /// Fields of some columns, the first ones, with their ids.
+    pub(crate) fn fields(&self, columns: &[ArrayRef]) -> Vec<Field> {
+        let fields = self.columns.iter().zip(columns);
+        fields
+            .map(|((name, id), column)| {
+                let id = id
+                    .clone()
+                    .map(|id| (PARQUET_FIELD_ID_META_KEY.to_owned(), id));
+                Field::new(name, column.data_type().clone(), true)
+                    .with_metadata(id.into_iter().collect())
+            })
+            .collect()
     }
 
     /// Reads a file from its first row to its last: number of the first row of each piece, and the
@@ -125,7 +142,7 @@ fn unreadable(location: &str, cause: impl std::error::Error + Send + Sync + 'sta
     access::unreadable(wrong("cannot read a data file", location), cause)
 }
 
-fn id_of(field: &impl AsRef<arrow::datatypes::Field>) -> Option<String> {
+fn id_of(field: &impl AsRef<Field>) -> Option<String> {
     field
         .as_ref()
         .metadata()

@@ -20,7 +20,6 @@ use rustc_hash::FxHashMap;
 
 use super::{
     access::FileAccess,
-    config::TableName,
     manifests::{ManifestCache, Parsed},
 };
 
@@ -73,9 +72,11 @@ pub(crate) struct DeleteFile {
     pub(crate) referenced: Option<Arc<str>>,
     pub(crate) spec: i32,
     pub(crate) partition: Arc<Struct>,
-    /// Rows that it deletes.
+    /// Rows that it deletes, or values.
     pub(crate) rows: u64,
     pub(crate) sequence: i64,
+    /// Field ids of the values, in deletes by values.
+    pub(crate) equality: Box<[i32]>,
 }
 
 impl DeleteFile {
@@ -83,7 +84,18 @@ impl DeleteFile {
         matches!(self.kind, DeleteKind::Vector { .. })
     }
 
+    /// About every table partition.
+    pub(crate) fn is_global(&self) -> bool {
+        self.kind == DeleteKind::Equality && self.partition.fields().is_empty()
+    }
+
     fn applies(&self, file: &LiveFile) -> bool {
+        if self.kind == DeleteKind::Equality {
+            // Not to rows of the same commit.
+            let about = self.is_global()
+                || (self.spec == file.spec && widest(&self.partition) == widest(&file.partition));
+            return about && self.sequence > file.sequence;
+        }
         // What names the file itself need not name its table partition.
         let about = self.referenced.is_some()
             || (self.spec == file.spec && widest(&self.partition) == widest(&file.partition));
@@ -93,7 +105,7 @@ impl DeleteFile {
 
 /// Partition values in the widest form: a manifest has them in the types of its time, and a column may
 /// have been widened since.
-pub(super) fn widest(partition: &Struct) -> Struct {
+pub(crate) fn widest(partition: &Struct) -> Struct {
     let widen = |value: Option<&Literal>| {
         Some(match value? {
             Literal::Primitive(PrimitiveLiteral::Int(value)) => Literal::long(i64::from(*value)),
@@ -240,7 +252,7 @@ impl LiveFiles {
     }
 
     /// Delete files and vectors that apply to a data file. Where there is a vector, it comes first,
-    /// and holds everything that is deleted: readers leave the others alone then.
+    /// and holds every position that is deleted: readers leave the files of positions alone then.
     pub(crate) fn deletes_of(&self, file: &LiveFile) -> Vec<Arc<DeleteFile>> {
         let scoped = self.scoped.get(&file.path);
         let wide = self.wide.get(&(file.spec, widest(&file.partition)));
@@ -248,6 +260,7 @@ impl LiveFiles {
             .into_iter()
             .chain(wide)
             .flatten()
+            .chain(&self.equality)
             .filter(|delete| delete.applies(file))
             .cloned()
             .collect();
@@ -280,19 +293,9 @@ impl LiveFiles {
         self.wide.values().flatten()
     }
 
-    /// Refuses a table with equality deletes.
-    ///
-    /// # Errors
-    /// `Config` when it has any.
-    pub(crate) fn refuse_equality_deletes(&self, table: &TableName) -> Result<()> {
-        if self.equality.is_empty() {
-            return Ok(());
-        }
-        Err(Error::config(format!(
-            "the table has equality deletes, which calve does not apply: table={table} files={}",
-            self.equality.len()
-        ))
-        .hint("compact the table with the engine that wrote them"))
+    /// Deletes by values.
+    pub(crate) fn by_values(&self) -> &[Arc<DeleteFile>] {
+        &self.equality
     }
 }
 
@@ -338,6 +341,7 @@ impl Contents {
                 partition,
                 rows: file.record_count(),
                 sequence,
+                equality: file.equality_ids().unwrap_or_default().into(),
             }));
         }
         Ok(contents)

@@ -26,6 +26,7 @@ pub(crate) mod handle;
 pub(crate) mod held;
 pub(crate) mod live;
 mod manifests;
+mod overwrite;
 mod place;
 pub(crate) mod publish;
 mod readdress;
@@ -53,6 +54,7 @@ pub use compact::{CompactOptions, Compacted, Tiers, compact};
 pub use config::{CatalogConfig, IcebergConfig, RestConfig, SigV4Config, TableName};
 pub use evolve::Evolution;
 pub use expire::{ExpireOptions, Expired, expire};
+pub use overwrite::{Deleted, delete_where};
 pub use tables::{
     ColumnInfo, ShardInfo, SnapshotInfo, TableDetails, TableInfo, Totals, forget, load_table, ls,
     pipelines, show, show_if_there,

@@ -93,6 +93,8 @@ impl Counts {
                 "removed-position-delete-files",
                 removed.position_delete_files,
             ),
+            ("added-equality-delete-files", added.equality_delete_files),
+            ("added-equality-deletes", added.equality_deletes),
             ("added-dvs", added.vectors),
             ("removed-dvs", removed.vectors),
             (

@@ -167,6 +167,14 @@ async fn files_are_written_again_without_the_same_rows() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_delete_the_same_rows() {
+    for seed in 0..4 {
+        run(500 + seed, true, "equality").await;
+        run(600 + seed, false, "equality").await;
+    }
+}
+
 #[tokio::test]
 async fn a_late_update_does_not_bring_a_row_back() {
     let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
@@ -230,7 +238,7 @@ async fn keys_must_be_there_and_operations_known() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_keeps_files_few_and_the_index_follows() {
-    for deletes in ["position", "vector", "copy_on_write"] {
+    for deletes in ["position", "vector", "copy_on_write", "equality"] {
         let config = serde_json::json!({
             "key": ["id"], "op_column": "op", "order_by": ["_seq"], "deletes": deletes,
         });

@@ -30,12 +30,10 @@ use iceberg::spec::{FormatVersion, Operation, TableMetadata};
 use roaring::RoaringTreemap;
 use serde::Serialize;
 
+pub(super) use self::read::Reader;
 pub(crate) use self::step::{Merged, merge};
 pub use self::tiers::Tiers;
-use self::{
-    plan::Group,
-    read::{Reader, target_schema},
-};
+use self::{plan::Group, read::target_schema};
 use super::{
     access::FileAccess,
     catalog::Catalog,
@@ -97,7 +95,7 @@ const COMMIT_GROUPS: usize = 500;
 /// to try again.
 ///
 /// # Errors
-/// `Config` for no such table, equality deletes, files without field ids, or no sort order to sort by;
+/// `Config` for no such table, files without field ids, or no sort order to sort by;
 /// `Conflict` when others commit all the time. What was committed before stays.
 pub async fn compact(
     config: &CatalogConfig,
@@ -111,7 +109,6 @@ pub async fn compact(
     for _ in 0..ROUNDS {
         let known = handle.load_existing().await?;
         handle.live(&known, &mut live).await?;
-        live.refuse_equality_deletes(&handle.table)?;
         let groups = plan::groups(&live, options);
         if options.dry_run {
             for group in &groups {
@@ -249,7 +246,8 @@ fn plan_edit(
     let files: Vec<&Arc<LiveFile>> = valid()
         .flat_map(|one| one.group.files.iter().map(|planned| &planned.file))
         .collect();
-    let gone = deletes_without(live, &files);
+    let kept = valid().map(|one| one.sequence).min().unwrap_or(i64::MAX);
+    let gone = deletes_without(live, &files, kept);
     edit.removed
         .extend(files.iter().map(|file| RemovedFile::data(file)));
     edit.removed
@@ -285,8 +283,9 @@ async fn check_written(access: &FileAccess, batch: &[Rewritten], fits: &[bool]) 
     }
 }
 
-/// Deletes that are about nothing once these files are gone.
-fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>]) -> Vec<Arc<DeleteFile>> {
+/// Deletes that are about nothing once these files are gone; those that come have the sequence number
+/// `new`.
+fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>], new: i64) -> Vec<Arc<DeleteFile>> {
     let mut deletes: Vec<Arc<DeleteFile>> = gone
         .iter()
         .flat_map(|file| live.scoped_to(&file.path).iter().cloned())
@@ -298,7 +297,9 @@ fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>]) -> Vec<Arc<DeleteF
         .map(|file| ((file.spec, widest(&file.partition)), i64::MAX))
         .collect();
     let paths: std::collections::HashSet<&str> = gone.iter().map(|file| &*file.path).collect();
+    let mut oldest_of_all = new;
     for file in live.files().filter(|file| !paths.contains(&*file.path)) {
+        oldest_of_all = oldest_of_all.min(file.sequence);
         if let Some(sequence) = oldest.get_mut(&(file.spec, widest(&file.partition))) {
             *sequence = file.sequence.min(*sequence);
         }
@@ -306,6 +307,17 @@ fn deletes_without(live: &LiveFiles, gone: &[&Arc<LiveFile>]) -> Vec<Arc<DeleteF
     deletes.extend(live.wide().filter_map(|delete| {
         let stays = oldest.get(&(delete.spec, widest(&delete.partition)))?;
         (delete.sequence < *stays).then(|| delete.clone())
+    }));
+    // Deletes by values are about older files alone.
+    deletes.extend(live.by_values().iter().filter_map(|delete| {
+        let stays = if delete.is_global() {
+            oldest_of_all
+        } else {
+            *oldest
+                .get(&(delete.spec, widest(&delete.partition)))?
+                .min(&new)
+        };
+        (delete.sequence <= stays).then(|| delete.clone())
     }));
     deletes
 }

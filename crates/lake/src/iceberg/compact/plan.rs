@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    super::live::{DeleteFile, LiveFile, LiveFiles, widest},
+    super::live::{DeleteFile, DeleteKind, LiveFile, LiveFiles, widest},
     CompactOptions,
 };
 
@@ -79,8 +79,12 @@ fn due(file: &LiveFile, deletes: &[Arc<DeleteFile>], all: bool) -> bool {
     if all {
         return !deletes.is_empty();
     }
-    // Deletes about several files do not say how many rows of this one they take.
-    let own = deletes.iter().filter(|delete| delete.referenced.is_some());
+    // Deletes of positions in several files do not say how many rows of this one they take; those by
+    // values say at least how many there may be.
+    let counts = |delete: &&Arc<DeleteFile>| {
+        delete.referenced.is_some() || delete.kind == DeleteKind::Equality
+    };
+    let own = deletes.iter().filter(counts);
     let rows: u64 = own.map(|delete| delete.rows).sum();
     rows > 0 && rows * DELETED_SHARE >= file.rows
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch},
     compute::filter_record_batch,
-    datatypes::{Int64Type, SchemaRef},
+    datatypes::{Field, Int64Type, SchemaRef},
 };
 use calve_engine::error::{Error, Result};
 use futures::{Stream, StreamExt, stream::BoxStream};
@@ -19,7 +19,7 @@ use iceberg::{
     spec::{DataFileFormat, NestedField, PrimitiveType, Schema, TableMetadata, Type},
 };
 use parquet::arrow::{
-    ParquetRecordBatchStreamBuilder,
+    PARQUET_FIELD_ID_META_KEY, ParquetRecordBatchStreamBuilder, ProjectionMask,
     arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
 };
 use roaring::RoaringTreemap;
@@ -78,14 +78,18 @@ pub(super) fn target_schema(metadata: &TableMetadata, lineage: bool) -> Result<A
 }
 
 /// Reads data files into one schema.
-pub(super) struct Reader {
+pub(in crate::iceberg) struct Reader {
     access: FileAccess,
     schema: SchemaRef,
     lineage: bool,
 }
 
 impl Reader {
-    pub(super) fn new(access: FileAccess, schema: &Schema, lineage: bool) -> Result<Self> {
+    pub(in crate::iceberg) fn new(
+        access: FileAccess,
+        schema: &Schema,
+        lineage: bool,
+    ) -> Result<Self> {
         let schema = schema_to_arrow_schema(schema)
             .map_err(|e| Error::schema("the table has a type that cannot be written").because(e))?;
         Ok(Self {
@@ -118,7 +122,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`Reader::rows`].
-    pub(super) async fn rows_without(
+    pub(in crate::iceberg) async fn rows_without(
         &self,
         file: &Arc<LiveFile>,
         deleted: RoaringTreemap,
@@ -160,7 +164,17 @@ impl Reader {
         let metadata = ArrowReaderMetadata::load_async(&mut reader, options)
             .await
             .map_err(|e| access::unreadable(unreadable(&file.path), e))?;
+        // Columns without an id are read too: a file that has any is refused.
+        let wanted = |field: &Field| {
+            let id = field.metadata().get(PARQUET_FIELD_ID_META_KEY);
+            let mut ours = self.schema.fields().iter();
+            id.is_none() || ours.any(|ours| ours.metadata().get(PARQUET_FIELD_ID_META_KEY) == id)
+        };
+        let fields = metadata.schema().fields().iter().enumerate();
+        let places = fields.filter(|(_, field)| wanted(field)).map(|(at, _)| at);
+        let mask = ProjectionMask::roots(metadata.parquet_schema(), places.collect::<Vec<_>>());
         ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)
+            .with_projection(mask)
             .with_batch_size(BATCH_ROWS)
             .build()
             .map_err(|e| unreadable(&file.path).because(e))

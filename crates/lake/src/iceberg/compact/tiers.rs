@@ -9,7 +9,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use super::{
-    super::live::{LiveFile, LiveFiles, widest},
+    super::live::{DeleteKind, LiveFile, LiveFiles, widest},
     plan::{Group, Planned},
 };
 
@@ -70,6 +70,14 @@ impl Tiers {
 pub(super) fn groups(live: &LiveFiles, tiers: &Tiers) -> Vec<Group> {
     let mut partitions: HashMap<_, Vec<(Sized, Planned)>> = HashMap::new();
     let mut groups = Vec::new();
+    let mut rows_of: HashMap<_, u64> = HashMap::new();
+    if !live.by_values().is_empty() {
+        for file in live.files() {
+            *rows_of
+                .entry((file.spec, widest(&file.partition)))
+                .or_default() += file.rows;
+        }
+    }
     for file in live.files() {
         let deletes = live.deletes_of(file);
         // Deletes about several files do not say how many rows of this one they take.
@@ -79,6 +87,13 @@ pub(super) fn groups(live: &LiveFiles, tiers: &Tiers) -> Vec<Group> {
             Some(vector) => vector.rows,
             None => own.map(|delete| delete.rows).sum(),
         };
+        // Values are in any file of the table partition that is older.
+        let values = deletes
+            .iter()
+            .filter(|delete| delete.kind == DeleteKind::Equality);
+        let values: u64 = values.map(|delete| delete.rows).sum();
+        let all = rows_of.get(&(file.spec, widest(&file.partition)));
+        let deleted = deleted + all.map_or(0, |all| values * file.rows / (*all).max(1));
         let sized = tiers.sized(file, deleted);
         let planned = Planned {
             file: Arc::clone(file),

@@ -1,9 +1,10 @@
 //! Deletes by position: in Parquet files of paths and positions (format version 2), and in deletion
 //! vectors (format version 3). Both are about rows of one data file when calve writes them, and are
-//! read whoever wrote them.
+//! read whoever wrote them. Deletes by values are in `equality`.
 //!
 //! Writing makes bytes and the manifest's description; the caller stores the bytes.
 
+pub(crate) mod equality;
 pub(crate) mod position;
 pub(crate) mod vector;
 
@@ -22,28 +23,32 @@ use super::{
 /// [`super::live::LiveFiles::deletes_of`]).
 ///
 /// # Errors
-/// `Corrupt` when a delete file is missing or cannot be read; `Config` for deletes by values.
+/// `Corrupt` when a file is missing or cannot be read; `Config` for deletes by values of nested columns.
 pub(crate) async fn deleted_rows(
     file_io: &FileIO,
     file: &LiveFile,
     deletes: &[Arc<DeleteFile>],
 ) -> Result<RoaringTreemap> {
     let mut rows = RoaringTreemap::new();
+    let mut vectors = false;
     for delete in deletes {
         match delete.kind {
-            // A vector holds everything; readers leave the others alone.
-            DeleteKind::Vector { .. } => return vector::read(file_io, delete).await,
-            DeleteKind::Positions => {
+            DeleteKind::Vector { .. } => {
+                rows |= vector::read(file_io, delete).await?;
+                vectors = true;
+            }
+            // A vector holds all positions; readers leave those of files alone.
+            DeleteKind::Positions if !vectors => {
                 rows |= position::read(file_io, &delete.path, &file.path).await?;
             }
-            DeleteKind::Equality => {
-                return Err(Error::config(format!(
-                    "deletes by values are not applied: file={}",
-                    delete.path
-                ))
-                .hint("compact the table with the engine that wrote them"));
-            }
+            DeleteKind::Positions | DeleteKind::Equality => {}
         }
+    }
+    if deletes
+        .iter()
+        .any(|delete| delete.kind == DeleteKind::Equality)
+    {
+        rows |= equality::deleted_rows(file_io, file, deletes).await?;
     }
     Ok(rows)
 }

@@ -2,11 +2,12 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use arrow::array::RecordBatch;
 use roaring::RoaringTreemap;
 
 use super::{
     super::{
-        deletes::{position, vector},
+        deletes::{equality, position, vector},
         live::{DeleteFile, DeleteKind, LiveFiles},
     },
     Check,
@@ -71,7 +72,27 @@ impl Check<'_> {
         let mut named: BTreeMap<String, RoaringTreemap> = BTreeMap::new();
         let mut count = 0_u64;
         let read = match delete.kind {
-            DeleteKind::Equality => return None,
+            // What they delete depends on the files before them.
+            DeleteKind::Equality => {
+                let read = equality::read(file_io, delete).await;
+                let count = |batches: &[RecordBatch]| -> u64 {
+                    batches.iter().map(|batch| batch.num_rows() as u64).sum()
+                };
+                match read {
+                    Ok((_, batches)) if count(&batches) == delete.rows => {}
+                    Ok((_, batches)) => self.tell(
+                        "deletes",
+                        format!(
+                            "a delete file has another number of rows: file={} rows={} listed={}",
+                            delete.path,
+                            count(&batches),
+                            delete.rows
+                        ),
+                    ),
+                    Err(error) => self.tell("deletes", error),
+                }
+                return None;
+            }
             DeleteKind::Vector { .. } => vector::read(file_io, delete).await.map(|rows| {
                 count = rows.len();
                 let path = delete.referenced.as_deref().unwrap_or_default();
