@@ -12,15 +12,20 @@ export CALVE_PYTHON ?= $(CURDIR)/.venv/bin/python
 export CALVE_FIXTURES ?= $(abspath $(CURDIR)/../shared/fixtures)
 
 .DEFAULT_GOAL := help
-.PHONY: help test setup bench fmt lint deny ci demo clean
+.PHONY: help test test-spark setup bench fmt lint deny ci demo clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 test: setup ## install what the tests need, then run every test
 	@# The end-to-end tests start the binary, so it is built first; the features are the same in both.
 	cargo build --release $(CARGO_FLAGS) -p calve
 	cargo test --release --workspace --no-fail-fast $(CARGO_FLAGS) -- $(TEST_FLAGS)
+
+test-spark: ## Spark as a reader of tables of changes; needs Java, and downloads 370 MB once
+	@scripts/setup-tests --spark
+	cargo build --release $(CARGO_FLAGS) -p calve
+	cargo test --release $(CARGO_FLAGS) -p calve -p calve-e2e --test changes -- --ignored spark
 
 setup:
 	@scripts/setup-tests
