@@ -506,7 +506,7 @@ fn a_sink_that_stands_still_holds_the_server_back() {
         }
         before = sent;
         assert!(
-            begun.elapsed() < Duration::from_secs(60),
+            begun.elapsed() < Duration::from_mins(1),
             "it is read on and on: {sent}"
         );
     }

@@ -193,9 +193,8 @@ proptest! {
         let begin = |mark: &Mark| {
             let from = match (inclusive, mark.whole) {
                 _ if mark.is_start() => return 0,
-                (true, _) => mark.value,
                 (false, true) => mark.value + 1,
-                (false, false) => mark.value,
+                (true, _) | (false, false) => mark.value,
             };
             all.partition_point(|(value, _)| *value < from)
         };

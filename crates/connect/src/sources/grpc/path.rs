@@ -413,7 +413,7 @@ mod tests {
                         _ => None,
                     };
                     assert_eq!(
-                        ours.ok().map(|n| n as u32 as u64),
+                        ours.ok().map(|n| u64::from(n as u32)),
                         ledger,
                         "at={at} byte={byte}"
                     );

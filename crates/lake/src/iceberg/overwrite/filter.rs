@@ -181,9 +181,8 @@ impl Parser<'_> {
     }
 
     fn comparison(&mut self) -> Result<Filter> {
-        let column = match self.next()? {
-            Token::Word(name) | Token::Column(name) => name,
-            _ => return Err(wrong("a column is expected before an operator")),
+        let (Token::Word(column) | Token::Column(column)) = self.next()? else {
+            return Err(wrong("a column is expected before an operator"));
         };
         if self.keyword("is") {
             let negated = self.keyword("not");

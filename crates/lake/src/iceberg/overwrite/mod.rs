@@ -9,7 +9,7 @@ mod filter;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, fs, sync::Arc};
+use std::{collections::HashMap, sync::Arc};
 
 use arrow::array::Array as _;
 use calve_engine::error::{Error, Result};
@@ -20,7 +20,8 @@ use serde::Serialize;
 
 use self::filter::Filter;
 use super::{
-    catalog::{Catalog, local_path},
+    access::local,
+    catalog::Catalog,
     compact::{CompactOptions, Reader, without_rows},
     config::CatalogConfig,
     deletes::deleted_rows,
@@ -82,10 +83,13 @@ pub async fn delete_where(
                 ..done
             });
         }
-        // Nothing refers to them: another commit was faster.
-        for location in written {
-            let _ = fs::remove_file(local_path(&location)?);
-        }
+        // Another commit was faster, and nothing refers to them; a request to a catalog elsewhere may come
+        // late all the same, so there they are left to `table clean`.
+        let here: Vec<String> = written
+            .into_iter()
+            .filter(|location| local(location).is_some())
+            .collect();
+        handle.access.discard(&here).await;
     }
 }
 
@@ -118,8 +122,8 @@ impl Meant {
             // A column of this name may be another one.
             self.rows.clear();
         }
-        let file_io = handle.catalog.file_io();
-        let reader = Reader::new(file_io.clone(), &named(metadata, filter)?, false)?;
+        let access = &handle.access;
+        let reader = Reader::new(access.clone(), &named(metadata, filter)?, false)?;
         let mut plan = Plan {
             whole: Vec::new(),
             part: Vec::new(),
@@ -134,7 +138,7 @@ impl Meant {
             if meant.is_empty() {
                 continue;
             }
-            let before = deleted_rows(file_io, file, &live.deletes_of(file)).await?;
+            let before = deleted_rows(access.io(), file, &live.deletes_of(file)).await?;
             let new = (meant - &before).len();
             if new == 0 {
                 continue;
