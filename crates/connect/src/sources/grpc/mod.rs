@@ -450,11 +450,13 @@ impl Source for GrpcSource {
         let mark = position.map_or_else(Mark::default, |position| {
             Mark::of(position.offset, position.tag.as_deref())
         });
-        // What was read to the end of its request is not asked for again, unless the end moved.
+        // What was read to the bound of its request is not asked for again, unless the bound moved. A
+        // request without a bound may have more now.
+        let until = self.asking.until();
         let done = position.is_some_and(|position| position.done)
             && self.config.at_end == AtEnd::End
-            && mark.until == self.asking.until();
-        let until = self.asking.until();
+            && until.is_some()
+            && mark.until == until;
         let beyond =
             until.is_some_and(|until| mark.value > until || (mark.value == until && mark.whole));
         self.groups = groups(&self.config, mark);
