@@ -58,11 +58,7 @@ impl Server {
             .stderr(log)
             .spawn()
             .expect("postgres starts");
-        let mut started = Self {
-            process: server,
-            port,
-            dir,
-        };
+        let mut started = Self { process, port, dir };
         started.wait();
         started
     }
