@@ -102,7 +102,7 @@ async fn dispatch(command: Command) -> calve_engine::Result<()> {
         Command::Tap(args) => commands::tap::run(args).await,
         Command::Query(args) => commands::query::run(args).await,
         Command::Table(args) => commands::table::run(args).await,
-        Command::Checkpoint(args) => commands::checkpoint::run(args).await,
+        Command::Checkpoint(args) => Box::pin(commands::checkpoint::run(args)).await,
         Command::Init(args) => commands::init::run(args).await,
         Command::Schema(args) => commands::schema::run(args).await,
     }

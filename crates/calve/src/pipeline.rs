@@ -95,15 +95,14 @@ impl Front {
         };
         let events = with_rescued(events, file.schema.rescued.as_deref())?;
         if key.is_none() && file.lacks_key() {
-            let seen = match first {
-                Some(seen) => seen,
-                None => {
-                    let (seen, peeked) = sources::peek(source, from).await?;
-                    let anew = file.clone();
-                    let build = move || anew.source.build(&anew.format, &self::context(&anew));
-                    source = Box::new(peeked.or_anew(build));
-                    seen
-                }
+            let seen = if let Some(seen) = first {
+                seen
+            } else {
+                let (seen, peeked) = sources::peek(source, from).await?;
+                let anew = file.clone();
+                let build = move || anew.source.build(&anew.format, &self::context(&anew));
+                source = Box::new(peeked.or_anew(build));
+                seen
             };
             key = Some(key_of(file, &seen)?);
         }

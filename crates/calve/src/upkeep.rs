@@ -18,7 +18,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// When a table of changes is merged after a commit; none: never.
 pub(crate) fn tiers(file: &PipelineFile) -> Option<Tiers> {
     let upkeep = file.upkeep.clone().unwrap_or_default();
-    (upkeep.compact == Compact::Auto).then(|| Tiers {
+    (upkeep.compact == Compact::Auto).then_some(Tiers {
         target_file_size: file.commit.target_file_size.0,
         min_files: upkeep.min_files,
         deleted_share: upkeep.deleted_share,

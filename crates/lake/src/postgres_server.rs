@@ -43,7 +43,7 @@ impl Server {
         let port = free.local_addr().expect("bound").port();
         drop(free);
         let log = fs::File::create(dir.path().join("log")).expect("a log");
-        let server = as_nobody("postgres")
+        let process = as_nobody("postgres")
             .arg("-D")
             .arg(&data)
             .args(["-p", &port.to_string(), "-h", "127.0.0.1"])

@@ -150,6 +150,7 @@ pub(crate) struct TransformConfig {
 /// The table. Exactly one of these.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[allow(clippy::large_enum_variant, reason = "a process has one")]
 pub(crate) enum SinkConfig {
     /// An Apache Iceberg table.
     Iceberg(IcebergConfig),
