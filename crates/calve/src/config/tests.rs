@@ -264,6 +264,46 @@ fn wrong_values_and_missing_keys_name_the_path() {
 }
 
 #[test]
+fn a_catalog_is_in_one_place_and_its_secrets_are_hidden() {
+    let with = |catalog: &str, more: &str| {
+        let table = format!("{{ iceberg: {{ catalog: {catalog}, table: a.b }} }}");
+        let text = format!("name: a\nsource: generator\nsink: {table}\n{more}");
+        parse(&text, &|_| None)
+    };
+    let checkpoint = "checkpoint: { path: \"s3://b/c\" }";
+    let rest = "{ rest: { uri: \"https://h\", credential: \"id:SEEN\", headers: { x: SEEN } } }";
+    let file = with(rest, checkpoint).expect("a REST catalog");
+    assert_eq!(file.rejects_location(), "s3://b/.calve-rejects");
+    let shown = format!("{file:?}{}", serde_json::to_string(&file).expect("JSON"));
+    assert!(!shown.contains("SEEN"), "{shown}");
+    let sql = "{ sql: \"postgres://u:SEEN@h/d\", warehouse: \"s3://b/lake\" }";
+    let file = with(sql, "").expect("a SQL catalog");
+    assert_eq!(file.checkpoint_location(), "s3://b/lake/.calve-checkpoints");
+    assert!(!format!("{file:?}").contains("SEEN"));
+    for (catalog, says) in [
+        (rest, "path=checkpoint"),
+        ("{ warehouse: lake }", "exactly one"),
+        ("{ sqlite: c.db }", "catalog.warehouse"),
+        ("{ sqlite: c.db, sql: \"postgres://h\" }", "exactly one"),
+        (
+            "{ sqlite: c.db, warehouse: \"https://h/x\" }",
+            "cannot be written",
+        ),
+        (
+            "{ rest: { uri: \"https://h\", token: t, sigv4: {} } }",
+            "exclude each other",
+        ),
+        (
+            "{ rest: { uri: \"https://h\", sigv4: { access_key_id: k } } }",
+            "go together",
+        ),
+    ] {
+        let error = with(catalog, "").expect_err(catalog);
+        assert!(error.message().contains(says), "{catalog}: {error:?}");
+    }
+}
+
+#[test]
 fn names_are_folders_and_no_more() {
     for bad in ["Orders", "\"\"", "a/b", "..", "a b", "-a", "é"] {
         let error = fails(&WHOLE.replace("name: orders", &format!("name: {bad}")));
