@@ -368,7 +368,8 @@ fn rows_that_somebody_deletes_by_a_filter_stay_away() {
 #[test]
 fn files_stay_few_whatever_the_number_of_commits() {
     let root = tempfile::tempdir().expect("a folder");
-    for (n, (changes, table)) in [POSITIONS, VECTORS, AGAIN].iter().enumerate() {
+    for (n, (changes, table)) in [POSITIONS, VECTORS].iter().enumerate() {
+        // With upkeep, and without.
         let mut files = [0, 0];
         for (off, files) in files.iter_mut().enumerate() {
             let mut orders = Orders::new(root.path().join(format!("{n}-{off}")), changes, table);
@@ -389,7 +390,7 @@ fn files_stay_few_whatever_the_number_of_commits() {
             assert!(!log.contains("anew=true"), "{log}");
             *files = orders.live_files();
         }
-        assert!(files[0] <= 10 && files[1] >= 20, "{changes}: {files:?}");
+        assert!(files[0] <= 4 && files[0] < files[1], "{changes}: {files:?}");
     }
 }
 
