@@ -13,8 +13,6 @@ spark = (
     SparkSession.builder.master("local[1]")
     .config("spark.jars", ",".join(jars))
     .config("spark.ui.enabled", "false")
-    # Iceberg 1.10 for Spark does not read DELTA_LENGTH_BYTE_ARRAY batch by batch.
-    .config("spark.sql.iceberg.vectorization.enabled", "false")
     .config("spark.driver.host", "127.0.0.1")
     .config("spark.driver.bindAddress", "127.0.0.1")
     .config("spark.sql.shuffle.partitions", "1")

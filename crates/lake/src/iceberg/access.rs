@@ -133,6 +133,10 @@ impl FileAccess {
         options: &WriteOptions,
         pool: Arc<rayon::ThreadPool>,
     ) -> Result<FanoutWriter> {
+        let options = &WriteOptions {
+            text_deltas: false,
+            ..options.clone()
+        };
         match self.place(location)? {
             Place::Local(root) => FanoutWriter::open(root, shard, placement, options, pool),
             Place::Object(folder) => {

@@ -3,7 +3,7 @@
 //! - dictionary, where values repeat so much that it stays small;
 //! - `DELTA_BINARY_PACKED` for integers and times whose steps are narrower than the type;
 //! - `DELTA_BYTE_ARRAY` for strings that share prefixes with the one before, `DELTA_LENGTH_BYTE_ARRAY`
-//!   for other short ones;
+//!   for other short ones, but not in Iceberg tables (see [`WriteOptions::text_deltas`]);
 //! - plain for the rest. `BYTE_STREAM_SPLIT` is left out: several readers lack it.
 //!
 //! Chunk statistics always; page statistics, which cost a tenth of the time, only for columns that
@@ -112,7 +112,10 @@ impl FileLayout {
                 continue;
             }
             let columns: Vec<ArrayRef> = sample.iter().map(|b| b.column(index).clone()).collect();
-            let plan = plan(&columns);
+            let mut plan = plan(&columns);
+            if !self.options.text_deltas {
+                plan.encoding = plan.encoding.filter(|encoding| !is_text_delta(*encoding));
+            }
             let path = ColumnPath::new(vec![field.name().clone()]);
             builder = builder.set_column_dictionary_enabled(path.clone(), plan.dictionary);
             if let Some(encoding) = plan.encoding {
@@ -131,6 +134,13 @@ impl FileLayout {
         add_encoded_arrow_schema_to_metadata(&plain(&self.schema), &mut properties);
         Arc::new(properties)
     }
+}
+
+fn is_text_delta(encoding: Encoding) -> bool {
+    matches!(
+        encoding,
+        Encoding::DELTA_BYTE_ARRAY | Encoding::DELTA_LENGTH_BYTE_ARRAY
+    )
 }
 
 /// The schema for readers: how batches were encoded in memory is no concern of theirs.

@@ -21,6 +21,9 @@ pub struct WriteOptions {
     pub row_group_bytes: usize,
     /// Columns (dotted paths) that get a bloom filter.
     pub bloom_filters: Vec<String>,
+    /// Text may be written in delta encodings. Not in Iceberg tables: readers of its Java library that go
+    /// batch by batch, Spark's among them, know them only since 2026 (apache/iceberg #15362).
+    pub text_deltas: bool,
     /// Stored in each file as `calve.schema_version`.
     pub schema_version: u32,
 }
@@ -35,6 +38,7 @@ impl Default for WriteOptions {
             row_group_rows: 1 << 20,
             row_group_bytes: 32 << 20,
             bloom_filters: Vec::new(),
+            text_deltas: true,
             schema_version: 1,
         }
     }

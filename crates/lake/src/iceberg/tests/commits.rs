@@ -93,6 +93,39 @@ async fn the_shared_writer_feeds_the_table() {
     assert_eq!(lake.ids().await, (0..800).collect::<Vec<_>>());
 }
 
+/// Readers that do not know them are in use; elsewhere such text is written so.
+#[tokio::test(flavor = "multi_thread")]
+async fn text_is_written_without_deltas() {
+    use arrow::{array::StringArray, record_batch::RecordBatch};
+    use parquet::{
+        basic::Encoding,
+        file::reader::{FileReader, SerializedFileReader},
+    };
+    let lake = Lake::new(&[]);
+    let id = |n: u64| format!("{:016x}", n.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let text = StringArray::from_iter_values((0..9000).map(id));
+    let rows = RecordBatch::try_from_iter([("region", Arc::new(text) as _)]).expect("rows");
+    let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
+    let (options, names) = (WriteOptions::default(), ("orders", "main"));
+    let opened = open(&lake.config, &options, rows.schema(), names, pool, None);
+    let (mut writer, _) = opened.await.expect("a table");
+    let split = writer.splitter().split(rows).expect("a split");
+    writer.append(split).await.expect("appended");
+    let prepared = writer.seal(Epoch(1)).finish().await.expect("prepared");
+    let files = content_files(&prepared.content).expect("files");
+    let path = files[0].strip_prefix("file://").expect("a local file");
+    let file = std::fs::File::open(path).expect("the file");
+    let reader = SerializedFileReader::new(file).expect("parquet");
+    let column = reader.metadata().row_group(0).column(0);
+    let found: Vec<Encoding> = column.encodings().collect();
+    assert!(found.contains(&Encoding::PLAIN), "{found:?}");
+    let deltas = [
+        Encoding::DELTA_BYTE_ARRAY,
+        Encoding::DELTA_LENGTH_BYTE_ARRAY,
+    ];
+    assert!(!found.iter().any(|one| deltas.contains(one)), "{found:?}");
+}
+
 #[tokio::test]
 async fn bounds_do_not_prune_what_is_there() {
     use futures::TryStreamExt;
