@@ -300,7 +300,7 @@ fn compaction_in_the_process_of_the_pipeline() {
     for (name, mode) in [("position", POSITION), ("vector", VECTOR)] {
         let mut stream = Stream::new(root.path().join(name), mode, SMALL / 4);
         stream.every_ms = 500;
-        stream.more = "upkeep: { compact_every: 300ms }\n";
+        stream.more = "upkeep: { compact: off, compact_every: 300ms }\n";
         stream.write(SMALL, 30_000);
         stream.ended_well(stream.start().wait());
         let compacted = stream.log().matches(" compacted").count();

@@ -390,6 +390,19 @@ fn what_is_wrong_is_said_and_stops_or_is_rejected() {
     };
     let some = range(FIRST, FIRST + 4);
 
+    // One that is no message at all, and one without the ledger that it is of.
+    for (name, poison) in [("garbage", vec![0x0a, 0xff, 0xff]), ("empty", Vec::new())] {
+        let server = Server::start(generated(), fault(What::Message(poison.into())));
+        let (code, place) = run(name, &server.endpoint(), &some);
+        assert_eq!(code, Some(0), "{name}: {}", place.log());
+        let found = place.read();
+        assert_eq!(
+            found["rejects"].as_array().map(Vec::len),
+            Some(1),
+            "{name}: {found}"
+        );
+    }
+
     let server = Server::start(generated(), fault(What::Message(bad)));
     let (code, place) = run("hash", &server.endpoint(), &some);
     assert_eq!(code, Some(0), "{}", place.log());

@@ -434,6 +434,7 @@ fn shard_options(file: &PipelineFile) -> ShardOptions {
     ShardOptions {
         commit_every: file.commit.every.0,
         min_interval: file.commit.min_interval.0,
+        commit_rows: file.commit.rows,
         max_delay: event_time.map_or(0, |e| e.max_delay.0.as_micros() as i64),
         idle_timeout: event_time.map_or(std::time::Duration::from_mins(1), |e| e.idle_timeout.0),
         in_flight_bytes: (file.limits.memory.0 as usize / 32).max(4 << 20),

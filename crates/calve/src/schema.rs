@@ -148,7 +148,11 @@ pub(crate) fn with_rescued(events: SchemaRef, column: Option<&str>) -> Result<Sc
 /// In which ways the decoders look for more than the schema holds. Where the source cannot be read
 /// again from an offset, the schema stays as it is.
 pub(crate) fn evolve(file: &PipelineFile) -> Option<Evolve> {
-    let evolve = file.schema.evolve;
+    let mut evolve = file.schema.evolve;
+    if file.aggregate.is_some() && evolve != Evolve::STRICT {
+        // States of open windows have the types that they began with.
+        evolve.widen = false;
+    }
     (evolve == Evolve::STRICT || file.source.can_replay()).then_some(evolve)
 }
 

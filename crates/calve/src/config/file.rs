@@ -229,6 +229,9 @@ pub(crate) struct CommitConfig {
     pub(crate) every: Span,
     /// An epoch does not end sooner than this after the last.
     pub(crate) min_interval: Span,
+    /// An epoch ends when it has so many rows, or a few more: whole batches. Default: rows do not end it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) rows: Option<u64>,
     /// A data file is closed when it has about so many bytes.
     pub(crate) target_file_size: ByteSize,
     /// Codec of data files.
@@ -240,6 +243,7 @@ impl Default for CommitConfig {
         Self {
             every: Span(Duration::from_secs(30)),
             min_interval: Span(Duration::from_secs(1)),
+            rows: None,
             target_file_size: ByteSize(128 << 20),
             compression: Compression::default(),
         }

@@ -199,6 +199,10 @@ impl PipelineFile {
         if commit.every.0.is_zero() {
             return Err(Error::config("commit.every is zero").hint("write for example 30s"));
         }
+        if commit.rows == Some(0) {
+            return Err(Error::config("commit.rows is zero")
+                .hint("write for example 1000000, or leave it out"));
+        }
         if commit.min_interval > commit.every {
             return Err(Error::config(format!(
                 "commit.min_interval is longer than commit.every: min_interval={} every={}",

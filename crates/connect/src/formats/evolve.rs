@@ -14,12 +14,12 @@ use std::sync::{
 use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
 use calve_engine::{Error, RawBatch, Result};
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize, de};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use super::{FormatConfig, columns::Columns, infer};
 
 /// In which ways a schema may evolve.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 #[schemars(with = "Spelled")]
 pub struct Evolve {
     /// New fields become columns.
@@ -64,6 +64,20 @@ enum Word {
     Widen,
     /// Nothing.
     Strict,
+}
+
+impl Serialize for Evolve {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let words = [(self.add, "add"), (self.widen, "widen")];
+        let words: Vec<&str> = words
+            .iter()
+            .filter_map(|(on, word)| on.then_some(*word))
+            .collect();
+        if words.is_empty() {
+            return serializer.serialize_str("strict");
+        }
+        words.serialize(serializer)
+    }
 }
 
 impl<'de> Deserialize<'de> for Evolve {
@@ -234,13 +248,29 @@ fn merged(has: &Fields, seen: &Fields, evolve: Evolve) -> Option<Fields> {
                 }
             }
             None if evolve.add => {
-                fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+                fields.push(Arc::new(storable(field).with_nullable(true)));
                 changed = true;
             }
             None => {}
         }
     }
     changed.then(|| fields.into())
+}
+
+/// A field that tables can have: 64 bits without a sign fit no integer of Iceberg, and a stream must not
+/// stop for one large number.
+fn storable(field: &Field) -> Field {
+    fn of(data_type: &DataType) -> DataType {
+        let item = |field: &FieldRef| Arc::new(storable(field));
+        match data_type {
+            DataType::UInt64 => DataType::Decimal128(20, 0),
+            DataType::Struct(fields) => DataType::Struct(fields.iter().map(item).collect()),
+            DataType::List(of) => DataType::List(item(of)),
+            DataType::LargeList(of) => DataType::LargeList(item(of)),
+            other => other.clone(),
+        }
+    }
+    field.clone().with_data_type(of(field.data_type()))
 }
 
 /// The type that holds values of both, where it is another one than `has` and may follow it.

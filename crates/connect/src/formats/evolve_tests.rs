@@ -63,7 +63,7 @@ fn unknown_fields_of_json_become_columns_at_any_depth() {
     assert_eq!(read(&mut *decoder, &text(&waiting)), (2, vec![], None));
     let new = format!(
         "{known}\n{}\n",
-        r#"{"id": 3, "at": {"town": "x"}, "all": [{"n": 1, "m": true}], "new": 1.5, "other": [null, "a"]}"#
+        r#"{"id": 3, "at": {"town": "x"}, "all": [{"n": 1, "m": true}], "new": 1.5, "other": [null, "a"], "big": 18446744073709551615}"#
     );
     let (rows, rejects, evolved) = read(&mut *decoder, &text(&new));
     assert_eq!((rows, rejects), (2, vec![]));
@@ -74,6 +74,7 @@ fn unknown_fields_of_json_become_columns_at_any_depth() {
         ("all", "list<struct<n: bigint, m: boolean>>"),
         ("new", "double"),
         ("other", "list<varchar>"),
+        ("big", "decimal(20, 0)"),
     ]);
     assert_eq!(evolved, shown(&wanted));
     // The keys' order was learned; the next batch says it again all the same.
@@ -212,4 +213,9 @@ fn ways_are_written_as_words() {
     let error = parse("[strict, add]").expect_err("it contradicts itself");
     assert!(error.to_string().contains("stands alone"), "{error}");
     parse("sometimes").expect_err("no such word");
+    for text in ["strict", "add", "widen", "[add, widen]"] {
+        let read = parse(text).expect("words");
+        let written = serde_yaml_ng::to_string(&read).expect("YAML");
+        assert_eq!(parse(&written).expect("the same again"), read);
+    }
 }

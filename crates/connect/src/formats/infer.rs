@@ -54,7 +54,7 @@ pub fn infer(format: &FormatConfig, first: &[RawBatch]) -> Result<SchemaRef> {
 pub(super) fn known_fields(format: &FormatConfig, raw: &RawBatch) -> Result<Option<Fields>> {
     let first = std::slice::from_ref(raw);
     let fields = match format {
-        FormatConfig::Json(_) => match kind_of_json(first)?.and_then(Kind::known) {
+        FormatConfig::Json(_) => match kind_of_json(first, usize::MAX)?.and_then(Kind::known) {
             Some(Kind::Struct(fields)) => fields.into_iter().map(into_field).collect(),
             _ => return Ok(None),
         },
@@ -149,7 +149,7 @@ fn infer_rows(first: &[RawBatch]) -> Result<Schema> {
 }
 
 fn infer_json(first: &[RawBatch]) -> Result<Schema> {
-    match kind_of_json(first)? {
+    match kind_of_json(first, SAMPLE_EVENTS)? {
         Some(Kind::Struct(fields)) => Ok(Schema::new(
             fields.into_iter().map(into_field).collect::<Vec<_>>(),
         )),
@@ -157,8 +157,8 @@ fn infer_json(first: &[RawBatch]) -> Result<Schema> {
     }
 }
 
-/// What is known of the events; none: there are none.
-fn kind_of_json(first: &[RawBatch]) -> Result<Option<Kind>> {
+/// What is known of the first `most` events; none: there are none.
+fn kind_of_json(first: &[RawBatch], most: usize) -> Result<Option<Kind>> {
     let mut event = Kind::Unknown;
     let mut events = 0;
     'batches: for raw in first {
@@ -176,7 +176,7 @@ fn kind_of_json(first: &[RawBatch]) -> Result<Option<Kind>> {
             };
             event = event.merge(kind);
             events += 1;
-            if events == SAMPLE_EVENTS {
+            if events == most {
                 break 'batches;
             }
         }

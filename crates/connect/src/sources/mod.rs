@@ -33,7 +33,7 @@ pub use self::{
     token_transfers::TokenTransfersConfig,
 };
 use crate::{
-    formats::{FormatConfig, JsonConfig, ProtobufConfig, protobuf},
+    formats::{FormatConfig, JsonConfig, ProtobufConfig},
     one_of::{self, OneOf, or_default},
 };
 
@@ -168,7 +168,7 @@ impl SourceConfig {
     pub fn default_format(&self) -> Result<FormatConfig> {
         Ok(match self {
             Self::Grpc(_) => FormatConfig::Protobuf(ProtobufConfig::default()),
-            Self::TokenTransfers(_) => FormatConfig::Protobuf(protobuf::token_transfers()?),
+            Self::TokenTransfers(config) => config.format()?,
             _ => FormatConfig::Json(JsonConfig::default()),
         })
     }

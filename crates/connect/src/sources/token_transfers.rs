@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::grpc::{AtEnd, Compression, GrpcConfig, GrpcSource, ResumeConfig, TlsConfig};
 use crate::{
     descriptors,
-    formats::protobuf,
+    formats::{FormatConfig, protobuf},
     units::{ByteSize, Span},
 };
 
@@ -32,6 +32,10 @@ pub struct TokenTransfersConfig {
     /// After so much silence the last ledger counts as complete; `0s`: only a later one completes it.
     #[serde(default = "half_a_minute")]
     pub idle: Span,
+    /// One more column, `amount_decimal`, a `decimal(38, 0)`; an event with an amount of 39 digits is a
+    /// reject then.
+    #[serde(default)]
+    pub decimal_amount: bool,
     /// Certificates, for `https://`. Default: those that the system trusts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
@@ -111,6 +115,17 @@ impl TokenTransfersConfig {
         }
     }
 
+    /// The format with its columns.
+    pub(super) fn format(&self) -> Result<FormatConfig> {
+        let mut format = protobuf::token_transfers()?;
+        if self.decimal_amount
+            && let Some(columns) = &mut format.columns
+        {
+            columns.0.push(protobuf::decimal_amount());
+        }
+        Ok(FormatConfig::Protobuf(format))
+    }
+
     pub(super) fn source(&self, base: &Path) -> Result<GrpcSource> {
         let (pool, _) = Self::describe()?;
         GrpcSource::new(&self.grpc(), &pool, PARTITION, base)
@@ -165,6 +180,9 @@ mod tests {
             ("start_ledger: 0", false),
             ("start_ledger: 5, token: ''", false),
             ("start_ledger: 5, tls: { ca: x }", false),
+            ("start_ledger: 5, deadline: 20s", false),
+            ("start_ledger: 5, deadline: 31s", true),
+            ("start_ledger: 5, deadline: 20s, idle: 0s", true),
         ] {
             assert_eq!(config(more).validate().is_ok(), fine, "{more}");
         }
@@ -184,12 +202,24 @@ mod tests {
             assert_eq!(source.is_bounded(), bounded);
             assert!(
                 source
-                    .validate(&crate::formats::FormatConfig::Json(
-                        crate::formats::JsonConfig::default()
-                    ))
+                    .validate(&FormatConfig::Json(crate::formats::JsonConfig::default()))
                     .is_err()
             );
         }
+        let schema = |more| {
+            let format = config(more).format().expect("built in");
+            format
+                .declared_schema()
+                .expect("it is known")
+                .expect("types")
+        };
+        assert!(
+            schema("start_ledger: 5")
+                .index_of("amount_decimal")
+                .is_err()
+        );
+        let more = schema("start_ledger: 5, decimal_amount: true");
+        more.index_of("amount_decimal").expect("asked for");
         // The end may be changed between runs, the beginning may not.
         let print = |more| config(more).fingerprint();
         assert_eq!(

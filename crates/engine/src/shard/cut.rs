@@ -50,6 +50,8 @@ pub(super) struct Cutter {
     watermarks: Watermarks,
     before: Totals,
     totals: Totals,
+    /// Rows before the open epoch.
+    rows_before: u64,
     windows: Option<OpenWindows>,
     tables: Tables,
     metrics: Metrics,
@@ -81,6 +83,7 @@ impl Cutter {
             watermarks: claim.watermarks,
             before: claim.totals,
             totals: claim.totals,
+            rows_before: claim.totals.rows,
             windows,
             tables,
             metrics,
@@ -184,7 +187,9 @@ impl Cutter {
 
     fn deadline(&self) -> Option<Moment> {
         let fired = self.windows.as_ref().is_some_and(OpenWindows::fired);
-        let wait = if fired {
+        let rows = self.totals.rows - self.rows_before;
+        let full = self.options.commit_rows.is_some_and(|most| rows >= most);
+        let wait = if fired || full {
             Duration::ZERO
         } else {
             self.options.commit_every
@@ -322,6 +327,7 @@ impl Cutter {
             return Ok(());
         }
         self.epoch = self.epoch.next();
+        self.rows_before = self.totals.rows;
         let sealed = match &mut self.windows {
             Some(windows) => Some(windows.seal(self.epoch).await?),
             None => None,

@@ -85,6 +85,8 @@ pub struct ShardOptions {
     pub commit_every: Duration,
     /// But not sooner than this after the last.
     pub min_interval: Duration,
+    /// And when it has so many rows.
+    pub commit_rows: Option<u64>,
     /// How late an event may come, microseconds of event time.
     pub max_delay: Micros,
     /// A source that was empty for so long does not hold the watermark.

@@ -168,6 +168,11 @@ impl ChangesOutput {
 
         let mut edit = Edit::new(Operation::Overwrite);
         edit.epoch = Some(EpochMark::new(commit, held));
+        // Files that are written again along with the others have the columns that come with them.
+        let then = match &becomes {
+            Some(schema) => &known.with_schema(schema.clone())?,
+            None => known,
+        };
         edit.schema = becomes;
         let first = resolved.truncated.unwrap_or(0);
         let mut added: Vec<AddedFile> = files.into_iter().skip(first).flatten().collect();
@@ -195,13 +200,13 @@ impl ChangesOutput {
             }
         }
         let marked = self
-            .mark(state, known, &mut added, resolved.positions)
+            .mark(state, then, &mut added, resolved.positions)
             .await?
             .and(by_value::mark(
                 state,
                 &self.reading,
                 &resolved.keys,
-                &folder_of(known),
+                &folder_of(then),
             )?);
         edit.added = added;
         edit.added.extend(marked.added);

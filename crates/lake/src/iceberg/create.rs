@@ -223,6 +223,10 @@ pub(super) fn check(
         // The index of keys has them as bytes of their types.
         evolution.fixed.extend(changes.key.iter().cloned());
         evolution.fixed.extend(changes.order_by.iter().cloned());
+        let stored = (1..=changes.order_by.len()).map(|n| format!("_calve_order_{n}"));
+        evolution
+            .fixed
+            .extend(stored.chain(["_calve_order".to_owned()]));
     }
     let Planned {
         evolved,
@@ -231,12 +235,19 @@ pub(super) fn check(
     if !lines.is_empty() {
         lines.insert(0, "columns:".to_owned());
     }
+    // A column that gets another name may be called by either.
+    let renamed = |mut term: Term| {
+        if let Some(new) = config.evolution.rename.get(&term.column) {
+            term.column.clone_from(new);
+        }
+        term.to_string()
+    };
     let has = partition_terms(metadata);
-    let wants = config
-        .partition_by
-        .iter()
-        .map(|text| Term::parse(text).map(|term| term.to_string()))
-        .collect::<Result<Vec<_>>>()?;
+    let has = has.iter().map(|text| Term::parse(text).map(renamed));
+    let has = has.collect::<Result<Vec<_>>>()?;
+    let wants = config.partition_by.iter();
+    let wants = wants.map(|text| Term::parse(text).map(renamed));
+    let wants = wants.collect::<Result<Vec<_>>>()?;
     if has != wants {
         lines.push("partition_by:".to_owned());
         lines.extend(

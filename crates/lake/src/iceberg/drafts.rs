@@ -146,13 +146,15 @@ impl<'a> Drafts<'a> {
     ) -> Result<ManifestMetadata> {
         let lost = || Error::corrupt("the table has lost the schema or spec of prepared files");
         let spec = self.metadata.partition_spec_by_id(added.spec);
+        let schema = match self.metadata.schema_by_id(added.schema) {
+            Some(schema) => schema,
+            // Another engine may have removed that of an old file, which loses rows now.
+            None if content == ManifestContentType::Deletes => self.metadata.current_schema(),
+            None => return Err(lost()),
+        };
         Ok(ManifestMetadata {
-            schema: self
-                .metadata
-                .schema_by_id(added.schema)
-                .ok_or_else(lost)?
-                .clone(),
-            schema_id: added.schema,
+            schema: schema.clone(),
+            schema_id: schema.schema_id(),
             partition_spec: spec.ok_or_else(lost)?.as_ref().clone(),
             format_version: self.metadata.format_version(),
             content,

@@ -74,6 +74,7 @@ pub(super) fn plan(
     let table = metadata.current_schema();
     let wanted = table_schema(rows)?;
     let mut follow = Follow {
+        metadata,
         evolution,
         next_id: metadata.last_column_id(),
         refused: Vec::new(),
@@ -96,6 +97,14 @@ pub(super) fn plan(
     })
 }
 
+/// Whether a new column of this name is refused, since a partition field has it.
+fn is_partition_field(metadata: &TableMetadata, name: &str) -> bool {
+    let mut specs = metadata.partition_specs_iter();
+    let mut schemas = metadata.schemas_iter();
+    specs.any(|spec| spec.fields().iter().any(|field| field.name == name))
+        && !schemas.any(|schema| schema.field_by_name(name).is_some())
+}
+
 fn build(metadata: &TableMetadata, fields: Vec<NestedFieldRef>) -> Result<Schema> {
     let newest = metadata
         .schemas_iter()
@@ -111,6 +120,7 @@ fn build(metadata: &TableMetadata, fields: Vec<NestedFieldRef>) -> Result<Schema
 }
 
 struct Follow<'a> {
+    metadata: &'a TableMetadata,
     evolution: &'a Evolution,
     /// The highest field id that was ever given.
     next_id: i32,
@@ -135,7 +145,8 @@ impl Follow<'_> {
             if let Some(new) = self.evolution.rename.get(&path) {
                 let new = new.rsplit_once('.').map_or(new.as_str(), |(_, name)| name);
                 let comes = wanted.field_by_name(&join(above, new)).is_some();
-                if comes && !taken.contains(&new) {
+                let free = !taken.contains(&new) && !is_partition_field(self.metadata, new);
+                if comes && free {
                     self.renamed.insert(field.id, field.name.clone());
                     new.clone_into(&mut field.name);
                     self.changed = true;
@@ -195,7 +206,14 @@ impl Follow<'_> {
             if has.iter().any(|field| field.name == want.name) {
                 continue;
             }
-            if self.evolution.add {
+            if above.is_empty() && is_partition_field(self.metadata, &want.name) {
+                // Iceberg refuses it, and would at the commit.
+                self.refused.push(format!(
+                    "+ {} {} (the name of a partition field)",
+                    want.name,
+                    show(&want.field_type)
+                ));
+            } else if self.evolution.add {
                 self.changed = true;
                 fields.push(self.fresh(want));
             } else {

@@ -12,7 +12,7 @@ use calve_engine::{
     fault,
     seams::Outcome,
 };
-use iceberg::spec::ManifestFile;
+use iceberg::spec::{ManifestFile, Schema, TableMetadataBuilder};
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
@@ -53,6 +53,23 @@ impl Deref for Known {
 
     fn deref(&self) -> &Loaded {
         &self.loaded
+    }
+}
+
+impl Known {
+    /// The same, as it is with the schema that a commit brings: for what is written along with it.
+    ///
+    /// # Errors
+    /// `Internal` when the schema does not fit the table.
+    pub(crate) fn with_schema(&self, schema: Schema) -> Result<Self> {
+        let metadata = self.metadata.as_ref().clone();
+        let metadata = metadata.into_builder(None).add_current_schema(schema);
+        let built = metadata.and_then(TableMetadataBuilder::build);
+        let built =
+            built.map_err(|e| Error::internal("a schema does not fit the table").because(e))?;
+        let mut known = self.clone();
+        known.loaded.metadata = Arc::new(built.metadata);
+        Ok(known)
     }
 }
 

@@ -34,7 +34,7 @@ struct Sample {
 /// `Config` when there is nothing to infer from.
 pub(in crate::formats) fn infer(config: &DebeziumConfig, first: &[RawBatch]) -> Result<SchemaRef> {
     config.validate()?;
-    let sample = sample(config, first)?;
+    let sample = sample(config, first, SAMPLE_EVENTS)?;
     let columns = columns(config, sample.columns, sample.row);
     if columns.is_empty() {
         return Err(
@@ -59,12 +59,12 @@ pub(in crate::formats) fn known_fields(
     config: &DebeziumConfig,
     raw: &[RawBatch],
 ) -> Result<Fields> {
-    let sample = sample(config, raw)?;
+    let sample = sample(config, raw, usize::MAX)?;
     let row = sample.row.and_then(Kind::known);
     Ok(columns(config, sample.columns, row).into())
 }
 
-fn sample(config: &DebeziumConfig, first: &[RawBatch]) -> Result<Sample> {
+fn sample(config: &DebeziumConfig, first: &[RawBatch], most: usize) -> Result<Sample> {
     let mut sample = Sample::default();
     let mut events = 0;
     'batches: for raw in first {
@@ -74,7 +74,7 @@ fn sample(config: &DebeziumConfig, first: &[RawBatch]) -> Result<Sample> {
         for line in lines(text, raw.range.from) {
             // What is no change will be rejected; it says nothing about the rest.
             events += usize::from(sample.add(config, line).is_some());
-            if events == SAMPLE_EVENTS {
+            if events == most {
                 break 'batches;
             }
         }

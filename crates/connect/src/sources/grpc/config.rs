@@ -255,6 +255,17 @@ impl GrpcConfig {
         }
     }
 
+    /// A stream that is opened anew before its last group counts as complete never completes it.
+    fn patience(&self, idle: Span) -> Result<()> {
+        match self.deadline {
+            Some(deadline) if !idle.0.is_zero() && deadline.0 <= idle.0 => Err(Error::config(
+                format!("deadline is not longer than idle: deadline={deadline} idle={idle}"),
+            )
+            .hint("raise `deadline`, or lower `idle`")),
+            _ => Ok(()),
+        }
+    }
+
     /// What must not change while a pipeline has checkpoints: which events come, and in which order.
     /// Where they come from may change, and where they end.
     pub(crate) fn fingerprint(&self) -> String {
@@ -323,6 +334,9 @@ impl ResumeConfig {
 impl GrpcConfig {
     /// Checks how the server is reached.
     pub(crate) fn connection(&self) -> Result<()> {
+        if let Some(resume) = &self.resume {
+            self.patience(resume.idle)?;
+        }
         let endpoint = &self.endpoint;
         let tls = is_tls(endpoint)?;
         if self.tls.is_some() && !tls {

@@ -85,6 +85,8 @@ pub struct GrpcSource {
     asking: Asking,
     /// What groups messages; none: each stands by itself.
     column: Option<FieldPath>,
+    /// The value that the stream gave last; one whose value cannot be read is put to it.
+    value: Option<u64>,
     /// The time of a group that begins.
     watermark: Option<FieldPath>,
     /// What it was last, in microseconds; and what was said.
@@ -145,6 +147,7 @@ impl GrpcSource {
             link: Arc::default(),
             first: VecDeque::new(),
             linger: None,
+            value: None,
             heard: false,
             quiet_since: Instant::now(),
             tries: 0,
@@ -155,6 +158,7 @@ impl GrpcSource {
 
     fn open_connection(&mut self) -> Result<()> {
         self.groups.restart();
+        self.value = None;
         let (endpoint, wanted) = (self.endpoint.clone(), self.wanted.clone());
         let request = self.asking.behind(self.groups.front())?;
         let (limit, link) = (self.config.connect_timeout.0, Arc::clone(&self.link));
@@ -257,15 +261,28 @@ impl GrpcSource {
             self.healthy();
             return Ok(());
         };
-        let value = column.read(message).map_err(|why| {
-            let value = self.groups.front().value;
-            Error::corrupt(format!(
-                "{}: field={} after={value}",
-                why.why(),
-                column.shown()
-            ))
-            .hint("`resume.from_column` must be in every message")
-        })?;
+        let front = self.groups.front();
+        let last = self.value.or((!front.is_start()).then_some(front.value));
+        let value = match (column.read(message), last) {
+            (Ok(value), _) => value,
+            // It is of the group that is being read, as far as anybody can tell, each time it comes; and
+            // the decoder says what is wrong with it.
+            (Err(why), Some(last)) => {
+                tracing::warn!(field = column.shown(), behind = last, "{}", why.why());
+                last
+            }
+            // The first one of all: the path is wrong, and not a message.
+            (Err(why), None) => {
+                return Err(Error::corrupt(format!(
+                    "{}: field={} after={}",
+                    why.why(),
+                    column.shown(),
+                    front.value
+                ))
+                .hint("`resume.from_column` must be in every message"));
+            }
+        };
+        self.value = Some(value);
         let before = self.groups.complete();
         let pushed = self.groups.push(value, message)?;
         if self.groups.complete() > before {
@@ -333,6 +350,7 @@ impl GrpcSource {
     }
 
     fn ended(&mut self) {
+        self.link.set_connected(false);
         if self.groups.end_open() {
             self.healthy();
         }

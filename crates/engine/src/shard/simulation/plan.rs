@@ -74,6 +74,7 @@ impl Plan {
                 drain: false,
                 commit_every: Duration::from_millis(30),
                 min_interval: Duration::ZERO,
+                commit_rows: None,
                 max_delay: 10_000,
                 idle_timeout: Duration::from_millis(50),
                 in_flight_bytes: 64 << 10,
@@ -125,6 +126,7 @@ impl Plan {
             options: ShardOptions {
                 commit_every: millis(random.random_range(0..80)),
                 min_interval: millis(random.random_range(0..20)),
+                commit_rows: random.random_bool(0.3).then(|| random.random_range(1..200)),
                 ..calm.options
             },
             append: millis(if random.random_bool(0.2) { 200 } else { 1 }),

@@ -25,7 +25,10 @@ use roaring::RoaringTreemap;
 use rustc_hash::FxHashSet;
 
 use super::{
-    super::live::{DeleteFile, DeleteKind, LiveFile},
+    super::{
+        access,
+        live::{DeleteFile, DeleteKind, LiveFile},
+    },
     unreadable,
 };
 
@@ -191,7 +194,7 @@ pub(crate) async fn deleted_rows(
     while let Some(batch) = batches
         .try_next()
         .await
-        .map_err(|e| unreadable_data(&file.path).because(e))?
+        .map_err(|e| access::unreadable(unreadable_data(&file.path), e))?
     {
         for values in &all {
             let rows = values.encode(&batch)?;
@@ -233,8 +236,9 @@ async fn columns(
     file: &LiveFile,
     wanted: &FxHashSet<i32>,
 ) -> Result<impl futures::Stream<Item = parquet::errors::Result<RecordBatch>> + Unpin + use<>> {
-    let failed = |e: iceberg::Error| unreadable_data(&file.path).because(e);
-    let broken = |e: parquet::errors::ParquetError| unreadable_data(&file.path).because(e);
+    let failed = |e: iceberg::Error| access::unreadable(unreadable_data(&file.path), e);
+    let broken =
+        |e: parquet::errors::ParquetError| access::unreadable(unreadable_data(&file.path), e);
     let input = file_io.new_input(&file.path).map_err(failed)?;
     let size = FileMetadata { size: file.bytes };
     let mut reader = ArrowFileReader::new(size, input.reader().await.map_err(failed)?);
