@@ -1,7 +1,7 @@
 use arrow::datatypes::{DataType, Field};
 use iceberg::{
     TableCreation,
-    spec::{FormatVersion, TableMetadataBuilder},
+    spec::{FormatVersion, TableMetadataBuilder, Transform, UnboundPartitionSpec},
 };
 
 use super::*;
@@ -19,8 +19,8 @@ fn list(of: DataType) -> DataType {
     DataType::List(Field::new("item", of, true).into())
 }
 
-fn table(fields: &[(&str, DataType)]) -> TableMetadata {
-    let creation = TableCreation {
+fn creation(fields: &[(&str, DataType)]) -> TableCreation {
+    TableCreation {
         name: "t".to_owned(),
         location: Some("file:///t".to_owned()),
         schema: table_schema(&rows(fields)).expect("types"),
@@ -28,9 +28,12 @@ fn table(fields: &[(&str, DataType)]) -> TableMetadata {
         sort_order: None,
         properties: HashMap::new(),
         format_version: FormatVersion::V2,
-    };
-    let built =
-        TableMetadataBuilder::from_table_creation(creation).and_then(TableMetadataBuilder::build);
+    }
+}
+
+fn table(fields: &[(&str, DataType)]) -> TableMetadata {
+    let built = TableMetadataBuilder::from_table_creation(creation(fields))
+        .and_then(TableMetadataBuilder::build);
     built.expect("a table").metadata
 }
 
@@ -139,6 +142,27 @@ fn what_is_not_allowed_is_refused_line_by_line() {
     assert_eq!(
         planned(&metadata, &narrower, &both()).refused,
         ["- a int", "+ a string"]
+    );
+}
+
+#[test]
+fn the_name_of_a_partition_field_is_refused_before_anything_is_written() {
+    let spec = UnboundPartitionSpec::builder()
+        .add_partition_field(1, "a_bucket", Transform::Bucket(4))
+        .expect("a field")
+        .build();
+    let creation = TableCreation {
+        partition_spec: Some(spec),
+        ..creation(&[("a", DataType::Int32)])
+    };
+    let built = TableMetadataBuilder::from_table_creation(creation);
+    let metadata = built.and_then(TableMetadataBuilder::build);
+    let metadata = metadata.expect("a table").metadata;
+    let now = [("a", DataType::Int32), ("a_bucket", DataType::Utf8)];
+    let refused = planned(&metadata, &now, &both()).refused;
+    assert_eq!(
+        refused,
+        ["+ a_bucket string (the name of a partition field)"]
     );
 }
 
