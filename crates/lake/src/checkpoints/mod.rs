@@ -178,7 +178,12 @@ impl SqlRecords {
                         let made = sqlx::query(POSTGRES_LAYOUT).execute(pool).await;
                         // Two processes at once: the slower one may be told of a duplicate.
                         match made {
-                            Err(e) if code(&e).is_some_and(|c| c == "23505" || c == "42P07") => {
+                            Err(e)
+                                if matches!(
+                                    code(&e).as_deref(),
+                                    Some("23505" | "42P07" | "42710")
+                                ) =>
+                            {
                                 Ok(())
                             }
                             made => made.map(drop),

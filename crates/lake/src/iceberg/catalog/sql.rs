@@ -408,9 +408,10 @@ async fn lay_out(pool: &Pool) -> Result<(), sqlx::Error> {
         Pool::Postgres(pool) => {
             for statement in LAYOUT {
                 let made = answered(sqlx::query(statement).execute(pool)).await;
-                // Two processes at once: the slower one may be told of a duplicate.
+                // Two processes at once: the slower one may be told of a duplicate: of a row in the server's own
+                // tables, of the table, or of its row type.
                 match made {
-                    Err(e) if matches!(code(&e).as_deref(), Some("23505" | "42P07")) => {}
+                    Err(e) if matches!(code(&e).as_deref(), Some("23505" | "42P07" | "42710")) => {}
                     made => {
                         made?;
                     }
