@@ -126,7 +126,6 @@ impl Plan {
             options: ShardOptions {
                 commit_every: millis(random.random_range(0..80)),
                 min_interval: millis(random.random_range(0..20)),
-                commit_rows: random.random_bool(0.3).then(|| random.random_range(1..200)),
                 ..calm.options
             },
             append: millis(if random.random_bool(0.2) { 200 } else { 1 }),
