@@ -110,7 +110,7 @@ impl SchemaVersion {
         let Some((text, former)) = &self.former else {
             return BTreeMap::new();
         };
-        // Earlier versions kept the digest alone.
+        // A record may hold the digest alone.
         let same = *text == digest(self.columns.to_string().as_bytes());
         let follows = former
             .as_ref()
@@ -148,12 +148,14 @@ pub(crate) fn with_rescued(events: SchemaRef, column: Option<&str>) -> Result<Sc
 /// In which ways the decoders look for more than the schema holds. Where the source cannot be read
 /// again from an offset, the schema stays as it is.
 pub(crate) fn evolve(file: &PipelineFile) -> Option<Evolve> {
-    let mut evolve = file.schema.evolve;
-    if file.aggregate.is_some() && evolve != Evolve::STRICT {
-        // States of open windows have the types that they began with.
-        evolve.widen = false;
+    let evolve = file.schema.evolve;
+    if evolve == Evolve::STRICT {
+        return Some(evolve);
     }
-    (evolve == Evolve::STRICT || file.source.can_replay()).then_some(evolve)
+    // States of open windows have the types that they began with.
+    let widen = evolve.widen && file.aggregate.is_none();
+    // Neither is not strict: nothing is looked for, and nothing refused.
+    ((evolve.add || widen) && file.source.can_replay()).then_some(Evolve { widen, ..evolve })
 }
 
 /// The settings of an Iceberg table with those of the section `schema`.
@@ -167,4 +169,33 @@ pub(crate) fn with_evolution(config: &IcebergConfig, file: &PipelineFile) -> Ice
         fixed: Vec::new(),
     };
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(source: &str, more: &str) -> Option<Evolve> {
+        let text =
+            format!("name: p\nsource: {source}\nsink: {{ parquet: {{ path: out }} }}\n{more}");
+        evolve(&serde_yaml_ng::from_str(&text).expect("a pipeline file"))
+    }
+
+    #[test]
+    fn what_decoders_look_for() {
+        let file = "{ file: { path: in } }";
+        let add = Evolve {
+            add: true,
+            widen: false,
+        };
+        assert_eq!(of(file, ""), Some(Evolve::default()));
+        assert_eq!(of("stdin", ""), None, "it cannot be read again");
+        let strict = "schema: { evolve: strict }";
+        assert_eq!(of("stdin", strict), Some(Evolve::STRICT));
+        let aggregate = "aggregate: { sql: SELECT 1 }";
+        assert_eq!(of(file, aggregate), Some(add));
+        // Nothing is looked for, which is not to refuse everything.
+        let widen = format!("{aggregate}\nschema: {{ evolve: widen }}");
+        assert_eq!(of(file, &widen), None);
+    }
 }
