@@ -40,6 +40,8 @@ for spec in json.loads(sys.argv[1]):
     ).fetchone()
     found = {"rows": rows, "keys": keys, "digest": digest}
     found["queries"] = [[list(row) for row in con.execute(query).fetchall()] for query in spec.get("queries", [])]
-    found["summaries"] = [dict(snapshot.summary.additional_properties) for snapshot in table.snapshots()]
+    # The metadata gives them in no order.
+    snapshots = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number)
+    found["summaries"] = [dict(snapshot.summary.additional_properties) for snapshot in snapshots]
     answers.append(found)
 print(json.dumps(answers))
