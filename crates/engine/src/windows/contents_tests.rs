@@ -41,6 +41,7 @@ enum Step {
     Emit(u8),
     Close(u8),
     Seal,
+    Squeeze,
     Evict,
     Restart,
 }
@@ -55,6 +56,7 @@ fn step() -> impl Strategy_<Value = Step> {
         1 => window.clone().prop_map(Step::Emit),
         1 => window.prop_map(Step::Close),
         3 => Just(Step::Seal),
+        2 => Just(Step::Squeeze),
         2 => Just(Step::Evict),
         1 => Just(Step::Restart),
     ]
@@ -170,6 +172,10 @@ impl Both {
                 self.emitted.remove(&window);
             }
             Step::Seal => self.seal().await,
+            Step::Squeeze => {
+                let squeezed = self.contents.squeeze(&mut self.runs).await;
+                squeezed.expect("rows that are there");
+            }
             Step::Evict => self.contents.evict(0),
             Step::Restart => {
                 self.seal().await;

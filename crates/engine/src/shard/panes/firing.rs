@@ -257,7 +257,7 @@ impl OpenWindows {
             }
             windows = rest;
         }
-        Ok(())
+        self.contents.squeeze(&mut self.runs).await
     }
 
     /// Rows with the columns that say which pane they belong to.

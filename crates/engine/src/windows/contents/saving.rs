@@ -70,6 +70,27 @@ impl Contents {
         }))
     }
 
+    /// Moves the live rows of unsaved pages together when most rows of these pages are nobody's: a state
+    /// that stays while its neighbours are replaced would hold all of them.
+    ///
+    /// # Errors
+    /// `Internal` only.
+    pub(crate) async fn squeeze(&mut self, runs: &mut Runs) -> Result<()> {
+        let unsaved = self.pages.iter().flatten().filter(|p| p.run.is_none());
+        let (rows, live) = unsaved.fold((0, 0), |(rows, live), page| {
+            // Rows that were emitted and are held count twice.
+            (
+                rows + u64::from(page.rows),
+                live + page.live.min(page.rows.into()),
+            )
+        });
+        if rows > 2 * live && rows > u64::from(WHOLE_ROWS) {
+            let whole = self.whole_pages();
+            self.compact(&whole, runs).await?;
+        }
+        Ok(())
+    }
+
     /// Unsaved pages that need no copying.
     fn whole_pages(&self) -> FxHashSet<u32> {
         let pages = self.pages.iter().enumerate();
