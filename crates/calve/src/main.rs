@@ -6,6 +6,7 @@ mod config;
 mod console;
 mod figures;
 mod human;
+mod memory;
 mod out;
 mod pipeline;
 mod schema;

@@ -182,6 +182,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+    shared.metrics.set_process(crate::memory::now());
     (
         [(header::CONTENT_TYPE, OPENMETRICS)],
         shared.metrics.encode(),

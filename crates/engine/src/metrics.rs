@@ -62,6 +62,26 @@ struct StageLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FigureLabel {
+    figure: &'static str,
+}
+
+/// What the process holds, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcessMemory {
+    /// In memory, pages of the executable included.
+    pub resident: u64,
+    /// In memory, without pages of files.
+    pub anonymous: u64,
+    /// What the allocator may use without asking the system.
+    pub committed: u64,
+    /// The most that it ever was.
+    pub committed_peak: u64,
+    /// Addresses that the allocator has taken.
+    pub reserved: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutcomeLabel {
     table: String,
     output: String,
@@ -105,6 +125,9 @@ struct Inner {
     reconnects: Family<Unlabelled, Counter>,
     link: RwLock<Option<Arc<Link>>>,
     memory: Gauge,
+    resident: Gauge,
+    anonymous: Gauge,
+    allocator: Family<FigureLabel, Gauge>,
     batch_rows: Gauge,
     open_files: Gauge,
     last_commit_ms: AtomicI64,
@@ -216,6 +239,9 @@ impl Metrics {
             reconnects: Family::default(),
             link: RwLock::new(None),
             memory: Gauge::default(),
+            resident: Gauge::default(),
+            anonymous: Gauge::default(),
+            allocator: Family::default(),
             batch_rows: Gauge::default(),
             open_files: Gauge::default(),
             last_commit_ms: AtomicI64::new(0),
@@ -290,6 +316,24 @@ impl Metrics {
             "bytes held by batches and writers",
             Unit::Bytes,
             inner.memory.clone(),
+        );
+        registry.register_with_unit(
+            "process_resident_memory",
+            "bytes of the process in memory, those of the executable included",
+            Unit::Bytes,
+            inner.resident.clone(),
+        );
+        registry.register_with_unit(
+            "process_anonymous_memory",
+            "bytes of the process in memory that are not pages of files",
+            Unit::Bytes,
+            inner.anonymous.clone(),
+        );
+        registry.register_with_unit(
+            "allocator",
+            "what the allocator holds: bytes committed now and at most, and addresses reserved",
+            Unit::Bytes,
+            inner.allocator.clone(),
         );
         registry.register(
             "batch_rows",
@@ -418,6 +462,21 @@ impl Metrics {
     pub fn set_levels(&self, memory_bytes: usize, open_files: usize) {
         self.0.memory.set(memory_bytes as i64);
         self.0.open_files.set(open_files as i64);
+    }
+
+    /// What the system and the allocator say.
+    pub fn set_process(&self, memory: ProcessMemory) {
+        let inner = &self.0;
+        inner.resident.set(memory.resident as i64);
+        inner.anonymous.set(memory.anonymous as i64);
+        for (figure, bytes) in [
+            ("committed", memory.committed),
+            ("committed_peak", memory.committed_peak),
+            ("reserved", memory.reserved),
+        ] {
+            let gauge = inner.allocator.get_or_create(&FigureLabel { figure });
+            gauge.set(bytes as i64);
+        }
     }
 
     /// What the source still has; none: it cannot tell.

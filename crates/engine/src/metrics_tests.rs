@@ -69,6 +69,12 @@ fn names<'a>(samples: &'a [Sample], name: &str) -> Vec<&'a Sample> {
 fn worked() -> Metrics {
     let metrics = Metrics::of_table("orders", "main", "shop.orders");
     metrics.received(100, 5_000, 3);
+    metrics.set_process(ProcessMemory {
+        resident: 60 << 20,
+        anonymous: 6 << 20,
+        committed: 13 << 20,
+        ..ProcessMemory::default()
+    });
     for stage in [
         Stage::Read,
         Stage::Decode,
@@ -98,7 +104,7 @@ fn worked() -> Metrics {
 
 #[test]
 fn every_metric_is_there_with_its_labels() {
-    let everywhere: [(&str, &str, &[&str]); 15] = [
+    let everywhere: [(&str, &str, &[&str]); 18] = [
         ("calve_up", "gauge", &[]),
         ("calve_events_received", "counter", &[]),
         ("calve_bytes_received", "counter", &[]),
@@ -116,6 +122,9 @@ fn every_metric_is_there_with_its_labels() {
         ("calve_watermark_lag_seconds", "gauge", &[]),
         ("calve_source_lag", "gauge", &[]),
         ("calve_memory_bytes", "gauge", &[]),
+        ("calve_process_resident_memory_bytes", "gauge", &[]),
+        ("calve_process_anonymous_memory_bytes", "gauge", &[]),
+        ("calve_allocator_bytes", "gauge", &["figure"]),
         ("calve_batch_rows", "gauge", &[]),
         ("calve_open_files", "gauge", &[]),
     ];

@@ -13,7 +13,7 @@ use super::from;
 use crate::{
     config::{self, PipelineFile},
     console::{self, Console},
-    figures, out,
+    figures, memory, out,
     pipeline::{self, Before},
     serve::{Bound, Serve},
     upkeep,
@@ -123,6 +123,7 @@ pub(crate) async fn supervise(
     };
     let showing = tokio::spawn(console.run(around.clone()));
 
+    tokio::spawn(memory::give_back_when_idle(metrics.clone(), around.clone()));
     upkeep::start(file, around.clone())?;
     let begun = Instant::now();
     if let Some(limit) = limit {
