@@ -2,10 +2,11 @@
 //!
 //! Never here: tokio, arrow, clocks, threads, I/O. What can be decided from values alone is decided
 //! here and tested without a clock. Start with [`offsets`], then [`recovery`]; for the Dataflow model
-//! with [`windows`].
+//! with [`windows`]; for sizes that set themselves with [`flow`].
 #![warn(missing_docs)]
 
 pub mod epoch;
+pub mod flow;
 pub mod offsets;
 pub mod recovery;
 pub mod watermark;
