@@ -14,7 +14,7 @@ use calve_engine::{
     metrics::Metrics,
     rejects::{RejectsOutput, RejectsPlace, RejectsWriter},
     seams::TableWriter,
-    shard::{LATE, REJECTS, Shard, ShardOptions, TABLE},
+    shard::{BatchRows, LATE, REJECTS, Shard, ShardOptions, TABLE},
     stores::{Stores, is_remote},
 };
 use calve_lake::{changes, checkpoints::open_store, parquet::ParquetTable, write::WriteOptions};
@@ -22,7 +22,7 @@ use calve_model::Offsets;
 use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
 
 use crate::{
-    config::{PipelineFile, SinkConfig},
+    config::{AutoOr, PipelineFile, SinkConfig},
     out,
     schema::{SchemaVersion, Stored, evolve, with_evolution, with_rescued},
     upkeep, windows,
@@ -432,7 +432,12 @@ fn writer_memory(file: &PipelineFile) -> usize {
 fn shard_options(file: &PipelineFile) -> ShardOptions {
     let event_time = file.event_time.as_ref();
     ShardOptions {
-        commit_every: file.commit.every.0,
+        commit_every: file.commit.interval(),
+        batch_rows: match file.limits.batch_rows {
+            AutoOr::Auto => BatchRows::Auto,
+            AutoOr::Fixed(rows) => BatchRows::Fixed(rows),
+        },
+        memory_bytes: file.limits.memory.0,
         min_interval: file.commit.min_interval.0,
         commit_rows: file.commit.rows,
         max_delay: event_time.map_or(0, |e| e.max_delay.0.as_micros() as i64),

@@ -35,6 +35,17 @@ pub enum Payload {
     Messages(Messages),
 }
 
+impl Payload {
+    /// How many events it holds, about: lines are counted, records of several lines are not seen.
+    pub fn events(&self) -> usize {
+        match self {
+            Self::Bytes(bytes) => bytes.iter().filter(|byte| **byte == b'\n').count(),
+            Self::Rows(rows) => rows.num_rows(),
+            Self::Messages(messages) => messages.len(),
+        }
+    }
+}
+
 /// Binary messages, one behind the other, without framing. The three lists are equally long.
 #[derive(Clone, Debug, Default)]
 pub struct Messages {

@@ -126,6 +126,8 @@ struct Inner {
     link: RwLock<Option<Arc<Link>>>,
     memory: Gauge,
     resident: Gauge,
+    wanted_rows: Family<Unlabelled, Gauge>,
+    commit_interval: Family<Unlabelled, Gauge<f64, AtomicU64>>,
     anonymous: Gauge,
     allocator: Family<FigureLabel, Gauge>,
     batch_rows: Gauge,
@@ -240,6 +242,8 @@ impl Metrics {
             link: RwLock::new(None),
             memory: Gauge::default(),
             resident: Gauge::default(),
+            wanted_rows: Family::default(),
+            commit_interval: Family::default(),
             anonymous: Gauge::default(),
             allocator: Family::default(),
             batch_rows: Gauge::default(),
@@ -339,6 +343,17 @@ impl Metrics {
             "batch_rows",
             "rows of the last batch",
             inner.batch_rows.clone(),
+        );
+        registry.register(
+            "batch_rows_wanted",
+            "events that a batch is to have",
+            inner.wanted_rows.clone(),
+        );
+        registry.register_with_unit(
+            "commit_interval",
+            "how long an epoch lasts",
+            Unit::Seconds,
+            inner.commit_interval.clone(),
         );
         registry.register("open_files", "data files open", inner.open_files.clone());
         // They begin at zero: a series that comes with its first value has no rate then.
@@ -462,6 +477,18 @@ impl Metrics {
     pub fn set_levels(&self, memory_bytes: usize, open_files: usize) {
         self.0.memory.set(memory_bytes as i64);
         self.0.open_files.set(open_files as i64);
+    }
+
+    /// What the controller of sizes wants: events of a batch, where it says so, and how long an epoch
+    /// lasts.
+    pub fn set_sizes(&self, batch_rows: Option<u64>, commit_every: std::time::Duration) {
+        let inner = &self.0;
+        if let Some(rows) = batch_rows {
+            let gauge = inner.wanted_rows.get_or_create(&Unlabelled::new());
+            gauge.set(rows as i64);
+        }
+        let gauge = inner.commit_interval.get_or_create(&Unlabelled::new());
+        gauge.set(commit_every.as_secs_f64());
     }
 
     /// What the system and the allocator say.

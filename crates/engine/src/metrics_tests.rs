@@ -69,6 +69,7 @@ fn names<'a>(samples: &'a [Sample], name: &str) -> Vec<&'a Sample> {
 fn worked() -> Metrics {
     let metrics = Metrics::of_table("orders", "main", "shop.orders");
     metrics.received(100, 5_000, 3);
+    metrics.set_sizes(Some(16_000), std::time::Duration::from_secs(30));
     metrics.set_process(ProcessMemory {
         resident: 60 << 20,
         anonymous: 6 << 20,
@@ -104,7 +105,7 @@ fn worked() -> Metrics {
 
 #[test]
 fn every_metric_is_there_with_its_labels() {
-    let everywhere: [(&str, &str, &[&str]); 18] = [
+    let everywhere: [(&str, &str, &[&str]); 20] = [
         ("calve_up", "gauge", &[]),
         ("calve_events_received", "counter", &[]),
         ("calve_bytes_received", "counter", &[]),
@@ -126,6 +127,8 @@ fn every_metric_is_there_with_its_labels() {
         ("calve_process_anonymous_memory_bytes", "gauge", &[]),
         ("calve_allocator_bytes", "gauge", &["figure"]),
         ("calve_batch_rows", "gauge", &[]),
+        ("calve_batch_rows_wanted", "gauge", &[]),
+        ("calve_commit_interval_seconds", "gauge", &[]),
         ("calve_open_files", "gauge", &[]),
     ];
     let (types, samples) = parse(&worked().encode());

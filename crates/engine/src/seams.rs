@@ -42,6 +42,12 @@ pub trait Source: Send {
     /// The next batch or event. Cancel-safe: a dropped call loses nothing.
     async fn next(&mut self) -> Result<SourceEvent>;
 
+    /// How large the next batches are best, bytes. A wish: what is configured, or what a source must
+    /// give in one piece, counts more.
+    fn ask(&mut self, bytes: usize) {
+        let _ = bytes;
+    }
+
     /// Everything up to `upto` is durable in every output.
     async fn committed(&mut self, upto: &Offsets) -> Result<()> {
         let _ = upto;

@@ -72,7 +72,7 @@ fn explain(file: &PipelineFile) -> Result<String> {
     let drawn = timeline::draw(&timeline::Timeline {
         strategy: &strategy,
         max_delay,
-        commit_every: file.commit.every.0.as_micros() as Micros,
+        commit_every: file.commit.longest().0.as_micros() as Micros,
         min_interval: file.commit.min_interval.0.as_micros() as Micros,
         late: window.late(),
         late_table: late_table.as_ref().map(SinkConfig::table),
@@ -94,9 +94,9 @@ fn without_windows(file: &PipelineFile, text: &mut Text) {
     text.line(
         "when",
         format!(
-            "rows become visible with each commit: {} (commit.every) after the first event of an epoch, and \
+            "rows become visible with each commit: {} after the first event of an epoch, and \
              when the source ends or the run is stopped",
-            file.commit.every
+            file.commit.words()
         ),
     );
     text.line("durable", DURABLE);
@@ -339,8 +339,8 @@ fn visible(file: &PipelineFile, text: &mut Text) {
     text.line(
         "",
         format!(
-            "an epoch ends {} (commit.every) after its first event, if nothing fires before",
-            commit.every
+            "an epoch ends {} after its first event, if nothing fires before",
+            commit.words()
         ),
     );
     text.line(

@@ -107,7 +107,7 @@ pub(crate) async fn supervise(
         let server = Serve {
             metrics: metrics.clone(),
             figures: Some(figures),
-            overdue_after: file.commit.every.0 * 3 + Duration::from_secs(30),
+            overdue_after: file.commit.longest().0 * 3 + Duration::from_secs(30),
         };
         let address = server.start(bound, around.clone());
         tracing::info!(%address, "serving /health, /ready, /metrics and /api/status");

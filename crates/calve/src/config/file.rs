@@ -8,7 +8,7 @@ use calve_connect::{
     sources::SourceConfig,
     units::{ByteSize, Span, TimeUnit},
 };
-use calve_engine::{Result, Secret, stores::is_remote};
+use calve_engine::{Result, Secret, shard::CommitEvery, stores::is_remote};
 use calve_lake::{
     changes::{ChangesConfig, Mode},
     iceberg::IcebergConfig,
@@ -20,6 +20,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 
 use super::{
+    auto::AutoOr,
     monitor::MonitorConfig,
     stores::StoresConfig,
     window::{AggregateConfig, WindowConfig},
@@ -225,8 +226,13 @@ impl<'de> Deserialize<'de> for SinkConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct CommitConfig {
-    /// An epoch ends after this long.
-    pub(crate) every: Span,
+    /// An epoch ends after this long; `auto`: as seldom as `freshness` allows. Default: 30s, and
+    /// `auto` with `freshness`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) every: Option<AutoOr<Span>>,
+    /// With `every: auto`: rows are to be visible so long after their events were read. Default: 10s.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) freshness: Option<Span>,
     /// An epoch does not end sooner than this after the last.
     pub(crate) min_interval: Span,
     /// An epoch ends when it has so many rows, or a few more: whole batches. Default: rows do not end it.
@@ -238,14 +244,48 @@ pub(crate) struct CommitConfig {
     pub(crate) compression: Compression,
 }
 
+/// How often an epoch ends, where nothing is said.
+const EVERY: Duration = Duration::from_secs(30);
+/// How late rows may be visible, where sizes are found and nothing is said.
+const FRESHNESS: Duration = Duration::from_secs(10);
+
 impl Default for CommitConfig {
     fn default() -> Self {
         Self {
-            every: Span(Duration::from_secs(30)),
+            every: None,
+            freshness: None,
             min_interval: Span(Duration::from_secs(1)),
             rows: None,
             target_file_size: ByteSize(128 << 20),
             compression: Compression::default(),
+        }
+    }
+}
+
+impl CommitConfig {
+    /// How often an epoch ends.
+    pub(crate) fn interval(&self) -> CommitEvery {
+        match (self.every, self.freshness) {
+            (Some(AutoOr::Fixed(every)), _) => CommitEvery::Fixed(every.0),
+            (None, None) => CommitEvery::Fixed(EVERY),
+            (_, freshness) => CommitEvery::Fresh(freshness.map_or(FRESHNESS, |f| f.0)),
+        }
+    }
+
+    /// The longest that an epoch lasts, as long as commits are not slower than that.
+    pub(crate) fn longest(&self) -> Span {
+        let (CommitEvery::Fixed(every) | CommitEvery::Fresh(every)) = self.interval();
+        Span(every)
+    }
+
+    /// The interval in words.
+    pub(crate) fn words(&self) -> String {
+        match self.interval() {
+            CommitEvery::Fixed(every) => format!("{} (commit.every)", Span(every)),
+            CommitEvery::Fresh(freshness) => format!(
+                "as late as rows are still visible {} (commit.freshness) after they were read, counted",
+                Span(freshness)
+            ),
         }
     }
 }
@@ -297,8 +337,8 @@ pub(crate) struct LimitsConfig {
     /// depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) batchers: Option<usize>,
-    /// Rows of a batch.
-    pub(crate) batch_rows: BatchRows,
+    /// Events of a batch, about; `auto`: as many as cost least.
+    pub(crate) batch_rows: AutoOr<u64>,
 }
 
 impl Default for LimitsConfig {
@@ -306,17 +346,9 @@ impl Default for LimitsConfig {
         Self {
             memory: ByteSize(1 << 30),
             batchers: None,
-            batch_rows: BatchRows::Auto,
+            batch_rows: AutoOr::Auto,
         }
     }
-}
-
-/// Rows of a batch; fixed sizes are not supported yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum BatchRows {
-    /// As many as the source gives at once.
-    Auto,
 }
 
 /// Where events go that could not be decoded or did not fit.

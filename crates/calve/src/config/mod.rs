@@ -3,6 +3,7 @@
 //! Never here: what a pipeline does. A file that [`load`] returns has been validated as far as that
 //! is possible without reading anything else. Start with [`file::PipelineFile`].
 
+mod auto;
 mod file;
 mod monitor;
 mod stores;
@@ -18,6 +19,7 @@ use serde_yaml_ng::Value;
 
 pub(crate) use calve_engine::Secret;
 
+pub(crate) use self::auto::AutoOr;
 pub(crate) use self::file::{Compact, PipelineFile, SinkConfig, beside};
 
 /// Reads and validates a pipeline file. Variables come from the environment.

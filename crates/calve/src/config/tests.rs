@@ -25,7 +25,7 @@ fn hint(error: &Error) -> &str {
 #[test]
 fn the_defaults_are_those_of_the_documentation() {
     let file = with("").expect("a small file");
-    assert_eq!(file.commit.every.to_string(), "30s");
+    assert_eq!(file.commit.longest().to_string(), "30s");
     assert_eq!(file.commit.min_interval.to_string(), "1s");
     assert_eq!(file.commit.target_file_size.to_string(), "128MiB");
     assert_eq!(file.commit.compression.to_string(), "zstd(1)");
@@ -218,7 +218,7 @@ fn wrong_values_and_missing_keys_name_the_path() {
         ("commit: { compression: zip }", "path=commit.compression"),
         ("limits: { batchers: many }", "path=limits.batchers"),
         ("limits: { batchers: 0 }", "limits.batchers"),
-        ("limits: { batch_rows: 5000 }", "path=limits.batch_rows"),
+        ("limits: { batch_rows: 0 }", "limits.batch_rows"),
         ("limits: { memory: 1KiB }", "limits.memory"),
         (
             "commit: { every: 1s, min_interval: 2s }",
@@ -343,7 +343,7 @@ fn variables_are_put_in_as_documented() {
     let path = |text: &str| {
         let text = WHOLE.replace("path: out", &format!("path: '{text}'"));
         parse(&text, &lookup).map(|file| match file.sink {
-            SinkConfig::Parquet(sink) => (sink.path, file.commit.every.to_string()),
+            SinkConfig::Parquet(sink) => (sink.path, file.commit.longest().to_string()),
             SinkConfig::Iceberg(_) => panic!("not parquet"),
         })
     };

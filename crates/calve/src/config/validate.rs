@@ -9,7 +9,10 @@ use calve_engine::{
 };
 use calve_lake::iceberg::TableName;
 
-use super::file::{PipelineFile, SinkConfig};
+use super::{
+    auto::AutoOr,
+    file::{PipelineFile, SinkConfig},
+};
 
 /// Bytes below which `limits.memory` leaves no room for a batch and a data file.
 const LEAST_MEMORY: u64 = 32 << 20;
@@ -196,17 +199,25 @@ impl PipelineFile {
 
     fn commit(&self) -> Result<()> {
         let commit = &self.commit;
-        if commit.every.0.is_zero() {
-            return Err(Error::config("commit.every is zero").hint("write for example 30s"));
+        if commit.longest().0.is_zero() {
+            return Err(Error::config("commit.every or commit.freshness is zero")
+                .hint("write for example 30s"));
+        }
+        if let (Some(AutoOr::Fixed(_)), Some(_)) = (commit.every, commit.freshness) {
+            return Err(
+                Error::config("commit.freshness is given, and commit.every is fixed")
+                    .hint("write `every: auto`, or leave one of them out"),
+            );
         }
         if commit.rows == Some(0) {
             return Err(Error::config("commit.rows is zero")
                 .hint("write for example 1000000, or leave it out"));
         }
-        if commit.min_interval > commit.every {
+        if commit.min_interval > commit.longest() {
             return Err(Error::config(format!(
-                "commit.min_interval is longer than commit.every: min_interval={} every={}",
-                commit.min_interval, commit.every
+                "commit.min_interval is longer than commit.every or commit.freshness: min_interval={} every={}",
+                commit.min_interval,
+                commit.longest()
             ))
             .hint("lower `commit.min_interval`"));
         }
@@ -226,6 +237,12 @@ impl PipelineFile {
         if matches!(self.limits.batchers, Some(0 | 1025..)) {
             return Err(Error::config("limits.batchers is not between 1 and 1024")
                 .hint("leave it out for one per core"));
+        }
+        if matches!(self.limits.batch_rows, AutoOr::Fixed(0 | 100_000_001..)) {
+            return Err(
+                Error::config("limits.batch_rows is not between 1 and 100000000")
+                    .hint("leave it out, or write `auto`: it is found then"),
+            );
         }
         Ok(())
     }

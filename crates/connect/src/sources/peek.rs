@@ -99,6 +99,10 @@ async fn peek_for(
 
 #[async_trait]
 impl Source for Peeked {
+    fn ask(&mut self, bytes: usize) {
+        self.inner.ask(bytes);
+    }
+
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         if *from == self.from {
             return Ok(());

@@ -4,10 +4,14 @@
 
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
 
-use calve_model::{Epoch, Offsets};
+use calve_model::{Epoch, Offsets, flow::Fact};
 use tokio::sync::{mpsc, watch};
 
-use super::{LATE, TABLE, ground};
+use super::{
+    LATE, TABLE,
+    flow::{self, Flow},
+    ground::{self, Moment},
+};
 use crate::{
     checkpoint::{Checkpoints, Record, offsets_digest},
     error::{Error, Policy, Result},
@@ -23,11 +27,15 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a full disk is tried again: somebody's cleaning may be about to end.
 const BRIEFLY: Duration = Duration::from_secs(2);
 
+/// A record, its digest, and since when it has been prepared.
+pub(super) type Ready = (Arc<Record>, String, Moment);
+
 pub(super) struct Committer {
     pub(super) checkpoints: Checkpoints,
     pub(super) outputs: BTreeMap<String, Arc<dyn Output>>,
     pub(super) metrics: Metrics,
     pub(super) acks: watch::Sender<Offsets>,
+    pub(super) flow: Flow,
     pub(super) retry_for: Duration,
 }
 
@@ -49,17 +57,19 @@ impl Committer {
         Ok(())
     }
 
-    pub(super) async fn run(
-        self,
-        mut prepared: mpsc::Receiver<(Arc<Record>, String)>,
-    ) -> Result<()> {
+    pub(super) async fn run(self, mut prepared: mpsc::Receiver<Ready>) -> Result<()> {
         let mut newest = Epoch::NONE;
         let mut retired = Epoch::NONE;
-        while let Some((record, digest)) = prepared.recv().await {
+        while let Some((record, digest, since)) = prepared.recv().await {
+            let turn = ground::now();
             for name in self.outputs.keys() {
                 self.commit(&record, &digest, name).await?;
                 fault::point("commit.between_outputs")?;
             }
+            self.flow.see(Fact::Committed {
+                waited: flow::micros(turn.saturating_sub(since)),
+                took: flow::micros(ground::since(turn)),
+            });
             newest = record.epoch;
             self.metrics.acknowledged();
             // The reader may have ended before; then there is nobody to tell.

@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-use calve_model::{Epoch, Offsets, Watermarks, watermark::END_OF_TIME};
+use calve_model::{Epoch, Offsets, Watermarks, flow::Fact, watermark::END_OF_TIME};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::{
     KIB, ShardOptions, Summary,
     batcher::{Processed, Rows},
     committer,
+    flow::{self, Flow},
     ground::{self, Moment, Task},
     panes::{self, OpenWindows, SealedWindows},
     reader::{Item, What},
@@ -24,6 +25,7 @@ use crate::{
 
 /// An epoch at its end: what was read, and the files on their way to the disk.
 pub(super) struct Cut {
+    pub(super) at: Moment,
     pub(super) offsets: Offsets,
     pub(super) watermarks: Watermarks,
     pub(super) totals: Totals,
@@ -59,6 +61,7 @@ pub(super) struct Cutter {
     checkpoints: Checkpoints,
     permits: Arc<Semaphore>,
     permits_in_all: usize,
+    flow: Flow,
     /// When the first event of the open epoch was taken; none: nothing to cut.
     opened: Option<Moment>,
     last_cut: Option<Moment>,
@@ -76,6 +79,7 @@ impl Cutter {
         options: ShardOptions,
         permits: Arc<Semaphore>,
         checkpoints: Checkpoints,
+        flow: Flow,
     ) -> Self {
         Self {
             epoch: claim.epoch,
@@ -91,6 +95,7 @@ impl Cutter {
             checkpoints,
             permits_in_all: permits.available_permits(),
             permits,
+            flow,
             opened: None,
             last_cut: None,
             idle_since: None,
@@ -130,8 +135,17 @@ impl Cutter {
                 next += 1;
                 let Item { what, held, .. } = item;
                 match what? {
-                    What::Batch(batch) => {
+                    What::Batch(batch, spent) => {
+                        let begun = ground::now();
+                        let (rows, bytes) = (batch.events, batch.bytes);
                         self.take(*batch).await?;
+                        self.flow.see(Fact::Batch {
+                            rows,
+                            bytes,
+                            cost: flow::micros(spent.cost + ground::since(begun)),
+                            age: flow::micros(ground::since(spent.read_at)),
+                            full: spent.full,
+                        });
                         if let Some(windows) = &mut self.windows
                             && !windows.relieve().await
                         {
@@ -178,10 +192,10 @@ impl Cutter {
                 - self.permits.available_permits().min(self.permits_in_all))
                 * KIB;
             let windows = self.windows.as_ref().map_or(0, OpenWindows::memory);
-            self.metrics.set_levels(
-                self.tables.table.buffered_bytes() + windows + in_flight,
-                self.tables.table.open_files(),
-            );
+            let held = self.tables.table.buffered_bytes() + windows + in_flight;
+            self.metrics
+                .set_levels(held, self.tables.table.open_files());
+            self.flow.see(Fact::Held(held as u64));
         }
     }
 
@@ -192,7 +206,7 @@ impl Cutter {
         let wait = if fired || full {
             Duration::ZERO
         } else {
-            self.options.commit_every
+            self.flow.commit_every()
         };
         let due = self.opened? + wait;
         let soonest = self.last_cut.map(|at| at + self.options.min_interval);
@@ -365,6 +379,7 @@ impl Cutter {
         });
         self.watermarks.current();
         let cut = Cut {
+            at: ground::now(),
             offsets: self.offsets.clone(),
             watermarks: self.watermarks.clone(),
             totals: self.totals,

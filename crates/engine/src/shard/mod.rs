@@ -9,6 +9,7 @@
 mod batcher;
 mod committer;
 mod cut;
+mod flow;
 mod ground;
 mod panes;
 mod preparer;
@@ -26,6 +27,7 @@ use rayon::ThreadPool;
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+pub use flow::{BatchRows, CommitEvery};
 use ground::Task;
 pub(crate) use ground::blocking;
 
@@ -81,8 +83,12 @@ pub struct Shard {
 /// Settings of a shard that may change from run to run.
 #[derive(Clone, Debug)]
 pub struct ShardOptions {
-    /// An epoch ends this long after its first event.
-    pub commit_every: Duration,
+    /// How often an epoch ends.
+    pub commit_every: CommitEvery,
+    /// How large a batch is.
+    pub batch_rows: BatchRows,
+    /// The memory budget, bytes; what batches hold is a share of it.
+    pub memory_bytes: u64,
     /// But not sooner than this after the last.
     pub min_interval: Duration,
     /// And when it has so many rows.
@@ -178,6 +184,12 @@ async fn run_until(
         }
     }
 
+    let flow = flow::Flow::new(
+        options.commit_every,
+        options.batch_rows,
+        options.memory_bytes,
+        metrics.clone(),
+    );
     let permits = in_flight(options.in_flight_bytes);
     let slots = pool.current_num_threads() * 4;
     let (items, incoming) = mpsc::channel(slots);
@@ -191,6 +203,7 @@ async fn run_until(
         outputs,
         metrics: metrics.clone(),
         acks,
+        flow: flow.clone(),
         retry_for: options.retry_for,
     };
     committer.recover(started.commit).await?;
@@ -224,6 +237,7 @@ async fn run_until(
             metrics: metrics.clone(),
         },
         permits: Arc::clone(&permits),
+        flow: flow.clone(),
         acks: newest_ack,
         stop: stop.clone(),
     };
@@ -234,6 +248,7 @@ async fn run_until(
         checkpoints: checkpoints.clone(),
         base: claim.clone(),
         metrics: metrics.clone(),
+        flow: flow.clone(),
         retry_for: options.retry_for,
     };
     let mut preparing = Task::spawn(preparer.run(cut_queue, prepared));
@@ -251,6 +266,7 @@ async fn run_until(
         options,
         permits,
         checkpoints,
+        flow,
     );
     let mut cutting = Task::spawn(cutter.run(incoming, cuts));
 

@@ -6,10 +6,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use calve_model::Epoch;
+use calve_model::{Epoch, flow::Fact};
 use tokio::sync::mpsc;
 
-use super::{LATE, REJECTS, TABLE, committer, cut::Cut};
+use super::{
+    LATE, REJECTS, TABLE, committer,
+    cut::Cut,
+    flow::{self, Flow},
+    ground,
+};
 use crate::{
     checkpoint::{Checkpoints, Record},
     error::{Error, Result},
@@ -23,6 +28,7 @@ pub(super) struct Preparer {
     /// The record that the next one follows.
     pub(super) base: Record,
     pub(super) metrics: Metrics,
+    pub(super) flow: Flow,
     pub(super) retry_for: Duration,
 }
 
@@ -30,9 +36,11 @@ impl Preparer {
     pub(super) async fn run(
         mut self,
         mut cuts: mpsc::Receiver<Cut>,
-        prepared: mpsc::Sender<(Arc<Record>, String)>,
+        prepared: mpsc::Sender<committer::Ready>,
     ) -> Result<Epoch> {
         while let Some(mut cut) = cuts.recv().await {
+            let turn = ground::now();
+            let waited = turn.saturating_sub(cut.at);
             let begun = Instant::now();
             let (table, rejects, late) = cut
                 .finish
@@ -49,6 +57,7 @@ impl Preparer {
             record.windows = cut.windows;
             record.drained = cut.drained;
             let mut dead_runs = cut.dead_runs;
+            let files = table.files + late.as_ref().map_or(0, |late| late.files);
             let parts = [(TABLE, Some(table)), (REJECTS, rejects), (LATE, late)];
             for (name, part) in parts {
                 if let (Some(output), Some(mut part)) = (record.outputs.get_mut(name), part) {
@@ -67,6 +76,11 @@ impl Preparer {
             .await?;
             self.metrics
                 .stage(Stage::Checkpoint, begun.elapsed().as_secs_f64());
+            self.flow.see(Fact::Prepared {
+                files,
+                waited: flow::micros(waited),
+                took: flow::micros(ground::since(turn)),
+            });
             for name in &dead_runs {
                 fault::point("windows.each_dead_run")?;
                 // What cannot be deleted now is deleted by the next start.
@@ -79,7 +93,11 @@ impl Preparer {
             let record = Arc::new(record);
             self.base = (*record).clone();
             self.metrics.set_behind(prepared.capacity() == 0);
-            if prepared.send((record, digest)).await.is_err() {
+            if prepared
+                .send((record, digest, ground::now()))
+                .await
+                .is_err()
+            {
                 std::future::pending::<()>().await;
             }
         }

@@ -4,7 +4,7 @@
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use arrow::datatypes::SchemaRef;
@@ -16,7 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::{
     KIB,
     batcher::{Batchers, Made, Processed},
-    ground,
+    flow::Flow,
+    ground::{self, Moment},
 };
 use crate::{
     batch::RawBatch,
@@ -33,8 +34,25 @@ pub(super) struct Item {
     pub(super) held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
 }
 
+/// When a batch was read, and how large it was to be.
+#[derive(Clone, Copy)]
+struct Read {
+    at: Moment,
+    asked: Option<usize>,
+}
+
+/// What a batch has taken so far.
+#[derive(Clone, Copy)]
+pub(super) struct Spent {
+    pub(super) read_at: Moment,
+    /// On the batcher's thread.
+    pub(super) cost: Duration,
+    /// It is about as large as it was to be.
+    pub(super) full: bool,
+}
+
 pub(super) enum What {
-    Batch(Box<Processed>),
+    Batch(Box<Processed>, Spent),
     Discovered(Vec<SourcePartition>),
     Idle,
     Progress(Progress),
@@ -49,6 +67,7 @@ pub(super) struct Reader {
     pub(super) source: Box<dyn Source>,
     pub(super) hands: Hands,
     pub(super) permits: Arc<Semaphore>,
+    pub(super) flow: Flow,
     /// The newest offsets that every output holds. Only the newest counts, so nobody waits for the
     /// reader to take them: a committer that waited for a reader that waits for room would be stuck.
     pub(super) acks: watch::Receiver<Offsets>,
@@ -71,6 +90,7 @@ impl Reader {
             mut source,
             hands,
             permits,
+            flow,
             mut acks,
             stop,
         } = self;
@@ -95,7 +115,13 @@ impl Reader {
         }
         metrics.set_link(source.link());
         metrics.set_connected(true);
+        let mut asked = None;
         loop {
+            let bytes = flow.batch_bytes();
+            if let Some(bytes) = bytes.filter(|_| bytes != asked) {
+                source.ask(bytes);
+            }
+            asked = bytes;
             let begun = Instant::now();
             let event = tokio::select! {
                 biased;
@@ -124,7 +150,14 @@ impl Reader {
                     let Ok(slot) = Arc::clone(&hands.slots).acquire_owned().await else {
                         break;
                     };
-                    hands.over(number, raw, (slot, Some(bytes)));
+                    if asked.is_none() {
+                        flow.guess(&raw);
+                    }
+                    let read = Read {
+                        at: ground::now(),
+                        asked,
+                    };
+                    hands.over(number, raw, read, (slot, Some(bytes)));
                 }
                 Ok(SourceEvent::Discovered(partitions)) => {
                     hands.say(number, Ok(What::Discovered(partitions))).await;
@@ -160,10 +193,13 @@ impl Hands {
         &self,
         number: u64,
         raw: RawBatch,
+        read: Read,
         held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) {
         let (batchers, items) = (Arc::clone(&self.batchers), self.items.clone());
         ground::spawn_batch(&self.pool, move || {
+            let begun = ground::now();
+            let size = raw.bytes();
             let what =
                 catch_unwind(AssertUnwindSafe(|| batchers.process(&raw))).unwrap_or_else(|_| {
                     Err(Error::internal(
@@ -174,7 +210,14 @@ impl Hands {
             let _ = items.try_send(Item {
                 number,
                 what: what.map(|made| match made {
-                    Made::Rows(batch) => What::Batch(batch),
+                    Made::Rows(batch) => What::Batch(
+                        batch,
+                        Spent {
+                            read_at: read.at,
+                            cost: ground::since(begun),
+                            full: read.asked.is_none_or(|asked| size >= asked / 8 * 7),
+                        },
+                    ),
                     Made::Evolve(schema) => What::Evolve(schema),
                 }),
                 held,

@@ -32,9 +32,9 @@ pub struct FileConfig {
     /// How often to look for new files and lines, with `follow`.
     #[serde(default = "poll_interval")]
     pub poll_interval: Span,
-    /// Bytes of text that make a batch.
-    #[serde(default = "chunk_bytes")]
-    pub chunk_bytes: ByteSize,
+    /// Bytes of text that make a batch. Default: 1 MiB, and what `limits.batch_rows` makes of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_bytes: Option<ByteSize>,
     /// A line longer than this stops the pipeline.
     #[serde(default = "max_line_bytes")]
     pub max_line_bytes: ByteSize,
@@ -44,9 +44,7 @@ fn poll_interval() -> Span {
     Span(std::time::Duration::from_secs(1))
 }
 
-fn chunk_bytes() -> ByteSize {
-    ByteSize(1 << 20)
-}
+const CHUNK_BYTES: ByteSize = ByteSize(1 << 20);
 
 fn max_line_bytes() -> ByteSize {
     ByteSize(128 << 20)
@@ -146,19 +144,23 @@ impl FileConfig {
             order: FileOrder::default(),
             compression: Compression::default(),
             poll_interval: poll_interval(),
-            chunk_bytes: chunk_bytes(),
+            chunk_bytes: None,
             max_line_bytes: max_line_bytes(),
         }
+    }
+
+    /// Bytes of a chunk, as long as nobody asks for another size.
+    pub(crate) fn chunk(&self) -> usize {
+        self.chunk_bytes.unwrap_or(CHUNK_BYTES).0 as usize
     }
 
     pub(crate) fn validate(&self, format: &FormatConfig) -> Result<()> {
         if self.path.0.is_empty() {
             return Err(Error::config("file source without a path"));
         }
-        if self.chunk_bytes.0 == 0 || self.chunk_bytes.0 > 1 << 30 {
+        if let Some(bytes) = self.chunk_bytes.filter(|b| b.0 == 0 || b.0 > 1 << 30) {
             return Err(Error::config(format!(
-                "chunk_bytes is not between 1 and 1GiB: chunk_bytes={}",
-                self.chunk_bytes
+                "chunk_bytes is not between 1 and 1GiB: chunk_bytes={bytes}"
             )));
         }
         if self.poll_interval.0.is_zero() && self.follow {

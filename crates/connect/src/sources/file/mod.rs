@@ -53,6 +53,8 @@ pub struct FileSource {
     /// Said before anything else.
     pending: VecDeque<SourceEvent>,
     current: Option<(String, Reader)>,
+    /// Bytes of a batch that were asked for.
+    asked: Option<usize>,
     /// When to look again, after idleness was said.
     wake: Option<Instant>,
 }
@@ -76,6 +78,7 @@ impl FileSource {
             queue: VecDeque::new(),
             pending: VecDeque::new(),
             current: None,
+            asked: None,
             wake: None,
         })
     }
@@ -182,7 +185,11 @@ impl FileSource {
             &self.config,
             records,
         );
-        reader.await.map(|text| Reader::Text(Box::new(text)))
+        let mut text = reader.await?;
+        if let Some(bytes) = self.asked {
+            text.ask(bytes);
+        }
+        Ok(Reader::Text(Box::new(text)))
     }
 
     /// The next batch of the file that is open; closes it behind the last.
@@ -228,6 +235,16 @@ fn ended(name: &str, offset: u64) -> RawBatch {
 
 #[async_trait]
 impl Source for FileSource {
+    fn ask(&mut self, bytes: usize) {
+        if self.config.chunk_bytes.is_some() {
+            return;
+        }
+        self.asked = Some(bytes);
+        if let Some((_, Reader::Text(text))) = &mut self.current {
+            text.ask(bytes);
+        }
+    }
+
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         let mut found = self.list().await?;
         if found.is_empty() && from.0.is_empty() && !self.config.follow {

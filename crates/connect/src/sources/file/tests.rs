@@ -27,7 +27,7 @@ fn source(
     change: impl Fn(&mut FileConfig),
 ) -> FileSource {
     let mut config = FileConfig::new([path]);
-    config.chunk_bytes = ByteSize(16);
+    config.chunk_bytes = Some(ByteSize(16));
     config.poll_interval = Span(std::time::Duration::from_millis(1));
     change(&mut config);
     let context = SourceContext {
@@ -352,7 +352,7 @@ fn an_object_store_reads_like_a_disk() {
     put("in/deep/c.ndjson", content.clone().into_bytes());
     let open = || {
         let mut source = source(dir.path(), "unused", &json(), |c| {
-            c.chunk_bytes = ByteSize(1000);
+            c.chunk_bytes = Some(ByteSize(1000));
         });
         source.patterns = vec![Pattern::Remote {
             root: "s3://bucket".into(),
@@ -421,7 +421,7 @@ fn messages_behind_their_lengths_resume_at_every_batch() {
         fs::write(dir.path().join("a.pb"), &bytes).expect("write");
         let open = || {
             source(dir.path(), "*.pb", &format, |c| {
-                c.chunk_bytes = ByteSize(300);
+                c.chunk_bytes = Some(ByteSize(300));
             })
         };
         let all = read(&mut open(), &Offsets::default()).expect("read");

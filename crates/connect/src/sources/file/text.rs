@@ -99,7 +99,7 @@ impl TextReader {
             header: tag.header.clone(),
             ..FileTag::default()
         };
-        let chunk_bytes = (config.chunk_bytes.0 as usize).max(1);
+        let chunk_bytes = config.chunk();
         Ok(Self {
             partition: SourcePartition::new(name),
             input,
@@ -118,6 +118,15 @@ impl TextReader {
             tag,
             before,
         })
+    }
+
+    /// How large chunks are from now on.
+    pub(crate) fn ask(&mut self, bytes: usize) {
+        // One that is being read, or looks for the end of a long line, goes on as it is.
+        if self.buffer.len() < self.target && self.target == self.chunk_bytes {
+            self.target = bytes;
+        }
+        self.chunk_bytes = bytes;
     }
 
     /// The next chunk; none when the end, or what is there of a growing file, was given out.

@@ -132,6 +132,8 @@ impl Stream {
 pub struct GeneratorSource {
     config: GeneratorConfig,
     streams: Vec<Stream>,
+    /// Bytes of a batch.
+    chunk: usize,
     discovered: bool,
     /// Whose turn it is.
     turn: usize,
@@ -166,6 +168,7 @@ impl GeneratorSource {
             done: false,
         };
         Ok(Self {
+            chunk: config.batch_bytes.0.max(1) as usize,
             config: config.clone(),
             streams: (0..partitions).map(stream).collect(),
             discovered: false,
@@ -199,6 +202,12 @@ impl GeneratorSource {
 
 #[async_trait]
 impl Source for GeneratorSource {
+    fn ask(&mut self, bytes: usize) {
+        if self.config.batch_bytes == GeneratorConfig::default().batch_bytes {
+            self.chunk = bytes;
+        }
+    }
+
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         for stream in &mut self.streams {
             let position = from.0.get(&stream.partition);
@@ -230,7 +239,7 @@ impl Source for GeneratorSource {
         let stream = &mut self.streams[self.turn];
         let before = stream.given;
         // With a rate, source partitions take turns by batches of a pace, not of a whole chunk.
-        let raw = stream.take(due, self.config.batch_bytes.0.max(1) as usize);
+        let raw = stream.take(due, self.chunk);
         self.since += stream.given - before;
         self.turn = (self.turn + 1) % self.streams.len();
         Ok(SourceEvent::Batch(raw))

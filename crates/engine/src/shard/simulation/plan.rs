@@ -9,7 +9,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::{
     error::{Error, ErrorKind, Result},
-    shard::ShardOptions,
+    shard::{BatchRows, CommitEvery, ShardOptions},
 };
 
 /// Bytes of an event's line; so an offset says which event it is.
@@ -72,7 +72,9 @@ impl Plan {
             threads: 1,
             options: ShardOptions {
                 drain: false,
-                commit_every: Duration::from_millis(30),
+                commit_every: CommitEvery::Fixed(Duration::from_millis(30)),
+                batch_rows: BatchRows::Source,
+                memory_bytes: 64 << 20,
                 min_interval: Duration::ZERO,
                 commit_rows: None,
                 max_delay: 10_000,
@@ -124,7 +126,7 @@ impl Plan {
             batch_events: random.random_range(1..12),
             threads: if random.random_bool(0.5) { 1 } else { 4 },
             options: ShardOptions {
-                commit_every: millis(random.random_range(0..80)),
+                commit_every: CommitEvery::Fixed(millis(random.random_range(0..80))),
                 min_interval: millis(random.random_range(0..20)),
                 ..calm.options
             },

@@ -1,0 +1,142 @@
+//! What the stages of a shard tell its controller of sizes, and what it answers.
+
+use std::{sync::Arc, time::Duration};
+
+use calve_model::flow::{Controller, Fact, Goal, Sizes};
+use parking_lot::Mutex;
+
+use crate::{batch::RawBatch, metrics::Metrics};
+
+/// How often an epoch ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommitEvery {
+    /// So long after its first event.
+    Fixed(Duration),
+    /// As seldom as rows may still be visible so long after they were read.
+    Fresh(Duration),
+}
+
+/// How large a batch is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BatchRows {
+    /// As the source gives it.
+    Source,
+    /// About so many events.
+    Fixed(u64),
+    /// As many as cost least.
+    Auto,
+}
+
+/// Shared by reader, loop, preparer and committer.
+#[derive(Clone)]
+pub(super) struct Flow(Arc<Inner>);
+
+struct Inner {
+    every: CommitEvery,
+    rows: BatchRows,
+    state: Mutex<State>,
+    metrics: Metrics,
+}
+
+struct State {
+    controller: Controller,
+    /// Bytes of an event, as they were lately.
+    event_bytes: Option<f64>,
+    told: Option<Sizes>,
+}
+
+/// Of a batch that is asked for, whatever its events are.
+const LEAST_BYTES: usize = 1 << 10;
+const MOST_BYTES: usize = 1 << 28;
+
+impl Flow {
+    pub(super) fn new(every: CommitEvery, rows: BatchRows, memory: u64, metrics: Metrics) -> Self {
+        let (CommitEvery::Fixed(freshness) | CommitEvery::Fresh(freshness)) = every;
+        let goal = Goal {
+            freshness: micros(freshness),
+            memory,
+        };
+        Self(Arc::new(Inner {
+            every,
+            rows,
+            state: Mutex::new(State {
+                controller: Controller::new(goal),
+                event_bytes: None,
+                told: None,
+            }),
+            metrics,
+        }))
+    }
+
+    /// Something happened.
+    pub(super) fn see(&self, fact: Fact) {
+        let mut state = self.0.state.lock();
+        if let Fact::Batch { rows, bytes, .. } = fact
+            && rows > 0
+        {
+            let now = bytes as f64 / rows as f64;
+            let before = state.event_bytes.unwrap_or(now);
+            state.event_bytes = Some(before + (now - before) / 8.0);
+        }
+        state.controller.see(fact);
+        let sizes = state.controller.sizes();
+        if state.told != Some(sizes) {
+            let changed = |of: fn(&Sizes) -> i64| state.told.as_ref().map(of) != Some(of(&sizes));
+            if changed(|sizes| sizes.commit_every) && self.is_fresh() {
+                tracing::debug!(every_ms = sizes.commit_every / 1000, "commit interval");
+            }
+            state.told = Some(sizes);
+            drop(state);
+            self.0
+                .metrics
+                .set_sizes(self.wanted(&sizes), self.commit_every());
+        }
+    }
+
+    fn is_fresh(&self) -> bool {
+        matches!(self.0.every, CommitEvery::Fresh(_))
+    }
+
+    fn wanted(&self, sizes: &Sizes) -> Option<u64> {
+        match self.0.rows {
+            BatchRows::Source => None,
+            BatchRows::Fixed(rows) => Some(rows),
+            BatchRows::Auto => Some(sizes.batch_rows),
+        }
+    }
+
+    /// How long an epoch lasts now.
+    pub(super) fn commit_every(&self) -> Duration {
+        match self.0.every {
+            CommitEvery::Fixed(every) => every,
+            CommitEvery::Fresh(_) => {
+                let every = self.0.state.lock().controller.sizes().commit_every;
+                Duration::from_micros(every.max(0) as u64)
+            }
+        }
+    }
+
+    /// The first batch tells how large an event is before it is decoded: until then many are read.
+    pub(super) fn guess(&self, raw: &RawBatch) {
+        let mut state = self.0.state.lock();
+        if state.event_bytes.is_none() {
+            let events = raw.payload.events().max(1);
+            state.event_bytes = Some(raw.bytes() as f64 / events as f64);
+        }
+    }
+
+    /// Bytes of the next batch; none: as the source likes.
+    pub(super) fn batch_bytes(&self) -> Option<usize> {
+        if self.0.rows == BatchRows::Source {
+            return None;
+        }
+        let state = self.0.state.lock();
+        let rows = self.wanted(&state.controller.sizes())?;
+        let bytes = rows as f64 * state.event_bytes?;
+        Some((bytes as usize).clamp(LEAST_BYTES, MOST_BYTES))
+    }
+}
+
+pub(super) fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
