@@ -2,6 +2,7 @@
 //! goes on, errors where they are wanted. Start with [`Server::start`].
 
 mod content;
+pub mod pipeline;
 mod serve;
 
 /// What the protocol's files describe, generated when this crate is built.

@@ -1,0 +1,374 @@
+//! Token transfers over gRPC when something fails: server, connection, process or sink. Nothing is lost,
+//! nothing comes twice, no ledger is torn apart, and what is wrong is said.
+
+use std::{
+    fs,
+    os::unix::process::ExitStatusExt,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use calve_e2e::{
+    Sink, pause, python,
+    transfers::{
+        Fault, Generated, Ledgers, Server, Settings, What,
+        pipeline::{FIRST, Place, generated, range, wait_for, whole},
+    },
+};
+use serde_json::{Value, json};
+use tonic::Code;
+
+#[test]
+fn every_kind_of_failure_of_the_server_is_survived_in_the_middle_of_a_ledger() {
+    let (first, last) = (FIRST, FIRST + 60);
+    let generated = generated();
+    let expected = whole(&generated, first, last);
+    let fault = |ledger: u32, after, what| Fault {
+        ledger: first + ledger,
+        after,
+        what,
+    };
+    let settings = Settings {
+        faults: vec![
+            fault(3, 5, What::Status(Code::Unavailable)),
+            fault(10, 17, What::Status(Code::Internal)),
+            fault(20, 1, What::Cut),
+            fault(30, 0, What::Status(Code::Unavailable)),
+            fault(31, 9, What::Status(Code::Unknown)),
+            fault(41, 3, What::Cut),
+            // Behind all events of the last ledger, of which nobody knows that it is whole.
+            fault(60, 1000, What::Status(Code::Internal)),
+        ],
+        ..Settings::default()
+    };
+    let server = Server::start(generated, settings);
+    let root = tempfile::tempdir().expect("a folder");
+    let place = Place::new(root.path().to_owned(), Sink::Iceberg);
+    place.write(&server.endpoint(), &range(first, last), "");
+    place.run();
+    let found = place.read();
+    assert_eq!(found["ledgers"], expected, "{found}");
+    assert_eq!(
+        (&found["torn"], &found["bad_indexes"]),
+        (&json!([]), &json!(0))
+    );
+    assert_eq!(server.asked().len(), 8, "{:?}", server.asked());
+    assert_eq!(place.log().matches("the stream is interrupted").count(), 7);
+}
+
+#[test]
+fn killed_anywhere_the_table_is_the_same_and_holds_whole_ledgers() {
+    let (first, last) = (FIRST, FIRST + 150);
+    let root = tempfile::tempdir().expect("a folder");
+    let paced = || Settings {
+        pause_ms: 8,
+        ..Settings::default()
+    };
+    let server = Server::start(generated(), paced());
+    let expected = whole(&generated(), first, last);
+    let mut places = Vec::new();
+    for sink in [Sink::Iceberg, Sink::Parquet] {
+        let golden = Place::new(root.path().join(format!("{sink:?}")), sink);
+        golden.write(&server.endpoint(), &range(first, last), "");
+        golden.run();
+        places.push(golden);
+        let own: &[&str] = match sink {
+            Sink::Iceberg => &[
+                "iceberg.commit.before_cas=kill@3",
+                "iceberg.commit.after_cas=kill@2",
+            ],
+            Sink::Parquet => &[
+                "parquet.publish.each=kill@4",
+                "parquet.commit.before_entry=kill@2",
+            ],
+        };
+        let both = [
+            "checkpoint.before_create=kill@3",
+            "checkpoint.after_create=kill@4",
+            "prepare.after_files=kill@2",
+            "commit.after=kill@3",
+        ];
+        for fault in both.iter().chain(own) {
+            let place = Place::new(root.path().join(format!("{sink:?}-{fault}")), sink);
+            place.write(&server.endpoint(), &range(first, last), "");
+            let status = place.start(fault).wait();
+            assert_eq!(
+                status.signal(),
+                Some(9),
+                "{fault}: not reached: {}",
+                place.log()
+            );
+            place.run();
+            places.push(place);
+        }
+        // At moments that nobody chose, with a server that fails beside.
+        let place = Place::new(root.path().join(format!("{sink:?}-random")), sink);
+        place.write(&server.endpoint(), &range(first, last), "");
+        for n in 0..6_u64 {
+            let running = place.start("");
+            pause(150 + 97 * n % 240);
+            if n % 2 == 0 {
+                server.cut();
+                pause(40);
+            }
+            running.kill();
+        }
+        place.run();
+        places.push(place);
+    }
+    let specs: Vec<Value> = places.iter().map(Place::spec).collect();
+    let all = python("transfers.py", &specs);
+    let fingerprint = all[0]["fingerprint"].clone();
+    for (place, found) in places.iter().zip(all) {
+        let what = place.dir.display();
+        assert_eq!(found["ledgers"], expected, "{what}: {found}");
+        assert_eq!(found["fingerprint"], fingerprint, "{what}");
+        assert_eq!(found["duckdb"], fingerprint, "{what}");
+        assert_eq!(
+            found["torn"],
+            json!([]),
+            "{what}: a commit holds half a ledger"
+        );
+        assert_eq!(found["bad_indexes"], 0, "{what}");
+        assert!(found["snapshots"].as_u64() > Some(3), "{what}: {found}");
+    }
+}
+
+#[test]
+fn a_live_ledger_becomes_visible_without_further_events() {
+    let root = tempfile::tempdir().expect("a folder");
+    let settings = Settings {
+        tip: Some(FIRST + 1),
+        ..Settings::default()
+    };
+    let generated = Generated::new(3, 40);
+    let counts: Vec<u64> = (0..4)
+        .map(|n| generated.events(FIRST + n).len() as u64)
+        .collect();
+    let server = Server::start(generated, settings);
+    let place = Place::new(root.path().to_owned(), Sink::Iceberg);
+    let source = format!("start_ledger: {FIRST}, idle: 1s");
+    place.write(&server.endpoint(), &source, "");
+    let running = place.start("");
+    // The last ledger has no later one; silence ends it.
+    wait_for(&place, counts[0] + counts[1]);
+    server.set_tip(FIRST + 2);
+    wait_for(&place, counts[..3].iter().sum());
+    assert!(running.terminate().success(), "{}", place.log());
+    // While nobody looked the network went on.
+    server.set_tip(FIRST + 3);
+    let running = place.start("");
+    wait_for(&place, counts.iter().sum());
+    assert!(running.terminate().success(), "{}", place.log());
+    let found = place.read();
+    assert_eq!(found["torn"], json!([]), "{found}");
+    assert_eq!(found["bad_indexes"], 0);
+}
+
+#[test]
+fn a_range_may_be_made_longer_afterwards() {
+    let generated = generated();
+    let expected = whole(&generated, FIRST, FIRST + 20);
+    let server = Server::start(generated, Settings::default());
+    let root = tempfile::tempdir().expect("a folder");
+    let place = Place::new(root.path().to_owned(), Sink::Iceberg);
+    for last in [9, 9, 5, 20] {
+        place.write(&server.endpoint(), &range(FIRST, FIRST + last), "");
+        place.run();
+    }
+    let found = place.read();
+    assert_eq!(found["ledgers"], expected, "{found}");
+    assert_eq!(
+        (&found["torn"], &found["bad_indexes"]),
+        (&json!([]), &json!(0))
+    );
+    let asked = server.asked();
+    assert_eq!(
+        asked.len(),
+        2,
+        "what was read is not asked for again: {asked:?}"
+    );
+}
+
+#[test]
+fn what_is_wrong_is_said_and_stops_or_is_rejected() {
+    let root = tempfile::tempdir().expect("a folder");
+    let mut bad = generated().decoded(FIRST + 2).remove(0);
+    if let Some(meta) = &mut bad.meta {
+        meta.tx_hash = "abc".to_owned();
+    }
+    let bad = Bytes::from(prost::Message::encode_to_vec(&bad));
+    let fault = |what| Settings {
+        faults: vec![Fault {
+            ledger: FIRST + 2,
+            after: 4,
+            what,
+        }],
+        ..Settings::default()
+    };
+    let run = |name: &str, endpoint: &str, source: &str| {
+        let place = Place::new(root.path().join(name), Sink::Iceberg);
+        place.write(endpoint, source, "");
+        let status = place.start("").wait();
+        (status.code(), place)
+    };
+    let some = range(FIRST, FIRST + 4);
+
+    // One that is no message at all, and one without the ledger that it is of.
+    for (name, poison) in [("garbage", vec![0x0a, 0xff, 0xff]), ("empty", Vec::new())] {
+        let server = Server::start(generated(), fault(What::Message(poison.into())));
+        let (code, place) = run(name, &server.endpoint(), &some);
+        assert_eq!(code, Some(0), "{name}: {}", place.log());
+        let found = place.read();
+        assert_eq!(
+            found["rejects"].as_array().map(Vec::len),
+            Some(1),
+            "{name}: {found}"
+        );
+    }
+
+    let server = Server::start(generated(), fault(What::Message(bad)));
+    let (code, place) = run("hash", &server.endpoint(), &some);
+    assert_eq!(code, Some(0), "{}", place.log());
+    let found = place.read();
+    let rejects = found["rejects"].as_array().expect("rejects");
+    assert_eq!(rejects.len(), 1, "{found}");
+    let error = rejects[0]["error"].as_str().expect("text");
+    assert!(
+        error.contains("tx_hash") && !error.contains("abc"),
+        "{error}"
+    );
+    assert_eq!(rejects[0]["offset"], FIRST + 2);
+
+    let server = Server::start(
+        generated(),
+        fault(What::Message(Bytes::from(vec![0; 9 << 20]))),
+    );
+    let (code, place) = run("large", &server.endpoint(), &some);
+    assert_eq!(code, Some(2), "{}", place.log());
+    assert!(
+        place.log().contains("raise `max_message_size`"),
+        "{}",
+        place.log()
+    );
+
+    let settings = Settings {
+        token: Some("letmein".to_owned()),
+        ..Settings::default()
+    };
+    let server = Server::start(generated(), settings);
+    let (code, place) = run("stranger", &server.endpoint(), &some);
+    assert_eq!(code, Some(2), "{}", place.log());
+    assert!(place.log().contains("UNAUTHENTICATED"), "{}", place.log());
+    let (code, place) = run(
+        "guest",
+        &server.endpoint(),
+        &format!("{some}, token: letmein"),
+    );
+    assert_eq!(code, Some(0), "{}", place.log());
+    assert!(!place.log().contains("letmein"));
+
+    // Before anything is connected: nobody listens there.
+    for (source, why) in [
+        (range(9, 8), "end_ledger is before start_ledger"),
+        (range(0, 8), "start_ledger is 0"),
+    ] {
+        let (code, place) = run("range", "http://127.0.0.1:1", &source);
+        assert_eq!(code, Some(2), "{}", place.log());
+        assert!(place.log().contains(why), "{}", place.log());
+    }
+    let (code, place) = run("nobody", "http://127.0.0.1:1", &some);
+    assert_eq!(code, Some(1), "{}", place.log());
+    assert!(place.log().contains("cannot connect"), "{}", place.log());
+    assert!(!place.dir.join("lake").exists(), "nothing is made");
+}
+
+#[test]
+fn tls_needs_a_certificate_that_is_trusted() {
+    let root = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["transfers.test".to_owned()]);
+    let made = made.expect("a certificate");
+    let pem = made.cert.pem();
+    let settings = Settings {
+        tls: Some((pem.clone(), made.signing_key.serialize_pem())),
+        ..Settings::default()
+    };
+    let server = Server::start(generated(), settings);
+    let endpoint = server.endpoint().replace("http://", "https://");
+    let ca = root.path().join("ca.pem");
+    fs::write(&ca, pem).expect("write");
+    let some = range(FIRST, FIRST + 4);
+    let place = Place::new(root.path().join("trusting"), Sink::Iceberg);
+    let tls = format!(
+        "{some}, tls: {{ ca: \"{}\", domain: transfers.test }}",
+        ca.display()
+    );
+    place.write(&endpoint, &tls, "");
+    place.run();
+    assert_eq!(
+        place.read()["ledgers"],
+        whole(&generated(), FIRST, FIRST + 4)
+    );
+    let place = Place::new(root.path().join("careful"), Sink::Iceberg);
+    place.write(
+        &endpoint,
+        &format!("{some}, tls: {{ domain: transfers.test }}"),
+        "",
+    );
+    let status = place.start("").wait();
+    assert_eq!(status.code(), Some(1), "{}", place.log());
+    assert!(place.log().contains("certificate"), "{}", place.log());
+}
+
+#[test]
+fn a_sink_that_stands_still_holds_the_server_back() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (first, last) = (FIRST, FIRST + 3000);
+    let server = Server::start(Generated::new(5, 400), Settings::default());
+    let place = Place::new(root.path().to_owned(), Sink::Iceberg);
+    place.write(
+        &server.endpoint(),
+        &range(first, last),
+        "limits: { memory: 64MiB }\n",
+    );
+    // However fast the machine is, an epoch has so many rows.
+    let text = fs::read_to_string(place.file()).expect("read");
+    let few = text.replace("min_interval: 10ms", "min_interval: 10ms, rows: 50000");
+    assert_ne!(few, text);
+    fs::write(place.file(), few).expect("write");
+    // No commit succeeds, so that epochs pile up, up to their limit.
+    let running = place.start("iceberg.commit.before_manifest=error@1+");
+    let mut before = 0;
+    let begun = Instant::now();
+    loop {
+        pause(700);
+        let sent = server.sent();
+        if sent > 0 && sent == before {
+            break;
+        }
+        before = sent;
+        assert!(
+            begun.elapsed() < Duration::from_mins(1),
+            "it is read on and on: {sent}"
+        );
+    }
+    let expected = whole(&Generated::new(5, 400), first, last);
+    let all: u64 = expected
+        .as_object()
+        .expect("a map")
+        .values()
+        .filter_map(Value::as_u64)
+        .sum();
+    assert!(
+        before < all / 2,
+        "the server was held back: {before} of {all}"
+    );
+    running.kill();
+    place.run();
+    let found = place.read();
+    assert_eq!(found["ledgers"], expected);
+    assert_eq!(
+        (&found["torn"], &found["bad_indexes"]),
+        (&json!([]), &json!(0))
+    );
+}
