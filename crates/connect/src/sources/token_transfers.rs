@@ -32,6 +32,10 @@ pub struct TokenTransfersConfig {
     /// After so much silence the last ledger counts as complete; `0s`: only a later one completes it.
     #[serde(default = "half_a_minute")]
     pub idle: Span,
+    /// Goes on in the middle of a ledger that silence ended by the count of its events, though the last one
+    /// that was taken is another one when the server gives it again.
+    #[serde(default)]
+    pub trust_order: bool,
     /// One more column, `amount_decimal`, a `decimal(38, 0)`; an event with an amount of 39 digits is a
     /// reject then.
     #[serde(default)]
@@ -95,6 +99,7 @@ impl TokenTransfersConfig {
                 idle: self.idle,
                 watermark: Some("meta.closed_at".to_owned()),
                 max_group_bytes: ByteSize(64 << 20),
+                trust_order: self.trust_order,
             }),
             lossy: false,
             tls: self.tls.clone(),

@@ -55,7 +55,7 @@ const BLOCK: usize = 64;
 const LARGEST_CELLS: usize = 1 << 20;
 
 /// Places are 31 bits wide; columns may hold twice as much as the messages (digits of bytes).
-const MAX_BYTES: usize = 1 << 29;
+pub(crate) const MAX_BYTES: usize = 1 << 29;
 
 /// Turns messages into rows.
 pub struct ProtobufDecoder {

@@ -1,20 +1,25 @@
 //! The settings of the gRPC source.
 
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf, time::Duration};
 
 use calve_engine::{Error, Result, Secret};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use tonic::{
     codegen::http::{Uri, uri::PathAndQuery},
-    metadata::{AsciiMetadataKey, AsciiMetadataValue},
+    metadata::AsciiMetadataValue,
 };
 
-use super::wanted::Wanted;
+use super::wanted::{self, Wanted};
 use crate::{
     descriptors::{DescriptorConfig, OneOrMany, one_or_many},
+    formats::protobuf::MAX_BYTES,
     units::{ByteSize, Span},
 };
+
+/// What is decoded at once is less than this.
+const MOST_BATCH_BYTES: u64 = MAX_BYTES as u64;
 
 /// A server-streaming method of any gRPC server.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -58,7 +63,8 @@ pub struct GrpcConfig {
     /// Certificates, for `https://`. Default: those that the system trusts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// Metadata (headers) of each request; values are never shown.
+    /// Metadata (headers) of each request; values are never shown. Those of names that end in `-bin` are
+    /// bytes, in base64.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub metadata: BTreeMap<String, Secret>,
     /// Bearer token of each request; never shown.
@@ -81,14 +87,14 @@ pub struct GrpcConfig {
     /// How answers may be compressed; a server that cannot answers without.
     #[serde(default)]
     pub compression: Compression,
-    /// How long to try again while nothing new is received. Default: for ever when the stream is
-    /// endless, five minutes when the request has a bound.
+    /// How long to try again while nothing new is received, or a connection holds for five minutes.
+    /// Default: for ever when the stream is endless, five minutes when the request has a bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_for: Option<Span>,
     /// What the end of the stream means.
     #[serde(default)]
     pub at_end: AtEnd,
-    /// Bytes of messages that make a batch, when there are so many at once.
+    /// Bytes of messages that make a batch, when there are so many at once; with 16 more for each.
     #[serde(default = "batch_bytes")]
     pub batch_bytes: ByteSize,
 }
@@ -162,17 +168,23 @@ pub struct ResumeConfig {
     /// Field of the request (a path) that says where the stream ends, inclusive; zero or absent: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until_field: Option<String>,
-    /// After so much silence a group of messages counts as complete; `0s`: only a later value or the end
-    /// of the stream completes it. Longer than the pauses that the server makes within a group.
+    /// After so much silence a group of messages counts as complete; `0s`: only a later value, or an end
+    /// of the stream that is `at_end: end`, completes it. Longer than the pauses that the server makes
+    /// within a group.
     #[serde(default = "half_a_minute")]
     pub idle: Span,
     /// A timestamp of the messages (a path) that never falls from group to group: with it the source
     /// gives the watermark, and `max_delay` does not count.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<String>,
-    /// A group of messages that is larger stops the pipeline.
+    /// A group of messages that is larger stops the pipeline. 16 bytes are counted for each message
+    /// beside its own.
     #[serde(default = "max_group_bytes")]
     pub max_group_bytes: ByteSize,
+    /// Goes on in the middle of a group by the count of its messages, though the last one that was taken
+    /// is another one when the server gives it again.
+    #[serde(default)]
+    pub trust_order: bool,
 }
 
 fn yes() -> bool {
@@ -250,8 +262,7 @@ impl GrpcConfig {
             Some(_) if self.lossy => {
                 Err(Error::config("both `resume` and `lossy` are given").hint("keep one of them"))
             }
-            Some(resume) => resume.validate(),
-            None => Ok(()),
+            _ => Ok(()),
         }
     }
 
@@ -273,7 +284,7 @@ impl GrpcConfig {
         let mut resumed = String::new();
         if let Some(resume) = &self.resume {
             if let Some(until) = &resume.until_field {
-                request.remove(until);
+                remove(&mut request, until);
             }
             resumed = format!(
                 " resume={}:{}:{}",
@@ -281,24 +292,14 @@ impl GrpcConfig {
             );
         }
         let method = self.method.trim_start_matches('/');
-        let request = serde_json::Value::Object(request);
-        format!("grpc method={method} request={request}{resumed}")
-    }
-
-    /// The bound of the request, where it has one.
-    pub(super) fn has_bound(&self) -> bool {
-        let field = self.resume.as_ref().and_then(|r| r.until_field.as_ref());
-        let value = field.and_then(|field| {
-            let mut names = field.split('.');
-            let first = self.request.get(names.next()?)?;
-            names.try_fold(first, |at, name| at.get(name))
+        // Records keep it, and a request may hold what is nobody's business.
+        let request = sorted(&serde_json::Value::Object(request)).to_string();
+        let digest = Sha256::digest(request.as_bytes());
+        let digest = digest[..16].iter().fold(String::new(), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
         });
-        match value {
-            Some(serde_json::Value::Number(number)) => number.as_f64() != Some(0.0),
-            Some(serde_json::Value::String(text)) => !matches!(text.as_str(), "" | "0"),
-            Some(value) => !value.is_null(),
-            None => false,
-        }
+        format!("grpc method={method} request=sha256:{digest}{resumed}")
     }
 
     /// Whether the end of the stream ends the run.
@@ -306,11 +307,11 @@ impl GrpcConfig {
         self.at_end == AtEnd::End
     }
 
-    /// How long to try again.
-    pub(super) fn retry_for(&self) -> Option<Duration> {
+    /// How long to try again, where the request has a bound, or has none.
+    pub(super) fn retry_for(&self, bound: bool) -> Option<Duration> {
         match self.retry_for {
             Some(span) => Some(span.0),
-            None => self.has_bound().then_some(Duration::from_mins(5)),
+            None => bound.then_some(Duration::from_mins(5)),
         }
     }
 
@@ -320,14 +321,43 @@ impl GrpcConfig {
     }
 }
 
-impl ResumeConfig {
-    fn validate(&self) -> Result<()> {
-        if self.max_group_bytes.0 == 0 || self.max_group_bytes.0 > 1 << 30 {
-            return Err(Error::config(
-                "resume.max_group_bytes is not between 1 and 1GiB",
-            ));
+/// Takes a field out of a request: by names with dots between them, each as the `.proto` file or as the
+/// JSON mapping has it. A message that held nothing else goes with it.
+fn remove(request: &mut serde_json::Map<String, serde_json::Value>, path: &str) {
+    let (name, inner) = path
+        .split_once('.')
+        .map_or((path, None), |(name, inner)| (name, Some(inner)));
+    let plain = |name: &str| name.replace('_', "").to_ascii_lowercase();
+    let keys: Vec<String> = request
+        .keys()
+        .filter(|key| plain(key) == plain(name))
+        .cloned()
+        .collect();
+    for key in keys {
+        if let (Some(inner), Some(serde_json::Value::Object(message))) =
+            (inner, request.get_mut(&key))
+        {
+            remove(message, inner);
+            if !message.is_empty() {
+                continue;
+            }
         }
-        Ok(())
+        request.remove(&key);
+    }
+}
+
+/// The same for every order of keys.
+fn sorted(value: &serde_json::Value) -> serde_json::Value {
+    use serde_json::Value;
+    match value {
+        Value::Object(map) => {
+            let mut keys: Vec<&String> = map.keys().collect();
+            keys.sort_unstable();
+            let pairs = keys.into_iter().map(|key| (key.clone(), sorted(&map[key])));
+            Value::Object(pairs.collect())
+        }
+        Value::Array(list) => Value::Array(list.iter().map(sorted).collect()),
+        other => other.clone(),
     }
 }
 
@@ -352,13 +382,7 @@ impl GrpcConfig {
                 .hint("give both for a client certificate, or none"));
         }
         for name in self.metadata.keys() {
-            let lower = name.to_ascii_lowercase();
-            let known = AsciiMetadataKey::from_bytes(lower.as_bytes()).is_ok();
-            if !known || lower.ends_with("-bin") || lower.starts_with("grpc-") {
-                return Err(Error::config(format!("not a name of metadata: name={name}"))
-                    .hint("letters, digits, `-`, `_` and `.`; names that begin with grpc- or end in -bin are gRPC's own"));
-            }
-            if lower == "authorization" && self.token.is_some() {
+            if name.eq_ignore_ascii_case("authorization") && self.token.is_some() {
                 return Err(
                     Error::config("both token and metadata.authorization are given")
                         .hint("keep one of them"),
@@ -382,11 +406,38 @@ impl GrpcConfig {
                 return Err(Error::config(format!("{name} is zero")).hint("write for example 10s"));
             }
         }
-        if self.max_message_size.0 == 0 || self.max_message_size.0 > 1 << 30 {
-            return Err(Error::config("max_message_size is not between 1 and 1GiB"));
+        wanted::metadata(self)?;
+        self.sizes()
+    }
+
+    /// What a batch can come to must fit what decodes it. (It becomes columns of up to twice its size, whose
+    /// values are counted in 31 bits.)
+    fn sizes(&self) -> Result<()> {
+        let group = self.resume.as_ref().map(|resume| resume.max_group_bytes);
+        let sizes = [
+            ("max_message_size", Some(self.max_message_size)),
+            ("batch_bytes", Some(self.batch_bytes)),
+            ("resume.max_group_bytes", group),
+        ];
+        for (name, size) in sizes {
+            if size.is_some_and(|size| size.0 == 0) {
+                return Err(Error::config(format!("{name} is zero")).hint("write for example 1MiB"));
+            }
         }
-        if self.batch_bytes.0 == 0 || self.batch_bytes.0 > 1 << 30 {
-            return Err(Error::config("batch_bytes is not between 1 and 1GiB"));
+        // The last group, or message, of a batch comes upon what is nearly one.
+        let (name, most) = match group {
+            Some(group) => ("resume.max_group_bytes", group),
+            None => ("max_message_size", self.max_message_size),
+        };
+        if self.batch_bytes.0.saturating_add(most.0) >= MOST_BATCH_BYTES {
+            return Err(Error::config(format!(
+                "batch_bytes and {name} together are not below 512MiB: batch_bytes={} {name}={most}",
+                self.batch_bytes
+            ))
+            .hint(format!("lower `{name}`, or `batch_bytes`")));
+        }
+        if self.max_message_size.0 >= MOST_BATCH_BYTES {
+            return Err(Error::config("max_message_size is not below 512MiB"));
         }
         Ok(())
     }

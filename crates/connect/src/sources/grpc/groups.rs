@@ -8,9 +8,14 @@
 //! count. Start with [`Groups::push`].
 
 use calve_engine::{Error, Result, batch::Messages};
+use prost_reflect::MessageDescriptor;
 use serde::{Deserialize, Serialize};
 
-use crate::sources::{buffers::Buffers, tag};
+use super::likeness;
+use crate::sources::buffers::Buffers;
+
+/// What a message takes beside its bytes: where it ends, its offset and its ordinal.
+const MESSAGE_BYTES: usize = 16;
 
 /// How far a stream was taken. Stored in [`calve_model::Position::tag`]; the value is the offset.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,9 +27,9 @@ pub(super) struct Mark {
     pub(super) count: u32,
     /// No more messages of it can come.
     pub(super) whole: bool,
-    /// The last message of it, to know it again where the group is not whole.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(super) last: Option<tag::Mark>,
+    /// The last message of it, to know it again where the group is not whole: see [`likeness`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) last: Vec<u32>,
     /// The bound of the request (inclusive), when the stream had ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) until: Option<u64>,
@@ -96,13 +101,25 @@ pub(super) struct Groups {
     behind: bool,
     /// Messages of `front` that the stream has given again.
     again: u32,
-    most_bytes: usize,
-    batch_bytes: usize,
+    limits: Limits,
+    /// The type of the messages, to know them again.
+    of: Option<MessageDescriptor>,
+}
+
+/// What groups and batches may be. Bytes count what messages take beside their own bytes, too.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Limits {
+    /// So much makes a batch.
+    pub(super) batch_bytes: usize,
+    /// A group of more is an error.
+    pub(super) group_bytes: usize,
+    /// Messages that come again are told by their count alone.
+    pub(super) trust_order: bool,
 }
 
 impl Groups {
-    /// Goes on behind `given`. A group of more than `most_bytes` is an error.
-    pub(super) fn new(given: Mark, batch_bytes: usize, most_bytes: usize) -> Self {
+    /// Goes on behind `given`.
+    pub(super) fn new(given: Mark, limits: Limits, of: Option<MessageDescriptor>) -> Self {
         Self {
             buffers: Buffers::default(),
             bytes: Vec::new(),
@@ -115,8 +132,8 @@ impl Groups {
             open: None,
             behind: true,
             again: 0,
-            most_bytes,
-            batch_bytes,
+            limits,
+            of,
         }
     }
 
@@ -183,11 +200,12 @@ impl Groups {
         self.reserve();
         self.bytes.extend_from_slice(message);
         self.values.push(value);
-        let open_bytes = self.bytes.len() - self.complete_bytes();
-        if open_bytes > self.most_bytes {
+        let open = self.values.len() - self.complete;
+        let open_bytes = self.bytes.len() - self.complete_bytes() + MESSAGE_BYTES * open;
+        if open_bytes > self.limits.group_bytes {
             return Err(Error::config(format!(
                 "a group of messages is larger than max_group_bytes: value={value} max_group_bytes={}",
-                self.most_bytes
+                self.limits.group_bytes
             ))
             .hint(
                 "a group is held in memory until it is whole: raise `resume.max_group_bytes` (and \
@@ -211,15 +229,18 @@ impl Groups {
             value: self.front.value + 1,
             count: 1,
             whole: true,
-            last: None,
-            until: None,
+            ..Mark::default()
         };
     }
 
     fn reserve(&mut self) {
         if self.bytes.is_empty() {
-            self.bytes = self.buffers.take(self.batch_bytes + self.batch_bytes / 8);
+            self.bytes = self.buffers.take(self.room());
         }
+    }
+
+    fn room(&self) -> usize {
+        self.limits.batch_bytes + self.limits.batch_bytes / 8
     }
 
     /// Whether the last message that was taken before is the one that came again.
@@ -227,15 +248,24 @@ impl Groups {
         if self.again < self.front.count {
             return Ok(Pushed::Known);
         }
-        match &self.front.last {
-            Some(last) if *last != tag::Mark::of(message) => Err(Error::corrupt(format!(
-                "the server gives another message than before: value={} ordinal={}",
-                self.front.value,
-                self.front.count - 1
-            ))
-            .hint(OTHER_ORDER)),
-            _ => Ok(Pushed::Known),
+        let like = || {
+            likeness::is_like(
+                &self.front.last,
+                &likeness::parts(message, self.of.as_ref()),
+            )
+        };
+        if self.limits.trust_order || like() {
+            return Ok(Pushed::Known);
         }
+        Err(Error::corrupt(format!(
+            "the server gives another message than before: value={} ordinal={}",
+            self.front.value,
+            self.front.count - 1
+        ))
+        .hint(format!(
+            "{OTHER_ORDER}. If only the form of its messages has changed, `trust_order: true` goes on by their \
+             count"
+        )))
     }
 
     /// The open group gets no more messages for now (silence, the end of the stream): it is complete,
@@ -255,8 +285,7 @@ impl Groups {
                 value,
                 count,
                 whole,
-                last: None,
-                until: None,
+                ..Mark::default()
             };
         } else if self.complete < self.ends.len() {
             let last = self.ends.len() - 1;
@@ -269,7 +298,7 @@ impl Groups {
                 value,
                 count,
                 whole,
-                last: Some(tag::Mark::of(&self.bytes[begin..])),
+                last: likeness::parts(&self.bytes[begin..], self.of.as_ref()),
                 until: None,
             };
         }
@@ -295,12 +324,17 @@ impl Groups {
 
     /// Whether complete groups make a batch.
     pub(super) fn is_full(&self) -> bool {
-        self.complete_bytes() >= self.batch_bytes
+        self.complete_bytes() + MESSAGE_BYTES * self.complete >= self.limits.batch_bytes
     }
 
     /// Whether messages wait for the rest of their group.
     pub(super) fn has_open(&self) -> bool {
         self.complete < self.ends.len()
+    }
+
+    /// Value and count of the group whose messages wait for the rest of it.
+    pub(super) fn open(&self) -> Option<(u64, u32)> {
+        self.open.filter(|_| self.has_open())
     }
 
     /// Gives out what is complete. Messages that go on with a group of which some were given out
@@ -318,14 +352,13 @@ impl Groups {
                 value: from,
                 count: self.ordinals[count - 1] + 1,
                 whole: true,
-                last: None,
-                until: None,
+                ..Mark::default()
             };
         }
         let end = self.ends[count - 1] as usize;
         let mut rest = Vec::new();
         if end < self.bytes.len() {
-            rest = self.buffers.take(self.batch_bytes + self.batch_bytes / 8);
+            rest = self.buffers.take(self.room());
             rest.extend_from_slice(&self.bytes[end..]);
         }
         let mut bytes = std::mem::replace(&mut self.bytes, rest);

@@ -28,6 +28,15 @@ fn listed(taken: &Taken) -> Vec<(u64, u32, String)> {
     (0..messages.len()).map(one).collect()
 }
 
+fn new(given: Mark, batch_bytes: usize, group_bytes: usize) -> Groups {
+    let limits = Limits {
+        batch_bytes,
+        group_bytes,
+        trust_order: false,
+    };
+    Groups::new(given, limits, None)
+}
+
 fn push_all(groups: &mut Groups, stream: &[(u64, Vec<u8>)]) {
     for (value, message) in stream {
         groups.push(*value, message).expect("in order");
@@ -37,7 +46,7 @@ fn push_all(groups: &mut Groups, stream: &[(u64, Vec<u8>)]) {
 #[test]
 fn a_group_is_given_out_when_a_later_value_came() {
     let all = stream(&[2, 1, 3]);
-    let mut groups = Groups::new(Mark::default(), 1, 1000);
+    let mut groups = new(Mark::default(), 1, 1000);
     push_all(&mut groups, &all[..2]);
     assert!(groups.take().is_none() && groups.has_open());
     push_all(&mut groups, &all[2..3]);
@@ -63,7 +72,7 @@ fn a_group_is_given_out_when_a_later_value_came() {
 #[test]
 fn a_group_that_silence_ended_goes_on_with_its_count() {
     let all = stream(&[4, 1]);
-    let mut groups = Groups::new(Mark::default(), 1, 1000);
+    let mut groups = new(Mark::default(), 1, 1000);
     push_all(&mut groups, &all[..2]);
     assert!(groups.end_open());
     let first = groups.take().expect("ended");
@@ -72,7 +81,7 @@ fn a_group_that_silence_ended_goes_on_with_its_count() {
     let stored = Mark::of(first.mark.value, tag.as_deref());
     assert_eq!(stored, first.mark);
     for restarted in [false, true] {
-        let mut again = Groups::new(stored.clone(), 1, 1000);
+        let mut again = new(stored.clone(), 1, 1000);
         let groups = if restarted { &mut again } else { &mut groups };
         if restarted {
             push_all(groups, &all[..2]);
@@ -95,22 +104,32 @@ fn a_group_that_silence_ended_goes_on_with_its_count() {
 #[test]
 fn another_order_than_before_is_found() {
     let all = stream(&[3, 1]);
-    let mut groups = Groups::new(Mark::default(), 1, 1000);
+    let mut groups = new(Mark::default(), 1, 1000);
     push_all(&mut groups, &all[..2]);
     groups.end_open();
     let mark = groups.take().expect("ended").mark;
-    let mut fewer = Groups::new(mark.clone(), 1, 1000);
+    let mut fewer = new(mark.clone(), 1, 1000);
     push_all(&mut fewer, &all[..1]);
     let error = fewer.push(all[3].0, &all[3].1).expect_err("one is missing");
     assert!(
         error.message().contains("fewer") && error.hint_text().is_some(),
         "{error}"
     );
-    let mut other = Groups::new(mark, 1, 1000);
+    let mut other = new(mark, 1, 1000);
     push_all(&mut other, &all[..1]);
     let error = other.push(all[2].0, &all[2].1).expect_err("another one");
     assert!(error.message().contains("another message"), "{error}");
-    let mut back = Groups::new(Mark::default(), 1, 1000);
+    let limits = Limits {
+        trust_order: true,
+        ..other.limits
+    };
+    let mut trusting = Groups::new(other.front.clone(), limits, None);
+    push_all(&mut trusting, &all[..1]);
+    let pushed = trusting
+        .push(all[2].0, &all[2].1)
+        .expect("told by its count");
+    assert_eq!(pushed, Pushed::Known);
+    let mut back = new(Mark::default(), 1, 1000);
     push_all(&mut back, &all);
     let error = back.push(1, b"x").expect_err("goes back");
     assert!(error.message().contains("go back"), "{error}");
@@ -118,27 +137,29 @@ fn another_order_than_before_is_found() {
 
 #[test]
 fn a_group_has_a_limit() {
-    let mut groups = Groups::new(Mark::default(), 10, 100);
+    let mut groups = new(Mark::default(), 10, 260);
     for _ in 0..10 {
         groups.push(1, &[0; 10]).expect("fits");
     }
     // What is complete does not count.
-    groups.push(2, &[0; 100]).expect("fits");
-    let error = groups.push(2, b"1").expect_err("too large");
+    groups.push(2, &[0; 244]).expect("fits");
+    let error = groups
+        .push(2, b"")
+        .expect_err("too large, though it has no bytes");
     assert_eq!(error.kind(), calve_engine::ErrorKind::Config);
     assert!(
-        error.message().contains("value=2 max_group_bytes=100"),
+        error.message().contains("value=2 max_group_bytes=260"),
         "{error}"
     );
 }
 
 #[test]
 fn messages_that_stand_alone_are_counted() {
-    let mut groups = Groups::new(Mark::default(), 4, 0);
+    let mut groups = new(Mark::default(), 3 * MESSAGE_BYTES + 6, 0);
     for text in ["ab", "c", "def"] {
         groups.push_alone(text.as_bytes());
     }
-    assert!(groups.is_full());
+    assert!(groups.is_full(), "six bytes, and three messages");
     let first = groups.take().expect("all");
     assert_eq!((first.from, first.mark.value), (0, 3));
     assert_eq!(first.messages.offsets, [0, 1, 2]);
@@ -185,7 +206,7 @@ proptest! {
         inclusive in any::<bool>(),
     ) {
         let all = stream(&sizes);
-        let mut groups = Groups::new(Mark::default(), 8, 10_000);
+        let mut groups = new(Mark::default(), 60, 10_000);
         let mut durable = Mark::default();
         let mut out: Vec<(u64, u32, String)> = Vec::new();
         let mut at = 0;
@@ -217,7 +238,7 @@ proptest! {
                     at = begin(groups.front());
                 }
                 Step::Die => {
-                    groups = Groups::new(Mark::of(durable.value, durable.print().as_deref()), 8, 10_000);
+                    groups = new(Mark::of(durable.value, durable.print().as_deref()), 60, 10_000);
                     at = begin(&durable);
                 }
                 Step::Take => {

@@ -10,15 +10,17 @@
 mod codec;
 mod config;
 mod groups;
+mod likeness;
 mod path;
 mod reflection;
 mod request;
+mod rest;
+mod retries;
+mod stream;
 mod wanted;
+mod wire;
 
-use std::{
-    collections::VecDeque, future::Future, path::Path, pin::Pin, sync::Arc, task::Poll,
-    time::Duration,
-};
+use std::{collections::VecDeque, future::Future, path::Path, pin::Pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,9 +29,7 @@ use calve_engine::{
     seams::{Link, Progress},
 };
 use calve_model::{Micros, OffsetRange, Offsets, SourcePartition};
-use futures::Stream as _;
 use prost_reflect::{DescriptorPool, MessageDescriptor};
-use rand::Rng as _;
 use tokio::time::Instant;
 use tonic::{Status, Streaming, transport::Endpoint};
 
@@ -39,21 +39,19 @@ pub use self::{
     config::{AtEnd, Compression, GrpcConfig, ResumeConfig, TlsConfig},
 };
 use self::{
-    groups::{Groups, Mark, Taken},
+    groups::{Groups, Limits, Mark, Taken},
     path::FieldPath,
     request::Asking,
+    rest::Rest,
+    retries::Retries,
+    stream::Read,
     wanted::Wanted,
 };
 
 /// How long complete groups wait for more, so that a batch is not made of each frame.
 const LINGER: Duration = Duration::from_millis(20);
-/// A connection that lasted so long was one.
-const HEALTHY: Duration = Duration::from_secs(10);
 /// How often a silent stream is looked at; silence for so long is one.
 const TICK: Duration = Duration::from_secs(1);
-/// Pauses between tries to connect.
-const FIRST_PAUSE: Duration = Duration::from_millis(200);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The connection, as far as it is.
 enum Connection {
@@ -67,15 +65,6 @@ enum Connection {
     Over,
 }
 
-/// What reading the stream came to.
-enum Read {
-    /// There are complete groups, more than before or enough.
-    Complete,
-    End,
-    Failed(Status),
-    Wrong(Error),
-}
-
 /// Reads a stream.
 pub struct GrpcSource {
     config: GrpcConfig,
@@ -83,6 +72,8 @@ pub struct GrpcSource {
     endpoint: Endpoint,
     wanted: Wanted,
     asking: Asking,
+    /// The type of the messages.
+    message: MessageDescriptor,
     /// What groups messages; none: each stands by itself.
     column: Option<FieldPath>,
     /// The value that the stream gave last; one whose value cannot be read is put to it.
@@ -101,9 +92,9 @@ pub struct GrpcSource {
     /// A message came since the last look.
     heard: bool,
     quiet_since: Instant,
-    /// Tries since something new came, and since when there was nothing.
-    tries: u32,
-    failing_since: Option<Instant>,
+    retries: Retries,
+    /// The group that was not complete when the stream ended.
+    rest: Rest,
 }
 
 impl GrpcSource {
@@ -137,8 +128,11 @@ impl GrpcSource {
             partition: SourcePartition::new(partition),
             endpoint: wanted::endpoint(config, base)?,
             wanted: config.wanted()?,
+            retries: Retries::new(config.retry_for(asking.until().is_some())),
+            rest: Rest::default(),
             asking,
-            groups: groups(config, Mark::default()),
+            groups: groups(config, Mark::default(), method.output()),
+            message: method.output(),
             column,
             watermark,
             reached: None,
@@ -150,8 +144,6 @@ impl GrpcSource {
             value: None,
             heard: false,
             quiet_since: Instant::now(),
-            tries: 0,
-            failing_since: None,
             config: config.clone(),
         })
     }
@@ -162,7 +154,9 @@ impl GrpcSource {
         let (endpoint, wanted) = (self.endpoint.clone(), self.wanted.clone());
         let request = self.asking.behind(self.groups.front())?;
         let (limit, link) = (self.config.connect_timeout.0, Arc::clone(&self.link));
-        self.quiet_since = Instant::now();
+        let now = Instant::now();
+        self.quiet_since = now;
+        self.retries.open(now);
         self.connection = Connection::Opening(Box::pin(async move {
             let channel = wanted::connect(&endpoint, limit).await?;
             // Many servers answer only when they have a message.
@@ -224,197 +218,16 @@ impl GrpcSource {
             arrival: None,
         }
     }
-
-    /// Reads until groups are complete that were not, or there are enough. Cancel-safe: what was read
-    /// is in `groups`.
-    async fn read(&mut self) -> Read {
-        let had = self.groups.has_complete();
-        std::future::poll_fn(|cx| {
-            loop {
-                let Connection::Up(stream) = &mut self.connection else {
-                    return Poll::Ready(Read::Wrong(Error::internal(
-                        "a stream is read that is not open",
-                    )));
-                };
-                match Pin::new(&mut **stream).poll_next(cx) {
-                    Poll::Pending => return Poll::Pending,
-                    Poll::Ready(None) => return Poll::Ready(Read::End),
-                    Poll::Ready(Some(Err(status))) => return Poll::Ready(Read::Failed(status)),
-                    Poll::Ready(Some(Ok(message))) => {
-                        self.heard = true;
-                        if let Err(error) = self.push(&message) {
-                            return Poll::Ready(Read::Wrong(error));
-                        }
-                        if self.groups.is_full() || self.groups.has_complete() != had {
-                            return Poll::Ready(Read::Complete);
-                        }
-                    }
-                }
-            }
-        })
-        .await
-    }
-
-    fn push(&mut self, message: &[u8]) -> Result<()> {
-        let Some(column) = &self.column else {
-            self.groups.push_alone(message);
-            self.healthy();
-            return Ok(());
-        };
-        let front = self.groups.front();
-        let last = self.value.or((!front.is_start()).then_some(front.value));
-        let value = match (column.read(message), last) {
-            (Ok(value), _) => value,
-            // It is of the group that is being read, as far as anybody can tell, each time it comes; and
-            // the decoder says what is wrong with it.
-            (Err(why), Some(last)) => {
-                tracing::warn!(field = column.shown(), behind = last, "{}", why.why());
-                last
-            }
-            // The first one of all: the path is wrong, and not a message.
-            (Err(why), None) => {
-                return Err(Error::corrupt(format!(
-                    "{}: field={} after={}",
-                    why.why(),
-                    column.shown(),
-                    front.value
-                ))
-                .hint("`resume.from_column` must be in every message"));
-            }
-        };
-        self.value = Some(value);
-        let before = self.groups.complete();
-        let pushed = self.groups.push(value, message)?;
-        if self.groups.complete() > before {
-            // Something new, and not the same part of a group as at every try before.
-            self.healthy();
-        }
-        if pushed == groups::Pushed::Next
-            && let Some(path) = &self.watermark
-            && let Ok(nanos) = path.read(message)
-        {
-            let at = (nanos / 1000) as Micros;
-            self.reached = self.reached.max(Some(at));
-        }
-        Ok(())
-    }
-
-    fn healthy(&mut self) {
-        self.tries = 0;
-        self.failing_since = None;
-    }
-
-    /// A connection or call failed: waits for the next try, or gives up.
-    fn failed(&mut self, status: &Status) -> Result<()> {
-        self.link.set_connected(false);
-        let error = || {
-            let limit = self.config.max_message_size.0;
-            wanted::failed(status, &self.config.endpoint, &self.config.method, limit)
-        };
-        if !wanted::is_passing(status) {
-            return Err(error());
-        }
-        let now = Instant::now();
-        let since = *self.failing_since.get_or_insert(now);
-        if self
-            .config
-            .retry_for()
-            .is_some_and(|limit| now - since >= limit)
-        {
-            return Err(error().hint("`retry_for` says how long to try again"));
-        }
-        self.again(now);
-        let pause = match &self.connection {
-            Connection::Waiting(until) => (*until - now).as_millis() as u64,
-            _ => 0,
-        };
-        tracing::warn!(
-            endpoint = self.config.endpoint,
-            code = wanted::name(status.code()),
-            said = status.message(),
-            pause_ms = pause,
-            behind = self.groups.front().value,
-            "the stream is interrupted, connecting again"
-        );
-        Ok(())
-    }
-
-    /// Connects again after a pause that grows, and differs between processes.
-    fn again(&mut self, now: Instant) {
-        let most = FIRST_PAUSE * 2_u32.pow(self.tries.min(10));
-        let most = most.min(LONGEST_PAUSE).as_millis() as u64;
-        let pause = rand::rng().random_range(most / 2..=most);
-        self.tries = self.tries.saturating_add(1);
-        self.link.reconnected();
-        self.connection = Connection::Waiting(now + Duration::from_millis(pause));
-    }
-
-    fn ended(&mut self) {
-        self.link.set_connected(false);
-        if self.groups.end_open() {
-            self.healthy();
-        }
-        match self.config.at_end {
-            AtEnd::End => self.connection = Connection::Ended,
-            AtEnd::Reconnect => {
-                tracing::debug!(
-                    behind = self.groups.front().value,
-                    "the stream ended, opening it anew"
-                );
-                self.again(Instant::now());
-            }
-        }
-    }
-
-    /// The stream was silent until now: what follows from it.
-    fn silent(&mut self) -> Result<Option<SourceEvent>> {
-        let now = Instant::now();
-        if std::mem::take(&mut self.heard) {
-            self.quiet_since = now;
-            return Ok(None);
-        }
-        let silence = now - self.quiet_since;
-        if self.config.deadline.is_some_and(|limit| silence >= limit.0) {
-            self.quiet_since = now;
-            let status =
-                Status::deadline_exceeded(format!("nothing came for {} ms", silence.as_millis()));
-            self.failed(&status)?;
-            return Ok(None);
-        }
-        // A stream that is open and silent for so long does not fail to open.
-        if silence >= HEALTHY {
-            self.healthy();
-        }
-        let idle = self.config.resume.as_ref().map(|resume| resume.idle.0);
-        if idle.is_some_and(|idle| !idle.is_zero() && silence >= idle) && self.groups.end_open() {
-            self.healthy();
-            return Ok(None);
-        }
-        // What waits for its group is not nothing.
-        let idle = silence >= TICK && !self.groups.has_open();
-        Ok(idle.then_some(SourceEvent::Idle))
-    }
-
-    /// How long until a silent stream is looked at.
-    fn tick(&self) -> Duration {
-        let idle = self.config.resume.as_ref().map(|resume| resume.idle.0);
-        let spans = [idle, self.config.deadline.map(|span| span.0)];
-        let shortest = spans
-            .into_iter()
-            .flatten()
-            .filter(|span| !span.is_zero())
-            .min();
-        let tick = shortest.map_or(TICK, |span| span / 4);
-        tick.clamp(Duration::from_millis(5), TICK)
-    }
 }
 
-fn groups(config: &GrpcConfig, given: Mark) -> Groups {
-    let most = config
-        .resume
-        .as_ref()
-        .map_or(0, |resume| resume.max_group_bytes.0);
-    Groups::new(given, config.batch_bytes.0 as usize, most as usize)
+fn groups(config: &GrpcConfig, given: Mark, of: MessageDescriptor) -> Groups {
+    let resume = config.resume.as_ref();
+    let limits = Limits {
+        batch_bytes: config.batch_bytes.0 as usize,
+        group_bytes: resume.map_or(0, |resume| resume.max_group_bytes.0) as usize,
+        trust_order: resume.is_some_and(|resume| resume.trust_order),
+    };
+    Groups::new(given, limits, Some(of))
 }
 
 /// Descriptors of the service: from files, or from the server; and the type of its messages.
@@ -477,7 +290,7 @@ impl Source for GrpcSource {
             && mark.until == until;
         let beyond =
             until.is_some_and(|until| mark.value > until || (mark.value == until && mark.whole));
-        self.groups = groups(&self.config, mark);
+        self.groups = groups(&self.config, mark, self.message.clone());
         if done || beyond {
             self.connection = Connection::Over;
             return Ok(());

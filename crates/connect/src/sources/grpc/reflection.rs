@@ -1,14 +1,18 @@
-//! The descriptors of a service, asked of the server itself (gRPC server reflection, v1).
+//! The descriptors of a service, asked of the server itself: gRPC server reflection, v1, or v1alpha where
+//! the server has only that. The messages of both are the same on the wire.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use calve_engine::{Error, Result};
 use prost_reflect::{DescriptorPool, prost::Message};
 use prost_types::FileDescriptorProto;
-use tonic::{Code, Request, Status, transport::Channel};
+use tonic::{
+    Code, Request, Status, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel,
+};
+use tonic_prost::ProstCodec;
 use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    ServerReflectionRequest, ServerReflectionResponse, server_reflection_request::MessageRequest,
+    server_reflection_response::MessageResponse,
 };
 
 use super::{config::GrpcConfig, wanted};
@@ -16,6 +20,11 @@ use crate::descriptors;
 
 /// Files that one service imports, at the most.
 const MOST_FILES: usize = 2000;
+/// The methods that are asked, one after the other.
+const METHODS: [&str; 2] = [
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+];
 /// How long the server may think.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -24,34 +33,56 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// # Errors
 /// `Config` when the server does not know the service, or has no reflection.
 pub(super) async fn descriptors(config: &GrpcConfig, channel: Channel) -> Result<DescriptorPool> {
-    let asked = tokio::time::timeout(PATIENCE, ask(config, channel));
-    let files = asked.await.unwrap_or_else(|_| {
-        Err(Error::unavailable(format!(
-            "the server does not answer about its descriptors: endpoint={}",
-            config.endpoint
-        )))
-    })?;
-    descriptors::from_files(files)
+    for method in METHODS {
+        let asked = tokio::time::timeout(PATIENCE, ask(config, channel.clone(), method));
+        let asked = asked.await.unwrap_or_else(|_| {
+            Err(Unanswered::Wrong(Error::unavailable(format!(
+                "the server does not answer about its descriptors: endpoint={}",
+                config.endpoint
+            ))))
+        });
+        match asked {
+            Ok(files) => return descriptors::from_files(files),
+            Err(Unanswered::Unimplemented) => {}
+            Err(Unanswered::Wrong(error)) => return Err(error),
+        }
+    }
+    Err(Error::config(format!(
+        "the server has no reflection: endpoint={}",
+        config.endpoint
+    ))
+    .hint("name `proto` or `descriptor_set` in the place of `reflection`"))
 }
 
-async fn ask(config: &GrpcConfig, channel: Channel) -> Result<Vec<FileDescriptorProto>> {
-    let failed = |status: Status| {
-        if status.code() == Code::Unimplemented {
-            return Error::config(format!(
-                "the server has no reflection: endpoint={}",
-                config.endpoint
-            ))
-            .hint("name `proto` or `descriptor_set` in the place of `reflection`");
-        }
-        wanted::failed(
+/// Why there are no descriptors.
+enum Unanswered {
+    /// The server does not have the method.
+    Unimplemented,
+    Wrong(Error),
+}
+
+impl From<Error> for Unanswered {
+    fn from(error: Error) -> Self {
+        Self::Wrong(error)
+    }
+}
+
+async fn ask(
+    config: &GrpcConfig,
+    channel: Channel,
+    method: &'static str,
+) -> Result<Vec<FileDescriptorProto>, Unanswered> {
+    let limit = config.max_message_size.0;
+    let failed = |status: Status| match status.code() {
+        Code::Unimplemented => Unanswered::Unimplemented,
+        _ => Unanswered::Wrong(wanted::failed(
             &status,
             &config.endpoint,
-            "grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
-            config.max_message_size.0,
-        )
+            method.trim_start_matches('/'),
+            limit,
+        )),
     };
-    let limit = config.max_message_size.0 as usize;
-    let mut client = ServerReflectionClient::new(channel).max_decoding_message_size(limit);
+    let mut client = Grpc::new(channel).max_decoding_message_size(limit as usize);
     let (service, _) = config.method()?;
     let (questions, asked) = tokio::sync::mpsc::channel(1);
     let mut request = Request::new(tokio_stream::wrappers::ReceiverStream::new(asked));
@@ -64,7 +95,11 @@ async fn ask(config: &GrpcConfig, channel: Channel) -> Result<Vec<FileDescriptor
     let first = MessageRequest::FileContainingSymbol(service.to_owned());
     // The receiver is held by the request, so that this cannot fail.
     let _ = questions.send(ask(first)).await;
-    let answer = client.server_reflection_info(request).await;
+    let ready = client.ready().await;
+    ready.map_err(|error| failed(Status::from_error(error.into())))?;
+    let codec = ProstCodec::<ServerReflectionRequest, ServerReflectionResponse>::default();
+    let path = PathAndQuery::from_static(method);
+    let answer = client.streaming(request, path, codec).await;
     let mut answers = answer.map_err(failed)?.into_inner();
     let mut known: BTreeMap<String, FileDescriptorProto> = BTreeMap::new();
     let mut open: Vec<String> = Vec::new();
@@ -78,12 +113,13 @@ async fn ask(config: &GrpcConfig, channel: Channel) -> Result<Vec<FileDescriptor
                     "the server does not describe the service: service={service} said={}",
                     error.error_message
                 ))
-                .hint("look at `method`, or name `proto` in the place of `reflection`"));
+                .hint("look at `method`, or name `proto` in the place of `reflection`")
+                .into());
             }
             _ => {
-                return Err(Error::unavailable(
-                    "the server ended its answer about descriptors",
-                ));
+                return Err(
+                    Error::unavailable("the server ended its answer about descriptors").into(),
+                );
             }
         };
         for file in files {
@@ -94,7 +130,7 @@ async fn ask(config: &GrpcConfig, channel: Channel) -> Result<Vec<FileDescriptor
             known.insert(file.name().to_owned(), file);
         }
         if known.len() > MOST_FILES {
-            return Err(Error::config("the server describes too many files"));
+            return Err(Error::config("the server describes too many files").into());
         }
         // The well-known ones are built in.
         let next = loop {

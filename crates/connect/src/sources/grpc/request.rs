@@ -12,7 +12,7 @@ use serde_json::Value as Json;
 use super::{
     config::{GrpcConfig, ResumeConfig},
     groups::Mark,
-    path::FieldPath,
+    path::{FieldPath, field},
 };
 
 /// Finds the method.
@@ -200,7 +200,7 @@ fn find(descriptor: &MessageDescriptor, path: &str) -> Result<Vec<FieldDescripto
     let mut fields = Vec::new();
     let mut at = descriptor.clone();
     for name in path.split('.') {
-        let Some(field) = at.get_field_by_name(name) else {
+        let Some(field) = field(&at, name) else {
             return Err(Error::internal("a field that was found is gone"));
         };
         if let Kind::Message(inner) = field.kind() {

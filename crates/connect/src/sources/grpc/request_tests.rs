@@ -14,7 +14,7 @@ const PROTO: &str = r#"
         Range range = 3;
         repeated string kinds = 4;
     }
-    message Range { google.protobuf.Timestamp since = 1; int64 number = 2; }
+    message Range { google.protobuf.Timestamp since = 1; int64 number = 2; uint32 until_nr = 3; }
     message Event { uint32 ledger = 1; google.protobuf.Timestamp at = 2; }
     service Events {
         rpc Get (Ask) returns (stream Event);
@@ -95,13 +95,21 @@ fn the_request_goes_on_where_the_stream_was_left() {
 
 #[test]
 fn a_timestamp_within_the_request_can_be_where_it_goes_on() {
-    let asking = asking(
+    let stamped = asking(
         "request: { range: { number: '3' } }, resume: { request_field: range.since, from_column: at }",
     )
     .expect("fits");
-    assert_eq!(asking.until(), None);
+    assert_eq!(stamped.until(), None);
+    for until in ["range.number", "range.until_nr", "range.untilNr"] {
+        let more = format!(
+            "request: {{ range: {{ number: '3', untilNr: 3 }} }}, \
+             resume: {{ request_field: start, from_column: ledger, until_field: {until} }}"
+        );
+        let bound = asking(&more).expect("fits");
+        assert_eq!(bound.until(), Some(3), "{until}");
+    }
     assert_eq!(
-        sent(&asking, &mark(1_725_274_219_000_000_001, true)),
+        sent(&stamped, &mark(1_725_274_219_000_000_001, true)),
         r#"{"range":{"since":"2024-09-02T10:50:19.000000001Z","number":"3"}}"#
     );
 }

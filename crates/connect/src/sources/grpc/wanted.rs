@@ -8,8 +8,10 @@ use tonic::{
     Code, Request, Status, Streaming,
     client::Grpc,
     codec::CompressionEncoding,
-    codegen::http::uri::PathAndQuery,
-    metadata::{AsciiMetadataKey, AsciiMetadataValue, MetadataMap},
+    codegen::http::{HeaderMap, HeaderValue, uri::PathAndQuery},
+    metadata::{
+        AsciiMetadataKey, AsciiMetadataValue, BinaryMetadataKey, BinaryMetadataValue, MetadataMap,
+    },
     transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity},
 };
 
@@ -76,9 +78,35 @@ impl Wanted {
 pub(super) fn metadata(config: &GrpcConfig) -> Result<MetadataMap> {
     let mut metadata = MetadataMap::new();
     for (name, value) in &config.metadata {
+        let no_name = || {
+            Error::config(format!("not a name of metadata: name={name}")).hint(
+                "letters, digits, `-`, `_` and `.`; names that begin with grpc- are gRPC's own",
+            )
+        };
         let wrong = || Error::config(format!("not a value of metadata: path=metadata.{name}"));
-        let name = name.to_ascii_lowercase();
-        let key = AsciiMetadataKey::from_bytes(name.as_bytes()).map_err(|_| wrong())?;
+        let lower = name.to_ascii_lowercase();
+        if lower.starts_with("grpc-") {
+            return Err(no_name());
+        }
+        if lower.ends_with("-bin") {
+            let key = BinaryMetadataKey::from_bytes(lower.as_bytes()).map_err(|_| no_name())?;
+            let header = HeaderValue::from_str(value.expose().trim()).map_err(|_| wrong())?;
+            // Such a header is base64 on its way, as it is in the pipeline file.
+            let mut headers = HeaderMap::new();
+            headers.insert("value-bin", header);
+            let given = MetadataMap::from_headers(headers);
+            let bytes = given
+                .get_bin("value-bin")
+                .and_then(|value| value.to_bytes().ok());
+            let bytes = bytes.ok_or_else(|| {
+                wrong().hint("the values of names that end in -bin are bytes, in base64")
+            })?;
+            let mut value = BinaryMetadataValue::from_bytes(&bytes);
+            value.set_sensitive(true);
+            metadata.insert_bin(key, value);
+            continue;
+        }
+        let key = AsciiMetadataKey::from_bytes(lower.as_bytes()).map_err(|_| no_name())?;
         let mut value = AsciiMetadataValue::try_from(value.expose()).map_err(|_| wrong())?;
         value.set_sensitive(true);
         metadata.insert(key, value);
