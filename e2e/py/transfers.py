@@ -3,11 +3,12 @@
 usage: transfers.py '[{"kind": "iceberg" | "parquet", "dir": "…", "jsonl": "…" (optional)}, …]'
 Keys: rows, ledgers (events of each), fingerprint (sum of the rows' hashes), duckdb (the same, by DuckDB's own
 reader of Iceberg), torn (ledgers of which a snapshot or commit held a part only), snapshots, rejects,
-wrong (with `jsonl`: fields that differ from it, the first ten; [] when all are equal).
+wrong (with `jsonl`: fields that differ from it, by any reader, the first ten; [] when all are equal), readers.
 """
 import collections, glob, json, os, sys
 
 import duckdb
+import pyarrow, pyarrow.parquet
 from pyiceberg.catalog.sql import SqlCatalog
 
 COLUMNS = (
@@ -40,9 +41,12 @@ def torn(before, whole):
 
 def expected(path):
     """What each event of the JSONL must be in the table."""
-    for index, line in enumerate(open(path)):
+    indexes = collections.Counter()
+    for line in open(path):
         event = json.loads(line)
         meta = event.pop("meta")
+        index = indexes[meta["ledger_sequence"]]
+        indexes[meta["ledger_sequence"]] += 1
         ((kind, body),) = event.items()
         asset = body.get("asset")
         if asset is None:
@@ -76,7 +80,8 @@ def expected(path):
 
 def differences(con, relation, path):
     found = con.execute(
-        f"""SELECT * REPLACE (strftime(timestamp::TIMESTAMP, '%Y-%m-%d %H:%M:%S') AS timestamp, lower(hex(transaction_hash)) AS transaction_hash)
+        f"""SELECT * REPLACE (strftime(timestamp::TIMESTAMP, '%Y-%m-%d %H:%M:%S') AS timestamp, lower(hex(transaction_hash)) AS transaction_hash,
+            lower(hex(muxed_hash)) AS muxed_hash)
         FROM (SELECT * REPLACE (timestamp AT TIME ZONE 'UTC' AS timestamp) FROM {relation}) ORDER BY ledger_sequence, event_index"""
     ).fetch_arrow_table().to_pylist()
     wrong = []
@@ -85,8 +90,9 @@ def differences(con, relation, path):
         wrong.append(f"rows: {len(found)}, not {len(events)}")
     for row, event in zip(found, events):
         for column, value in event.items():
-            if str(row[column]) != str(value):
-                wrong.append(f"event {event['event_index']}: {column} is {row[column]!r}, not {value!r}")
+            # Null is null, and not an empty text or the word.
+            if (row[column] is None) != (value is None) or str(row[column]) != str(value):
+                wrong.append(f"{relation}, event {event['event_index']}: {column} is {row[column]!r}, not {value!r}")
     return wrong[:10]
 
 
@@ -101,7 +107,7 @@ def iceberg(con, spec):
     for snapshot in table.snapshots():
         con.register("rows_then", table.scan(snapshot_id=snapshot.snapshot_id, selected_fields=("ledger_sequence",)).to_arrow())
         parts += torn(counts(con, "rows_then"), whole)
-    found = {"snapshots": len(table.snapshots()), "torn": parts, "duckdb": fingerprint(con, "by_duckdb")}
+    found = {"readers": ["rows_now", "by_duckdb"], "snapshots": len(table.snapshots()), "torn": parts, "duckdb": fingerprint(con, "by_duckdb")}
     found["summary"] = dict(table.current_snapshot().summary.additional_properties) if table.current_snapshot() else {}
     return "rows_now", whole, found
 
@@ -118,7 +124,10 @@ def parquet(con, spec):
     for state in states:
         parts += torn(counts(con, f"read_parquet({state}, hive_partitioning = true)"), whole)
     on_disk = [name for name in glob.glob(f"{out}/**/*.parquet", recursive=True) if "/_calve/" not in name]
-    found = {"snapshots": len(states), "torn": parts, "unlisted": len(set(on_disk) - set(files)), "files": sorted(os.path.relpath(f, out) for f in files)}
+    # Arrow's own reader, of the files alone.
+    tables = [pyarrow.parquet.ParquetFile(name).read() for name in files]
+    con.register("by_arrow", pyarrow.concat_tables(tables) if tables else None)
+    found = {"readers": ["rows_now", "by_arrow"], "snapshots": len(states), "torn": parts, "unlisted": len(set(on_disk) - set(files)), "files": sorted(os.path.relpath(f, out) for f in files)}
     return "rows_now", whole, found | {"duckdb": fingerprint(con, "rows_now")}
 
 
@@ -147,7 +156,7 @@ def main():
         found["bad_indexes"] = indexes
         found["kinds"] = dict(con.execute(f"SELECT event_type, count(*) FROM {relation} GROUP BY 1").fetchall())
         if "jsonl" in spec:
-            found["wrong"] = differences(con, relation, spec["jsonl"])
+            found["wrong"] = [wrong for reader in found["readers"] for wrong in differences(con, reader, spec["jsonl"])]
         answers.append(found | {"rejects": rejects(spec.get("rejects", spec["dir"]))})
     print(json.dumps(answers))
 

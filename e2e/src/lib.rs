@@ -170,6 +170,12 @@ impl Scenario {
 #[derive(Debug)]
 pub struct Running(Child);
 
+impl From<Child> for Running {
+    fn from(child: Child) -> Self {
+        Self(child)
+    }
+}
+
 impl Running {
     /// `calve run file args…`, with `CALVE_FAULT` set to `fault` unless empty; its stderr goes to
     /// `dir/log`.

@@ -1,13 +1,23 @@
 //! Token transfers over gRPC, from a server of our own to tables that independent readers read: every
 //! field of the real ledger, any service by its descriptors, and the examples.
 
-use std::fs;
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use calve_e2e::{
-    Running, Sink, python,
+    Running, Sink, pause, python,
     transfers::{
-        Real, Server, Settings,
-        pipeline::{FIRST, Place, example, generated, range, run_here, whole},
+        Listed, Real, Server, Settings,
+        pipeline::{FIRST, Place, example, generated, range, run_here, start_here, whole},
+        protocol::{
+            asset::{Asset, IssuedAsset, asset::AssetType},
+            token_transfer::{
+                EventMeta, TokenTransferEvent, Transfer, token_transfer_event::Event,
+            },
+        },
     },
 };
 use serde_json::{Value, json};
@@ -42,6 +52,32 @@ fn every_field_of_the_real_ledger_is_in_the_table() {
         assert_eq!(found["kinds"], json!({ "fee": 164, "transfer": 132 }));
         assert_eq!(found["duckdb"], found["fingerprint"], "{found}");
         assert_eq!(found["rejects"], json!([]));
+    }
+}
+
+#[test]
+fn all_kinds_of_events_are_in_the_table_field_by_field() {
+    let jsonl = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/all-kinds.jsonl");
+    let server = Server::start(Listed::read(&jsonl), Settings::default());
+    let root = tempfile::tempdir().expect("a folder");
+    let mut specs = Vec::new();
+    for sink in [Sink::Iceberg, Sink::Parquet] {
+        let place = Place::new(root.path().join(format!("{sink:?}")), sink);
+        place.write(&server.endpoint(), &range(FIRST, FIRST + 3), "");
+        place.run();
+        let mut spec = place.spec();
+        spec["jsonl"] = json!(jsonl);
+        specs.push(spec);
+    }
+    for found in python("transfers.py", &specs) {
+        assert_eq!(found["wrong"], json!([]), "{found}");
+        assert_eq!(found["readers"].as_array().map(Vec::len), Some(2));
+        assert_eq!(
+            found["kinds"],
+            json!({ "transfer": 8, "mint": 3, "burn": 3, "clawback": 3, "fee": 5 }),
+        );
+        assert_eq!(found["rejects"], json!([]));
+        assert_eq!(found["duckdb"], found["fingerprint"], "{found}");
     }
 }
 
@@ -147,7 +183,6 @@ fn the_volume_of_each_minute_is_that_of_its_transfers() {
     let generated = generated();
     let (mut transfers, mut volume) = (0_u64, 0_i128);
     for event in (FIRST..=last).flat_map(|ledger| generated.decoded(ledger)) {
-        use calve_e2e::transfers::protocol::token_transfer::token_transfer_event::Event;
         // More than 38 digits do not fit, and are rejects.
         if let Some(Event::Transfer(transfer)) = event.event
             && transfer.amount.len() < 39
@@ -173,4 +208,108 @@ fn the_volume_of_each_minute_is_that_of_its_transfers() {
         .and_then(|n| n.parse().ok())
         .expect("minutes");
     assert!((minutes..=minutes + 1).contains(&found), "{found}");
+}
+
+/// A transfer in a ledger that closed so many seconds after 10:50.
+fn transfer(ledger: u32, second: i64, code: Option<&str>, amount: &str) -> TokenTransferEvent {
+    let asset_type = match code {
+        None => AssetType::Native(true),
+        Some(code) => AssetType::IssuedAsset(IssuedAsset {
+            asset_code: code.to_owned(),
+            issuer: format!("G{}", "I".repeat(55)),
+        }),
+    };
+    TokenTransferEvent {
+        meta: Some(EventMeta {
+            ledger_sequence: FIRST + ledger,
+            closed_at: Some(prost_types::Timestamp {
+                // 2024-09-02 10:50:00
+                seconds: 1_725_274_200 + second,
+                nanos: 0,
+            }),
+            tx_hash: "0a".repeat(32),
+            transaction_index: 1,
+            operation_index: Some(1),
+            contract_address: format!("C{}", "C".repeat(55)),
+            to_muxed_info: None,
+        }),
+        event: Some(Event::Transfer(Transfer {
+            from: format!("G{}", "A".repeat(55)),
+            to: format!("G{}", "B".repeat(55)),
+            asset: Some(Asset {
+                asset_type: Some(asset_type),
+            }),
+            amount: amount.to_owned(),
+        })),
+    }
+}
+
+#[test]
+fn the_volume_of_a_minute_is_taken_back_when_a_late_ledger_comes() {
+    let ledgers = Listed::new([
+        transfer(0, 5, None, "100"),
+        transfer(0, 5, Some("USDC"), "40"),
+        transfer(1, 30, None, "50"),
+        transfer(2, 65, None, "7"),
+        // It says that the minutes before are over.
+        transfer(3, 125, None, "9"),
+        transfer(4, 130, None, "9"),
+        // Of the first minute, and of two assets that it has and one that it does not have.
+        transfer(5, 20, None, "1000"),
+        transfer(5, 20, None, "-1"),
+        transfer(5, 20, Some("USDC"), "2"),
+        transfer(5, 20, Some("AQUA"), "5"),
+        transfer(6, 131, None, "9"),
+    ]);
+    let settings = Settings {
+        tip: Some(FIRST + 4),
+        ..Settings::default()
+    };
+    let server = Server::start(ledgers, settings);
+    let root = tempfile::tempdir().expect("a folder");
+    // As it is.
+    fs::write(
+        root.path().join("volume.yaml"),
+        example("token-volume.yaml"),
+    )
+    .expect("write");
+    let running = start_here(root.path(), &["run", "volume.yaml"], &server.endpoint());
+    // The minutes that are over; of the one that is open there may be an early pane.
+    let sql = "SELECT CAST(window_start AS varchar) AS minute, asset, transfers, CAST(volume AS varchar) AS volume \
+               FROM stellar.token_volume WHERE window_start < '2024-09-02T10:52:00Z' ORDER BY minute, asset";
+    let table = || -> Vec<Value> {
+        let done = run_here(root.path(), &["query", "--format", "json", sql], "");
+        let text = String::from_utf8_lossy(&done.stdout);
+        let rows = text.lines().map(serde_json::from_str);
+        rows.collect::<Result<_, _>>().unwrap_or_default()
+    };
+    let row = |minute: &str, asset: &str, transfers: u32, volume: &str| json!({ "minute": format!("2024-09-02T10:{minute}:00"), "asset": asset, "transfers": transfers, "volume": volume });
+    let wait = |expected: &[Value]| {
+        let begun = Instant::now();
+        let mut found = table();
+        while found != expected {
+            let log = fs::read_to_string(root.path().join("log")).unwrap_or_default();
+            assert!(
+                begun.elapsed() < Duration::from_secs(30),
+                "{found:?}, not {expected:?}: {log}"
+            );
+            pause(100);
+            found = table();
+        }
+    };
+    wait(&[
+        row("50", "USDC", 1, "40"),
+        row("50", "XLM", 2, "150"),
+        row("51", "XLM", 1, "7"),
+    ]);
+    server.set_tip(FIRST + 6);
+    let corrected = [
+        row("50", "AQUA", 1, "5"),
+        row("50", "USDC", 2, "42"),
+        row("50", "XLM", 4, "1149"),
+        row("51", "XLM", 1, "7"),
+    ];
+    wait(&corrected);
+    assert!(running.terminate().success());
+    assert_eq!(table(), corrected, "nothing of it is there twice");
 }

@@ -12,9 +12,10 @@ use calve_e2e::{
     Sink, pause, python,
     transfers::{
         Fault, Generated, Ledgers, Server, Settings, What,
-        pipeline::{FIRST, Place, generated, range, wait_for, whole},
+        pipeline::{FIRST, Place, generated, range, wait_for, wait_until, whole},
     },
 };
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use serde_json::{Value, json};
 use tonic::Code;
 
@@ -318,6 +319,120 @@ fn tls_needs_a_certificate_that_is_trusted() {
     let status = place.start("").wait();
     assert_eq!(status.code(), Some(1), "{}", place.log());
     assert!(place.log().contains("certificate"), "{}", place.log());
+}
+
+/// A signer of certificates, and one for a name that it signed: certificate and key.
+fn signed(name: &str, signer: &str) -> (String, (String, String)) {
+    let ca_key = KeyPair::generate().expect("a key");
+    let mut params = CertificateParams::new(Vec::new()).expect("no names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(DnType::CommonName, signer);
+    let ca = params.self_signed(&ca_key).expect("a certificate").pem();
+    let key = KeyPair::generate().expect("a key");
+    let own = CertificateParams::new(vec![name.to_owned()]).expect("a name");
+    let own = own.signed_by(&key, &Issuer::new(params, ca_key));
+    let own = own.expect("a certificate").pem();
+    (ca, (own, key.serialize_pem()))
+}
+
+#[test]
+fn a_server_that_wants_a_certificate_gets_one_or_says_so() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (ca, server) = signed("transfers.test", "servers");
+    let (client_ca, (cert, key)) = signed("calve.test", "clients");
+    let (_, (foreign_cert, foreign_key)) = signed("calve.test", "others");
+    // By one of the right name, which is not the one.
+    let (_, (false_cert, false_key)) = signed("calve.test", "clients");
+    for (name, pem) in [
+        ("ca.pem", &ca),
+        ("cert.pem", &cert),
+        ("key.pem", &key),
+        ("foreign-cert.pem", &foreign_cert),
+        ("foreign-key.pem", &foreign_key),
+        ("false-cert.pem", &false_cert),
+        ("false-key.pem", &false_key),
+    ] {
+        fs::write(root.path().join(name), pem).expect("write");
+    }
+    let settings = Settings {
+        tls: Some(server),
+        client_ca: Some(client_ca),
+        ..Settings::default()
+    };
+    let server = Server::start(generated(), settings);
+    let endpoint = server.endpoint().replace("http://", "https://");
+    let file = |name: &str| root.path().join(name).display().to_string();
+    let run = |name: &str, own: Option<&str>| {
+        let place = Place::new(root.path().join(name), Sink::Iceberg);
+        let some = format!("{}, retry_for: 15s", range(FIRST, FIRST + 4));
+        let own = own.map_or_else(String::new, |own| {
+            let (cert, key) = (format!("{own}cert.pem"), format!("{own}key.pem"));
+            format!(", cert: \"{}\", key: \"{}\"", file(&cert), file(&key))
+        });
+        let ca = file("ca.pem");
+        let tls = format!("{some}, tls: {{ ca: \"{ca}\", domain: transfers.test{own} }}");
+        place.write(&endpoint, &tls, "");
+        (place.start("").wait().code(), place)
+    };
+    let (code, place) = run("known", Some(""));
+    assert_eq!(code, Some(0), "{}", place.log());
+    let found = place.read();
+    assert_eq!(found["ledgers"], whole(&generated(), FIRST, FIRST + 4));
+
+    for own in [None, Some("foreign-"), Some("false-")] {
+        let name = own.unwrap_or("unknown");
+        let begun = Instant::now();
+        let (code, place) = run(name, own);
+        let log = place.log();
+        assert_eq!(code, Some(2), "{name}: {log}");
+        assert!(log.contains("certificate"), "{name}: {log}");
+        assert!(log.contains("`tls.cert`"), "{name}: the hint: {log}");
+        assert!(begun.elapsed() < Duration::from_secs(20), "{name}: at once");
+        assert!(!log.contains("BEGIN"), "{name}: {log}");
+    }
+    assert_eq!(server.asked().len(), 1);
+}
+
+#[test]
+fn a_stream_that_the_deadline_cuts_goes_on_behind_what_is_durable() {
+    let (first, last) = (FIRST, FIRST + 40);
+    let generated = generated();
+    let expected = whole(&generated, first, last);
+    let silence = |ledger: u32, after| Fault {
+        ledger: first + ledger,
+        after,
+        what: What::Silence,
+    };
+    let settings = Settings {
+        faults: vec![
+            silence(4, 7),
+            silence(15, 0),
+            silence(26, 1),
+            silence(40, 3),
+        ],
+        ..Settings::default()
+    };
+    let server = Server::start(generated, settings);
+    let root = tempfile::tempdir().expect("a folder");
+    let place = Place::new(root.path().to_owned(), Sink::Iceberg);
+    let source = format!("{}, idle: 0s, deadline: 700ms", range(first, last));
+    place.write(&server.endpoint(), &source, "");
+    // One process dies after the second cut, so that the durable position is what the next one has.
+    let running = place.start("");
+    wait_until(&place, || server.asked().len() == 3);
+    running.kill();
+    place.run();
+    let found = place.read();
+    assert_eq!(found["ledgers"], expected, "{found}");
+    assert_eq!(
+        (&found["torn"], &found["bad_indexes"]),
+        (&json!([]), &json!(0))
+    );
+    assert!(place.log().contains("DEADLINE_EXCEEDED"), "{}", place.log());
+    let asked = server.asked();
+    // Four silences, of which the server may have begun one while the process died, and a start.
+    assert!((5..=6).contains(&asked.len()), "{asked:?}");
+    assert!(asked[1].0 > first && asked[1].0 < first + 4, "{asked:?}");
 }
 
 #[test]

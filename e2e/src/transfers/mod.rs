@@ -2,6 +2,7 @@
 //! goes on, errors where they are wanted. Start with [`Server::start`].
 
 mod content;
+mod listed;
 pub mod pipeline;
 mod serve;
 
@@ -31,5 +32,6 @@ pub mod protocol {
 
 pub use self::{
     content::{Generated, Ledgers, Real, fixtures},
+    listed::Listed,
     serve::{Fault, Server, Settings, What},
 };

@@ -127,19 +127,36 @@ pub fn range(first: u32, last: u32) -> String {
     format!("start_ledger: {first}, end_ledger: {last}")
 }
 
+/// calve in a folder; its environment has the server, and an end of the range.
+fn command_here(dir: &Path, args: &[&str], endpoint: &str) -> Command {
+    let mut command = Command::new(calve());
+    command
+        .args(args)
+        .current_dir(dir)
+        .env("TRANSFERS_ENDPOINT", endpoint)
+        .env("END_LEDGER", FIRST.to_string())
+        .stdin(Stdio::null());
+    command
+}
+
 /// calve in a folder, to its end; its environment has the server, and an end of the range.
 ///
 /// # Panics
 /// When it cannot be started.
 pub fn run_here(dir: &Path, args: &[&str], endpoint: &str) -> Output {
-    Command::new(calve())
-        .args(args)
-        .current_dir(dir)
-        .env("TRANSFERS_ENDPOINT", endpoint)
-        .env("END_LEDGER", FIRST.to_string())
-        .stdin(Stdio::null())
-        .output()
-        .expect("run calve")
+    let done = command_here(dir, args, endpoint).output();
+    done.expect("run calve")
+}
+
+/// As [`run_here`], but it goes on; its stderr goes to `dir/log`.
+///
+/// # Panics
+/// When it cannot be started.
+pub fn start_here(dir: &Path, args: &[&str], endpoint: &str) -> Running {
+    let log = fs::File::create(dir.join("log")).expect("a log");
+    let mut command = command_here(dir, args, endpoint);
+    let child = command.stdout(Stdio::null()).stderr(log).spawn();
+    child.expect("start calve").into()
 }
 
 /// What the table must hold of generated ledgers.
@@ -177,6 +194,18 @@ pub fn wait_for(place: &Place, rows: u64) {
         pause(100);
     }
     panic!("{found} rows, not {rows}: {}", place.log());
+}
+
+/// Waits until something is so.
+///
+/// # Panics
+/// When it is not after half a minute.
+pub fn wait_until(place: &Place, is_so: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !is_so() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "{}", place.log());
+        pause(20);
+    }
 }
 
 /// A file of `examples/`.

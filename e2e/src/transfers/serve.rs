@@ -16,7 +16,7 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
     codegen::{BoxFuture, Service, http},
     server::{Grpc, NamedService, ServerStreamingService},
-    transport::{Identity, ServerTlsConfig},
+    transport::{Certificate, Identity, ServerTlsConfig},
 };
 
 use super::{
@@ -59,6 +59,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// Certificate and key, PEM.
     pub tls: Option<(String, String)>,
+    /// Who must have signed the certificates of clients, PEM; none: clients need no certificate.
+    pub client_ca: Option<String>,
     /// The network's newest ledger at the start; none: the last one that there is.
     pub tip: Option<u32>,
     /// Wait so long before each ledger, in ms.
@@ -139,7 +141,10 @@ impl Server {
             .expect("descriptors");
         let mut server = tonic::transport::Server::builder();
         if let Some((cert, key)) = settings.tls {
-            let tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+            let mut tls = ServerTlsConfig::new().identity(Identity::from_pem(cert, key));
+            if let Some(ca) = settings.client_ca {
+                tls = tls.client_ca_root(Certificate::from_pem(ca));
+            }
             server = server.tls_config(tls).expect("certificates");
         }
         runtime.spawn(

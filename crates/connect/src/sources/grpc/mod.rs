@@ -253,6 +253,10 @@ pub(super) async fn describe(
 }
 
 fn unreachable(config: &GrpcConfig, status: &Status) -> Error {
+    if !wanted::is_passing(status) {
+        let limit = config.max_message_size.0;
+        return wanted::failed(status, &config.endpoint, &config.method, limit);
+    }
     Error::unavailable(format!(
         "cannot connect: endpoint={}: {}",
         config.endpoint,

@@ -35,7 +35,9 @@ impl GrpcSource {
                 match Pin::new(&mut **stream).poll_next(cx) {
                     Poll::Pending => return Poll::Pending,
                     Poll::Ready(None) => return Poll::Ready(Read::End),
-                    Poll::Ready(Some(Err(status))) => return Poll::Ready(Read::Failed(status)),
+                    Poll::Ready(Some(Err(status))) => {
+                        return Poll::Ready(Read::Failed(wanted::explained(status)));
+                    }
                     Poll::Ready(Some(Ok(message))) => {
                         self.heard = true;
                         if let Err(error) = self.push(&message) {

@@ -1,6 +1,6 @@
 //! What is asked of a server each time: connection, TLS, metadata, the method's path.
 
-use std::{path::Path, time::Duration};
+use std::{error::Error as _, path::Path, time::Duration};
 
 use bytes::Bytes;
 use calve_engine::{Error, Result};
@@ -66,11 +66,11 @@ impl Wanted {
         client
             .ready()
             .await
-            .map_err(|error| Status::from_error(error.into()))?;
+            .map_err(|error| explained(Status::from_error(error.into())))?;
         let mut request = Request::new(request);
         *request.metadata_mut() = self.metadata.clone();
         let answer = client.server_streaming(request, self.path.clone(), RawCodec);
-        Ok(answer.await?.into_inner())
+        Ok(answer.await.map_err(explained)?.into_inner())
     }
 }
 
@@ -180,10 +180,48 @@ pub(super) fn endpoint(config: &GrpcConfig, base: &Path) -> Result<Endpoint> {
 /// A connection, with TLS and HTTP/2 agreed upon, within `limit`.
 pub(super) async fn connect(endpoint: &Endpoint, limit: Duration) -> Result<Channel, Status> {
     match tokio::time::timeout(limit, endpoint.connect()).await {
-        Ok(connected) => connected.map_err(|error| Status::unavailable(chain(&error))),
+        Ok(connected) => connected.map_err(|error| of_transport(Code::Unavailable, chain(&error))),
         Err(_) => Err(Status::unavailable("nobody answers within connect_timeout")),
     }
 }
+
+/// A failure of the connection, with its causes: tonic's own message is only that there was one.
+pub(super) fn explained(status: Status) -> Status {
+    match status.source() {
+        Some(source) => {
+            let (said, why) = (status.message(), chain(source));
+            let text = match why.starts_with(said) {
+                true => why,
+                false => format!("{said}: {why}"),
+            };
+            of_transport(status.code(), text)
+        }
+        None => status,
+    }
+}
+
+fn of_transport(code: Code, text: String) -> Status {
+    // With TLS 1.3 a client has its connection before the server has looked at its certificate.
+    if CERTIFICATE_ALERTS.iter().any(|alert| text.contains(alert)) {
+        return Status::unauthenticated(format!("{NO_CERTIFICATE}: {text}"));
+    }
+    Status::new(code, text)
+}
+
+const NO_CERTIFICATE: &str = "the server does not accept our certificate, or wants one";
+
+/// What a server says that does not like a certificate, as the TLS library writes it.
+const CERTIFICATE_ALERTS: [&str; 8] = [
+    "alert: CertificateRequired",
+    "alert: BadCertificate",
+    "alert: UnsupportedCertificate",
+    "alert: CertificateRevoked",
+    "alert: CertificateExpired",
+    "alert: CertificateUnknown",
+    "alert: UnknownCA",
+    // Its signature is not that of the signer that it names.
+    "alert: DecryptError",
+];
 
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
@@ -244,6 +282,8 @@ pub(super) fn failed(status: &Status, endpoint: &str, method: &str, limit: u64) 
             ))
             .hint("raise `max_message_size`")
         }
+        Code::Unauthenticated if said.starts_with(NO_CERTIFICATE) => error(Error::config)
+            .hint("`tls.cert` and `tls.key` are our certificate and its key; the server must trust who signed it"),
         Code::Unauthenticated => error(Error::config)
             .hint("set `token: ${TOKEN}`, or what the server wants as `metadata`"),
         Code::PermissionDenied => error(Error::config).hint("the credentials may not do this"),
