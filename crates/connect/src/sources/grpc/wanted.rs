@@ -190,9 +190,10 @@ pub(super) fn explained(status: Status) -> Status {
     match status.source() {
         Some(source) => {
             let (said, why) = (status.message(), chain(source));
-            let text = match why.starts_with(said) {
-                true => why,
-                false => format!("{said}: {why}"),
+            let text = if why.starts_with(said) {
+                why
+            } else {
+                format!("{said}: {why}")
             };
             of_transport(status.code(), text)
         }
