@@ -46,6 +46,8 @@ pub enum What {
     Message(Bytes),
     /// Nothing more is sent; the connection stays.
     Silence,
+    /// The stream ends as if all were well.
+    End,
 }
 
 /// How a server is.
@@ -266,6 +268,7 @@ impl Shared {
                     return;
                 }
                 Some(What::Silence) => return std::future::pending().await,
+                Some(What::End) => return,
                 Some(What::Message(_)) | None => {}
             }
             ledger += 1;

@@ -262,7 +262,11 @@ fn unreachable(config: &GrpcConfig, status: &Status) -> Error {
         config.endpoint,
         status.message()
     ))
-    .hint("is the server running? `http://` is without TLS, `https://` with it")
+    .hint(if status.message().contains("invalid peer certificate") {
+        "`tls.ca` says who signed the server's certificate, `tls.domain` which name is in it"
+    } else {
+        "is the server running? `http://` is without TLS, `https://` with it"
+    })
 }
 
 /// Whether the server answers at all.
