@@ -298,7 +298,7 @@ impl Groups {
                 value,
                 count,
                 whole,
-                last: likeness::parts(&self.bytes[begin..], self.of.as_ref()),
+                last: likeness::kept(&self.bytes[begin..], self.of.as_ref()),
                 until: None,
             };
         }

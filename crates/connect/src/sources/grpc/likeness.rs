@@ -12,6 +12,17 @@ use super::wire::{Unreadable, Wire};
 /// Deeper messages are taken for bytes.
 const MOST_DEPTH: usize = 64;
 
+/// A checkpoint keeps so many hashes at the most.
+const MOST_KEPT: usize = 256;
+
+/// What is kept of a message to know it again: its parts, or some of them where it has very many.
+pub(super) fn kept(message: &[u8], of: Option<&MessageDescriptor>) -> Vec<u32> {
+    let mut parts = parts(message, of);
+    // They are in order of their hashes, so that these are no special ones.
+    parts.truncate(MOST_KEPT);
+    parts
+}
+
 /// The hashes of a message's values, in order. Without a type, and of what is no message, one of the
 /// whole.
 pub(super) fn parts(message: &[u8], of: Option<&MessageDescriptor>) -> Vec<u32> {
@@ -137,6 +148,20 @@ mod tests {
             let now = parts(&bytes(&new, other), Some(&new));
             assert!(!is_like(&before, &now), "{other}");
         }
+    }
+
+    #[test]
+    fn of_many_values_some_are_kept() {
+        let [old, _] = types();
+        let names = |count: u32| -> Vec<u8> {
+            let name = |n: u32| [&[0x12, 4][..], &n.to_le_bytes()].concat();
+            (0..count).flat_map(name).collect()
+        };
+        let before = kept(&names(5000), Some(&old));
+        assert_eq!(before.len(), MOST_KEPT);
+        assert!(is_like(&before, &parts(&names(5000), Some(&old))));
+        assert!(is_like(&before, &parts(&names(5001), Some(&old))));
+        assert!(!is_like(&before, &parts(&names(2500), Some(&old))));
     }
 
     #[test]
