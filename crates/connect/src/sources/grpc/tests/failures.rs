@@ -129,7 +129,7 @@ fn a_silent_stream_is_cut_by_the_deadline_and_goes_on_where_it_was() {
         }
         acts
     });
-    let mut source = server.source(&format!("{RESUME}, deadline: 200ms"));
+    let mut source = server.source(&format!("{RESUME}, deadline: 1s"));
     let mut all = Vec::new();
     block_on(async {
         source.open(&Offsets::default()).await.expect("open");
@@ -245,11 +245,7 @@ fn a_connection_that_nobody_answers_is_found_by_keep_alive() {
             acts
         });
         let between = Swallower::start(server.address);
-        let more = if keep_alive {
-            ", keep_alive: 300ms"
-        } else {
-            ""
-        };
+        let more = if keep_alive { ", keep_alive: 1s" } else { "" };
         let mut config = server.config(&format!("{RESUME}{more}"));
         config.endpoint = format!("http://{}", between.address);
         let mut source = GrpcSource::new(&config, &pool(), "p", Path::new("")).expect("a source");

@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
     task::{Context, Poll},
 };
 
@@ -32,11 +35,15 @@ const PROTO: &str = r#"
 "#;
 
 fn pool() -> DescriptorPool {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("p.proto");
-    std::fs::write(&file, PROTO).expect("write");
-    let set = protox::compile([&file], [folder.path()]).expect("compiles");
-    DescriptorPool::from_file_descriptor_set(set).expect("a pool")
+    static POOL: OnceLock<DescriptorPool> = OnceLock::new();
+    let made = POOL.get_or_init(|| {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("p.proto");
+        std::fs::write(&file, PROTO).expect("write");
+        let set = protox::compile([&file], [folder.path()]).expect("compiles");
+        DescriptorPool::from_file_descriptor_set(set).expect("a pool")
+    });
+    made.clone()
 }
 
 fn event(ledger: u32, text: &str) -> Bytes {
