@@ -7,6 +7,7 @@ pub(crate) mod buffers;
 pub mod file;
 pub mod generator;
 pub mod grpc;
+pub mod http;
 mod peek;
 pub(crate) mod records;
 pub mod replay;
