@@ -1,5 +1,6 @@
 //! What the end-to-end tests share: the real binary, pipeline files, and independent readers.
 
+pub mod http;
 pub mod proxy;
 pub mod rest;
 pub mod s3;

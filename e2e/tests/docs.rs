@@ -147,7 +147,7 @@ print(json.dumps([[e.message[:300] for e in validator.iter_errors(f)] for f in f
         let text = fs::read_to_string(example).expect("an example");
         files.push(serde_yaml_ng::from_str(&text).expect("YAML"));
     }
-    for kind in ["iceberg", "parquet", "generator", "csv"] {
+    for kind in ["iceberg", "parquet", "generator", "http", "csv"] {
         let done = Command::new(calve()).args(["init", kind]).output();
         let done = done.expect("run calve");
         files.push(serde_yaml_ng::from_slice(&done.stdout).expect("YAML"));

@@ -66,6 +66,7 @@ impl Front {
         monitors: Option<Monitors>,
     ) -> Result<Self> {
         let context = context(file);
+        let checks = context.checks.clone();
         let mut format = file.format.clone();
         file.source.describe(&mut format, &context).await?;
         let mut source = file.source.build(&format, &context)?;
@@ -114,7 +115,7 @@ impl Front {
             Some(monitors) => monitors,
             None => Monitors::plan(&file.monitor.0, &rows)?,
         };
-        let factory = Factory {
+        let factory = Arc::new(Factory {
             format,
             evolve: evolve(file),
             rescued: file.schema.rescued.clone(),
@@ -122,10 +123,11 @@ impl Front {
             rows: Arc::clone(&rows),
             planned,
             monitors: monitors.clone(),
-        };
+        });
+        checks.set(Arc::clone(&factory) as Arc<dyn BatcherFactory>);
         Ok(Self {
             source,
-            factory: Arc::new(factory),
+            factory,
             monitors,
             events,
             rows,
@@ -156,6 +158,9 @@ pub(crate) fn context(file: &PipelineFile) -> SourceContext {
     SourceContext {
         base: PathBuf::new(),
         stores: stores(file),
+        wal: file.wal_folder(),
+        memory_bytes: Some(file.limits.memory.0),
+        ..SourceContext::default()
     }
 }
 

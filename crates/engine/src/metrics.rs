@@ -21,7 +21,7 @@ use prometheus_client::{
 use serde::Serialize;
 
 use crate::{
-    seams::Link,
+    seams::{Intake, Link},
     shard::{REJECTS, TABLE},
 };
 
@@ -89,6 +89,11 @@ struct OutcomeLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StatusLabel {
+    status: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OutputLabel {
     table: String,
     output: String,
@@ -123,6 +128,7 @@ struct Inner {
     watermark_lag: Family<Unlabelled, Gauge<f64, AtomicU64>>,
     source_lag: Family<Unlabelled, Gauge>,
     reconnects: Family<Unlabelled, Counter>,
+    intake: IntakeFigures,
     link: RwLock<Option<Arc<Link>>>,
     memory: Gauge,
     resident: Gauge,
@@ -136,6 +142,74 @@ struct Inner {
     connected: AtomicBool,
     behind: AtomicBool,
     state: RwLock<(&'static str, String)>,
+}
+
+/// Those of a source that is given events by requests.
+#[derive(Default)]
+struct IntakeFigures {
+    requests: Family<StatusLabel, Counter>,
+    accepted: Family<Unlabelled, Counter>,
+    repeated: Family<Unlabelled, Counter>,
+    forgotten: Family<Unlabelled, Counter>,
+    pending: Family<Unlabelled, Gauge>,
+    oldest: Family<Unlabelled, Gauge<f64, AtomicU64>>,
+}
+
+impl IntakeFigures {
+    fn register(&self, registry: &mut Registry) {
+        registry.register(
+            "http_requests",
+            "requests to the HTTP source by status",
+            self.requests.clone(),
+        );
+        registry.register(
+            "http_events_accepted",
+            "events that the HTTP source has acknowledged",
+            self.accepted.clone(),
+        );
+        registry.register(
+            "http_requests_repeated",
+            "requests that the HTTP source had acknowledged before",
+            self.repeated.clone(),
+        );
+        registry.register(
+            "http_keys_forgotten",
+            "idempotency keys that were forgotten before their time",
+            self.forgotten.clone(),
+        );
+        registry.register_with_unit(
+            "http_pending",
+            "events acknowledged and not read",
+            Unit::Bytes,
+            self.pending.clone(),
+        );
+        registry.register_with_unit(
+            "http_oldest_unread",
+            "how long the oldest of those has waited",
+            Unit::Seconds,
+            self.oldest.clone(),
+        );
+    }
+
+    fn take(&self, intake: &Intake) {
+        let none = Unlabelled::new();
+        let (answers, accepted, repeated) = intake.take_counts();
+        for (status, count) in answers {
+            let label = StatusLabel {
+                status: u32::from(status),
+            };
+            self.requests.get_or_create(&label).inc_by(count);
+        }
+        self.accepted.get_or_create(&none).inc_by(accepted);
+        self.repeated.get_or_create(&none).inc_by(repeated);
+        let levels = intake.levels();
+        let forgotten = self.forgotten.get_or_create(&none);
+        forgotten.inc_by(levels.forgotten_keys.saturating_sub(forgotten.get()));
+        let pending = i64::try_from(levels.pending_bytes).unwrap_or(i64::MAX);
+        self.pending.get_or_create(&none).set(pending);
+        let oldest = levels.oldest_unread_ms as f64 / 1e3;
+        self.oldest.get_or_create(&none).set(oldest);
+    }
 }
 
 /// One look at a running pipeline.
@@ -239,6 +313,7 @@ impl Metrics {
             watermark_lag: Family::default(),
             source_lag: Family::default(),
             reconnects: Family::default(),
+            intake: IntakeFigures::default(),
             link: RwLock::new(None),
             memory: Gauge::default(),
             resident: Gauge::default(),
@@ -315,6 +390,7 @@ impl Metrics {
             "times that the source had to connect again",
             inner.reconnects.clone(),
         );
+        inner.intake.register(&mut registry);
         registry.register_with_unit(
             "memory",
             "bytes held by batches and writers",
@@ -387,10 +463,14 @@ impl Metrics {
                 .set(lag.max(0.0));
         }
         // For writing: of two that encode at once, one adds what is new.
-        if let Some(link) = &*self.0.link.write() {
+        let link = self.0.link.write();
+        if let Some(intake) = link.as_ref().and_then(|link| link.intake()) {
+            self.0.intake.take(intake);
+        } else if let Some(link) = &*link {
             let counter = self.0.reconnects.get_or_create(&Unlabelled::new());
             counter.inc_by(link.reconnects().saturating_sub(counter.get()));
         }
+        drop(link);
         text::encode(&mut text, &self.0.registry).expect("writing to a string cannot fail");
         text
     }
@@ -425,7 +505,10 @@ impl Metrics {
             source_lag: lag.map(|lag| lag.max(0) as u64),
             connected: inner.connected.load(Ordering::Relaxed)
                 && inner.link.read().as_ref().is_none_or(|l| l.is_connected()),
-            reconnects: inner.link.read().as_ref().map(|link| link.reconnects()),
+            reconnects: inner.link.read().as_ref().and_then(|link| {
+                let connects = link.intake().is_none();
+                connects.then(|| link.reconnects())
+            }),
             behind: inner.behind.load(Ordering::Relaxed),
         }
     }

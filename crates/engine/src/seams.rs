@@ -3,6 +3,8 @@
 
 use std::{
     any::Any,
+    collections::BTreeMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,6 +14,7 @@ use std::{
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use async_trait::async_trait;
 use calve_model::{Epoch, Micros, Offsets, SourcePartition};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -63,6 +66,81 @@ pub trait Source: Send {
     fn link(&self) -> Option<Arc<Link>> {
         None
     }
+
+    /// The run is to end. A source that has promised to keep what it was given takes nothing new, and
+    /// answers true: it is asked on until it says [`SourceEvent::End`]. Others are not asked any more.
+    fn stop(&mut self) -> bool {
+        false
+    }
+}
+
+/// How much a source that is given events has, which nobody has read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IntakeLevels {
+    /// Bytes of events that are accepted and not read.
+    pub pending_bytes: u64,
+    /// How long the oldest of them has waited, in milliseconds.
+    pub oldest_unread_ms: u64,
+    /// Idempotency keys that were forgotten before their time.
+    pub forgotten_keys: u64,
+}
+
+/// Figures of a source that is given events by requests. Counts are taken from here by whoever shows
+/// them, so that they can go on over several openings of the source.
+pub struct Intake {
+    answers: Mutex<BTreeMap<u16, u64>>,
+    accepted: AtomicU64,
+    repeated: AtomicU64,
+    levels: Box<dyn Fn() -> IntakeLevels + Send + Sync>,
+}
+
+impl fmt::Debug for Intake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Intake")
+            .field("levels", &self.levels())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Intake {
+    /// Nothing yet; `levels` looks at what there is now.
+    pub fn new(levels: impl Fn() -> IntakeLevels + Send + Sync + 'static) -> Self {
+        Self {
+            answers: Mutex::default(),
+            accepted: AtomicU64::new(0),
+            repeated: AtomicU64::new(0),
+            levels: Box::new(levels),
+        }
+    }
+
+    /// A request was answered with this HTTP status.
+    pub fn answered(&self, status: u16) {
+        *self.answers.lock().entry(status).or_default() += 1;
+    }
+
+    /// Events are durable.
+    pub fn accepted(&self, events: u64) {
+        self.accepted.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// A request had been accepted before.
+    pub fn repeated(&self) {
+        self.repeated.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// What there is now.
+    pub fn levels(&self) -> IntakeLevels {
+        (self.levels)()
+    }
+
+    /// Answers by status, events accepted and requests repeated since this was called last.
+    pub(crate) fn take_counts(&self) -> (BTreeMap<u16, u64>, u64, u64) {
+        (
+            std::mem::take(&mut *self.answers.lock()),
+            self.accepted.swap(0, Ordering::Relaxed),
+            self.repeated.swap(0, Ordering::Relaxed),
+        )
+    }
 }
 
 /// A source's connection, as it can be looked at while `next` waits.
@@ -70,9 +148,23 @@ pub trait Source: Send {
 pub struct Link {
     connected: AtomicBool,
     reconnects: AtomicU64,
+    intake: Option<Intake>,
 }
 
 impl Link {
+    /// That of a source which is given events.
+    pub fn of_intake(intake: Intake) -> Self {
+        Self {
+            intake: Some(intake),
+            ..Self::default()
+        }
+    }
+
+    /// The figures of a source that is given events.
+    pub fn intake(&self) -> Option<&Intake> {
+        self.intake.as_ref()
+    }
+
     /// Whether it is connected now.
     pub fn is_connected(&self) -> bool {
         self.connected.load(Ordering::Relaxed)

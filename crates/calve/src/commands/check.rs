@@ -57,8 +57,9 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
             .check_connect(&context)
             .await
             .map_err(|error| error.context("source"))?;
-        // What standard input gives can be read only once.
-        if events.is_none() && file.source.can_replay() {
+        // What standard input gives can be read only once, and what is acknowledged must be written.
+        let source = &file.source;
+        if events.is_none() && source.can_replay() && !source.acknowledges() {
             let source = file.source.build(&file.format, &context)?;
             let beginning = Offsets::default();
             let first = sources::peek(source, &beginning);

@@ -21,6 +21,8 @@ enum Kind {
     Parquet,
     /// Made-up events into an Iceberg table
     Generator,
+    /// Events that are posted over HTTP into an Iceberg table
+    Http,
     /// CSV files into an Iceberg table
     Csv,
     /// Debezium's changes into an Iceberg table that equals the source's
@@ -35,6 +37,7 @@ impl Kind {
             Self::Iceberg => include_str!("starters/iceberg.yaml"),
             Self::Parquet => include_str!("starters/parquet.yaml"),
             Self::Generator => include_str!("starters/generator.yaml"),
+            Self::Http => include_str!("starters/http.yaml"),
             Self::Csv => include_str!("starters/csv.yaml"),
             Self::Changes => include_str!("starters/changes.yaml"),
             Self::TokenTransfers => include_str!("starters/token-transfers.yaml"),

@@ -33,6 +33,13 @@ pub(crate) struct TapArgs {
 /// What loading, reading and decoding say.
 pub(crate) async fn run(args: TapArgs) -> Result<()> {
     let file = config::load(&args.file)?;
+    if file.source.acknowledges() {
+        return Err(Error::config(format!(
+            "tap cannot look at events that are acknowledged: they would not be written: source={}",
+            file.source.name()
+        ))
+        .hint("send them to a file, and tap that: `source: { file: { path: … } }`"));
+    }
     let front = Front::open(&file).await?;
     // Decoding and SQL are work, not waiting; and a source may block for as long as one read takes.
     let done = tokio::task::spawn_blocking(move || tap(front, args.limit.unwrap_or(u64::MAX)));

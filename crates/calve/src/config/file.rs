@@ -1,7 +1,12 @@
 //! The sections of the pipeline file. `docs/pipeline-file.md` describes the same for people, and
 //! `calve schema` prints what is derived from here for editors.
 
-use std::{collections::BTreeMap, net::SocketAddr, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use calve_connect::{
     formats::{Evolve, FormatConfig, JsonConfig},
@@ -28,6 +33,8 @@ use super::{
 
 /// Folder of the checkpoints, where the file does not say it.
 const CHECKPOINTS: &str = ".calve-checkpoints";
+/// And of write-ahead logs, each in a folder named after its pipeline.
+const WAL: &str = ".calve-wal";
 /// Folder of the rejects, where the file does not say it.
 const REJECTS: &str = ".calve-rejects";
 
@@ -447,6 +454,19 @@ impl PipelineFile {
             }
         }
         self.beside_the_table(CHECKPOINTS)
+    }
+
+    /// Where a write-ahead log is by default: beside the checkpoints; none where those are not in a local
+    /// folder.
+    pub(crate) fn wal_folder(&self) -> Option<PathBuf> {
+        let checkpoints = self.checkpoint_location();
+        let sql = calve_lake::checkpoints::is_sql(&checkpoints);
+        if sql || is_remote(&checkpoints) {
+            return None;
+        }
+        let checkpoints = checkpoints.strip_prefix("file://").unwrap_or(&checkpoints);
+        let checkpoints = Path::new(checkpoints.trim_end_matches('/'));
+        Some(checkpoints.with_file_name(WAL).join(&self.name))
     }
 
     fn beside_the_table(&self, name: &str) -> String {

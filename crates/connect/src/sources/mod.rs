@@ -28,6 +28,7 @@ pub use self::{
     file::FileConfig,
     generator::GeneratorConfig,
     grpc::GrpcConfig,
+    http::{Checks, HttpConfig},
     peek::{Peeked, peek},
     replay::ReplayConfig,
     stdin::StdinConfig,
@@ -55,6 +56,8 @@ pub enum SourceConfig {
     Grpc(Box<GrpcConfig>),
     /// Token transfers of the Stellar network.
     TokenTransfers(Box<TokenTransfersConfig>),
+    /// Events that are posted to calve.
+    Http(Box<HttpConfig>),
 }
 
 /// What sources need from their surroundings.
@@ -64,6 +67,12 @@ pub struct SourceContext {
     pub base: PathBuf,
     /// Opens URLs.
     pub stores: Stores,
+    /// The folder of a write-ahead log, for sources that keep one and are not told where.
+    pub wal: Option<PathBuf>,
+    /// The pipeline's memory in bytes, of which a source takes a part.
+    pub memory_bytes: Option<u64>,
+    /// Decoders for sources that check events before they acknowledge them.
+    pub checks: Checks,
 }
 
 impl SourceConfig {
@@ -76,6 +85,7 @@ impl SourceConfig {
             Self::Replay(_) => "replay",
             Self::Grpc(_) => "grpc",
             Self::TokenTransfers(_) => "token_transfers",
+            Self::Http(_) => "http",
         }
     }
 
@@ -102,6 +112,7 @@ impl SourceConfig {
                 Box::new(grpc::GrpcSource::new(config, &pool, "grpc", &context.base)?)
             }
             Self::TokenTransfers(config) => Box::new(config.source(&context.base)?),
+            Self::Http(config) => Box::new(http::HttpSource::new(config, format, context)?),
         })
     }
 
@@ -110,7 +121,9 @@ impl SourceConfig {
     /// # Errors
     /// `Config`.
     pub fn validate(&self, format: &FormatConfig) -> Result<()> {
-        if let (Self::File(_) | Self::Stdin(_), FormatConfig::Protobuf(config)) = (self, format) {
+        if let (Self::File(_) | Self::Stdin(_) | Self::Http(_), FormatConfig::Protobuf(config)) =
+            (self, format)
+        {
             // Nobody else knows what the messages are.
             config.descriptor()?;
         }
@@ -159,6 +172,7 @@ impl SourceConfig {
             }
             Self::Grpc(config) => config.validate(),
             Self::TokenTransfers(config) => config.validate(),
+            Self::Http(config) => config.validate(format),
         }
     }
 
@@ -208,6 +222,11 @@ impl SourceConfig {
         matches!(self, Self::Grpc(config) if config.reflection)
     }
 
+    /// Whether it acknowledges what it is given: then nobody may look at its events but the pipeline.
+    pub fn acknowledges(&self) -> bool {
+        matches!(self, Self::Http(_))
+    }
+
     /// What must not change while a pipeline has checkpoints.
     pub fn fingerprint(&self) -> String {
         match self {
@@ -217,6 +236,7 @@ impl SourceConfig {
             Self::Replay(config) => config.fingerprint(),
             Self::Grpc(config) => config.fingerprint(),
             Self::TokenTransfers(config) => config.fingerprint(),
+            Self::Http(_) => "http".to_owned(),
         }
     }
 
@@ -228,13 +248,18 @@ impl SourceConfig {
             Self::Generator(config) => config.count.is_some(),
             Self::Grpc(config) => config.is_bounded(),
             Self::TokenTransfers(config) => config.end_ledger != 0,
+            Self::Http(_) => false,
         }
     }
 
     /// Whether it can be read again from an offset, after a crash.
     pub fn can_replay(&self) -> bool {
         match self {
-            Self::File(_) | Self::Generator(_) | Self::Replay(_) | Self::TokenTransfers(_) => true,
+            Self::File(_)
+            | Self::Generator(_)
+            | Self::Replay(_)
+            | Self::TokenTransfers(_)
+            | Self::Http(_) => true,
             Self::Grpc(config) => !config.lossy,
             Self::Stdin(_) => false,
         }
@@ -250,7 +275,8 @@ impl SourceConfig {
             | Self::Stdin(_)
             | Self::Replay(_)
             | Self::Grpc(_)
-            | Self::TokenTransfers(_) => Ok(None),
+            | Self::TokenTransfers(_)
+            | Self::Http(_) => Ok(None),
             Self::Generator(config) if config.is_debezium() => Ok(None),
             Self::Generator(config) => config.schema().map(Some),
         }
@@ -269,6 +295,7 @@ impl SourceConfig {
             Self::TokenTransfers(config) => {
                 grpc::check_connect(&config.grpc(), &context.base).await
             }
+            Self::Http(config) => http::check(config, context),
         }
     }
 }
@@ -288,6 +315,8 @@ pub(crate) struct SourceTable {
     grpc: Option<GrpcConfig>,
     #[serde(default)]
     token_transfers: Option<TokenTransfersConfig>,
+    #[serde(default, deserialize_with = "or_default")]
+    http: Option<HttpConfig>,
 }
 
 impl OneOf for SourceConfig {
@@ -299,12 +328,14 @@ impl OneOf for SourceConfig {
         "replay",
         "grpc",
         "token_transfers",
+        "http",
     ];
 
     fn named(name: &str) -> Option<Self> {
         match name {
             "stdin" => Some(Self::Stdin(StdinConfig::default())),
             "generator" => Some(Self::Generator(GeneratorConfig::default())),
+            "http" => Some(Self::Http(Box::default())),
             _ => None,
         }
     }
@@ -320,6 +351,7 @@ impl OneOf for SourceConfig {
                 .token_transfers
                 .map(Box::new)
                 .map(Self::TokenTransfers),
+            table.http.map(Box::new).map(Self::Http),
         ];
         all.into_iter().flatten().collect()
     }
@@ -332,5 +364,5 @@ impl<'de> Deserialize<'de> for SourceConfig {
 }
 
 fn bare_names(schema: &mut schemars::Schema) {
-    one_of::allow_names(schema, &["stdin", "generator"]);
+    one_of::allow_names(schema, &["stdin", "generator", "http"]);
 }

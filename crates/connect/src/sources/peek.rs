@@ -136,6 +136,10 @@ impl Source for Peeked {
     fn link(&self) -> Option<std::sync::Arc<calve_engine::seams::Link>> {
         self.inner.link()
     }
+
+    fn stop(&mut self) -> bool {
+        self.inner.stop()
+    }
 }
 
 #[cfg(test)]

@@ -116,6 +116,7 @@ impl Reader {
         metrics.set_link(source.link());
         metrics.set_connected(true);
         let mut asked = None;
+        let mut stopping = false;
         loop {
             let bytes = flow.batch_bytes();
             if let Some(bytes) = bytes.filter(|_| bytes != asked) {
@@ -125,8 +126,13 @@ impl Reader {
             let begun = Instant::now();
             let event = tokio::select! {
                 biased;
-                () = stop.cancelled() => {
+                () = stop.cancelled(), if !stopping => {
                     metrics.set_state("stopping");
+                    // Nobody takes anything where the schema evolves.
+                    if !hands.items.is_closed() && source.stop() {
+                        stopping = true;
+                        continue;
+                    }
                     hands.say(number, Ok(What::End { source_ended: false })).await;
                     break;
                 }
@@ -139,6 +145,9 @@ impl Reader {
                 }
                 event = source.next() => event,
             };
+            if stopping && hands.items.is_closed() {
+                break;
+            }
             match event {
                 Ok(SourceEvent::Batch(raw)) => {
                     metrics.stage(Stage::Read, begun.elapsed().as_secs_f64());
@@ -167,9 +176,8 @@ impl Reader {
                     hands.say(number, Ok(What::Progress(progress))).await;
                 }
                 Ok(SourceEvent::End) => {
-                    hands
-                        .say(number, Ok(What::End { source_ended: true }))
-                        .await;
+                    let source_ended = !stopping;
+                    hands.say(number, Ok(What::End { source_ended })).await;
                     break;
                 }
                 Err(error) => {

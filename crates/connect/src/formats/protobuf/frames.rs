@@ -71,6 +71,31 @@ impl Framing {
         at
     }
 
+    /// A message behind its length.
+    pub(crate) fn frame_of(self, message: &[u8]) -> Vec<u8> {
+        let mut framed = Vec::with_capacity(message.len() + 10);
+        match self {
+            Self::U32Be => framed.extend_from_slice(&(message.len() as u32).to_be_bytes()),
+            Self::Varint => prost::encode_length_delimiter(message.len(), &mut framed)
+                .expect("a vector has room"),
+        }
+        framed.extend_from_slice(message);
+        framed
+    }
+
+    /// Where messages begin, with their lengths; also one that is cut off or has none.
+    pub(crate) fn starts(self, bytes: &[u8]) -> Vec<usize> {
+        let (mut starts, mut at) = (Vec::new(), 0);
+        while at < bytes.len() {
+            starts.push(at);
+            let Frame::Whole(_, to) = self.frame(bytes, at) else {
+                break;
+            };
+            at = to;
+        }
+        starts
+    }
+
     /// The messages of bytes, of which byte 0 has offset `base`; one that is cut off at the end is a
     /// reject. The offset of a message is that of its length.
     ///

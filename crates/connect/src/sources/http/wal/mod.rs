@@ -7,7 +7,7 @@
 //! there: a torn tail is cut off, damage to what was acknowledged is `Corrupt`. [`keys`] remembers
 //! idempotency keys longer than the events. One process at a time has the log (a lock on a file).
 //!
-//! Start with [`Log::open`], [`Appender::append`], [`Log::read`].
+//! Start with [`Log::open_locked`], [`Appender::append`], [`Log::read`].
 
 mod keys;
 mod reader;
@@ -128,22 +128,29 @@ pub(crate) struct Log {
     asks: mpsc::Sender<Ask>,
     writer: Option<thread::JoinHandle<()>>,
     /// Held until the thread has ended.
-    _lock: File,
+    _lock: Lock,
 }
 
 impl Log {
+    #[cfg(test)]
+    pub(crate) fn open(options: &LogOptions, from: u64, known: Option<&str>) -> Result<Self> {
+        Self::open_locked(Lock::take(&options.folder)?, options, from, known)
+    }
+
     /// Opens the log, or begins one, to be read from the offset `from` on. `known` is the log's id, where
     /// the offset came with one.
     ///
     /// # Errors
-    /// `Config` when another process has it, or it does not hold what is behind `from`; `Corrupt` when
-    /// something is damaged that was acknowledged.
-    pub(crate) fn open(options: &LogOptions, from: u64, known: Option<&str>) -> Result<Self> {
+    /// `Config` when it does not hold what is behind `from`; `Corrupt` when something is damaged that was
+    /// acknowledged.
+    pub(crate) fn open_locked(
+        lock: Lock,
+        options: &LogOptions,
+        from: u64,
+        known: Option<&str>,
+    ) -> Result<Self> {
         let folder = options.folder.clone();
         let shown = folder.display();
-        durable::create_dirs(&folder)
-            .map_err(|e| Error::io(format!("cannot make the log's folder: path={shown}"), e))?;
-        let lock = lock(&folder)?;
         let mut keys = Keys::load(&folder, options.key_ttl_ms, options.most_keys)?;
         let (mut pending, mut oldest_ms) = (0, 0);
         let mut on_boundary = false;
@@ -371,23 +378,35 @@ impl Drop for Log {
     }
 }
 
-fn lock(folder: &Path) -> Result<File> {
-    let path = folder.join("lock");
-    let cannot = |e| Error::io(format!("cannot lock the log: path={}", path.display()), e);
-    let file = File::options()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(cannot)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::config(format!(
-            "another process has the log: path={}",
-            folder.display()
-        ))
-        .hint("only one process may run a pipeline; two pipelines need two folders: `wal.path`")),
-        Err(TryLockError::Error(e)) => Err(cannot(e)),
+/// The right to a log's folder, which one process has at a time.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "it is held")] File);
+
+impl Lock {
+    /// Makes the folder, if need be, and takes it.
+    ///
+    /// # Errors
+    /// `Config` when another process has it.
+    pub(crate) fn take(folder: &Path) -> Result<Self> {
+        let cannot = |e| Error::io(format!("cannot lock the log: path={}", folder.display()), e);
+        durable::create_dirs(folder).map_err(cannot)?;
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(folder.join("lock"))
+            .map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(Error::config(format!(
+                "another process has the log: path={}",
+                folder.display()
+            ))
+            .hint(
+                "only one process may run a pipeline; two pipelines need two folders: `wal.path`",
+            )),
+            Err(TryLockError::Error(e)) => Err(cannot(e)),
+        }
     }
 }
 

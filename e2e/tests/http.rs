@@ -1,0 +1,464 @@
+//! Events that are posted: whatever was answered 200 is in the table, once, however the process ends.
+
+use std::{
+    fs,
+    io::{Seek as _, SeekFrom, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+use calve_e2e::{
+    Running, Sink,
+    http::{Client, free_port, wait_for},
+    pause, python, readers,
+};
+use rand::{Rng as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use serde_json::{Value, json};
+
+/// A pipeline in a folder of its own, at a port of its own.
+struct Place {
+    dir: PathBuf,
+    sink: Sink,
+    port: u16,
+}
+
+impl Place {
+    /// `source` are settings of the source, `more` of the pipeline.
+    fn new(dir: &Path, sink: Sink, source: &str, more: &str) -> Self {
+        let place = Self {
+            dir: dir.to_owned(),
+            sink,
+            port: free_port(),
+        };
+        place.write("json", source, more);
+        place
+    }
+
+    fn write(&self, format: &str, source: &str, more: &str) {
+        let dir = self.dir.display();
+        let sink = match self.sink {
+            Sink::Iceberg => format!(
+                "iceberg: {{ catalog: {{ sqlite: \"{dir}/lake/catalog.db\", warehouse: \"{dir}/lake\" }}, \
+                 table: shop.orders, partition_by: [region] }}"
+            ),
+            Sink::Parquet => format!(
+                "parquet: {{ path: \"{dir}/out\", layout: \"region={{region}}/orders-{{seq}}.parquet\" }}"
+            ),
+        };
+        let text = format!(
+            "name: orders\n\
+             source: {{ http: {{ listen: \"127.0.0.1:{}\", wal: {{ path: \"{dir}/wal\", segment_size: 64KiB }}{source} }} }}\n\
+             format: {{ {format}: {{ columns: {{ id: bigint, region: varchar, amount: double }} }} }}\n\
+             sink: {{ {sink} }}\n\
+             checkpoint: {{ path: \"{dir}/checkpoints\" }}\n\
+             rejects: {{ path: \"{dir}/rejects\" }}\n\
+             {more}\n",
+            self.port
+        );
+        fs::create_dir_all(&self.dir).expect("a folder");
+        fs::write(self.file(), text).expect("write the pipeline file");
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.join("orders.yaml")
+    }
+
+    fn start(&self, fault: &str) -> Running {
+        let running = Running::start(&self.dir, &self.file(), fault, &[]);
+        wait_for(self.port);
+        running
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
+    }
+
+    fn kind(&self) -> &'static str {
+        match self.sink {
+            Sink::Iceberg => "iceberg",
+            Sink::Parquet => "parquet",
+        }
+    }
+
+    /// The ids of the table, in order, as DuckDB reads them.
+    fn ids(&self) -> Vec<u64> {
+        let spec = json!({ "do": "read", "kind": self.kind(), "dir": self.dir });
+        let found = python("http_source.py", &[spec]);
+        serde_json::from_value(found[0].clone()).expect("ids")
+    }
+
+    fn segments(&self) -> Vec<PathBuf> {
+        let entries = fs::read_dir(self.dir.join("wal")).expect("the log");
+        let mut paths: Vec<PathBuf> = entries.map(|e| e.expect("an entry").path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|e| e == "log"));
+        paths.sort();
+        paths
+    }
+}
+
+const FAST: &str = "commit: { every: 60ms, min_interval: 10ms }";
+/// Nothing is committed before the end.
+const NEVER: &str = "commit: { every: 1h }";
+
+fn events(from: u64, count: u64) -> Vec<u8> {
+    let event = |id: u64| {
+        let region = ["eu", "us", "apac"][id as usize % 3];
+        format!(
+            "{{\"id\":{id},\"region\":\"{region}\",\"amount\":{}.5}}\n",
+            id % 100
+        )
+    };
+    (from..from + count)
+        .map(event)
+        .collect::<String>()
+        .into_bytes()
+}
+
+/// Thousands of requests from many connections, each with a key and sent again until it is answered
+/// 200, while the process is killed at random times.
+fn killed_at_random(sink: Sink, seed: u64) {
+    const CLIENTS: u64 = 24;
+    const REQUESTS: u64 = 100;
+    const EVENTS: u64 = 8;
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), sink, "", FAST);
+    let mut running = place.start("");
+    let done = Arc::new(AtomicU64::new(0));
+    let repeated = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (port, done, repeated) = (place.port, Arc::clone(&done), Arc::clone(&repeated));
+            thread::spawn(move || {
+                let mut connection = Client::new(port);
+                let mut random = ChaCha8Rng::seed_from_u64(seed * 1000 + client);
+                for request in 0..REQUESTS {
+                    let first = (client * REQUESTS + request) * EVENTS;
+                    let (key, body) = (format!("{client}-{request}"), events(first, EVENTS));
+                    let answer = connection.post_until_taken(&key, &body);
+                    assert_eq!(answer.body["accepted"], EVENTS);
+                    if random.random_bool(0.05) {
+                        // Its answer was lost, for all that the client knows.
+                        let again = connection.post_until_taken(&key, &body);
+                        assert_eq!(again.body["repeated"], true);
+                    }
+                    if answer.body["repeated"] == true {
+                        repeated.fetch_add(1, Ordering::Relaxed);
+                    }
+                    done.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    let mut kills = 0;
+    while done.load(Ordering::Relaxed) < CLIENTS * REQUESTS {
+        pause(random.random_range(20..400));
+        if kills < 12 {
+            running.kill();
+            kills += 1;
+            running = place.start("");
+        }
+    }
+    for client in clients {
+        client.join().expect("a client");
+    }
+    assert!(kills >= 3, "it was killed: {kills}");
+    assert!(running.terminate().success(), "{}", place.log());
+    let expected: Vec<u64> = (0..CLIENTS * REQUESTS * EVENTS).collect();
+    assert_eq!(place.ids(), expected, "seed={seed}");
+    let found = readers(&[json!({ "kind": place.kind(), "dir": place.dir })]);
+    assert_eq!(found[0]["rejects"], 0);
+    assert_eq!(found[0]["doubled"], 0);
+    let log = place.dir.join("wal");
+    assert!(place.segments().len() < 40, "{}", log.display());
+}
+
+#[test]
+fn killed_at_random_times_all_that_was_answered_is_in_the_iceberg_table_once() {
+    killed_at_random(Sink::Iceberg, 1);
+}
+
+#[test]
+fn killed_at_random_times_all_that_was_answered_is_in_the_parquet_files_once() {
+    killed_at_random(Sink::Parquet, 2);
+}
+
+#[test]
+fn told_to_stop_in_mid_traffic_it_writes_all_that_it_answered() {
+    const CLIENTS: u64 = 8;
+    let dir = tempfile::tempdir().expect("a folder");
+    // Without a commit before the end: it is the stop that brings everything into the table.
+    let place = Place::new(dir.path(), Sink::Iceberg, "", NEVER);
+    let running = place.start("");
+    let answered = Arc::new(AtomicU64::new(0));
+    let clients: Vec<_> = (0..CLIENTS)
+        .map(|client| {
+            let (port, answered) = (place.port, Arc::clone(&answered));
+            thread::spawn(move || {
+                let mut connection = Client::new(port);
+                let (mut taken, mut in_doubt) = (Vec::new(), None);
+                for first in (0..).map(|n| client * 1_000_000 + n * 10) {
+                    match connection.post("", &events(first, 10)) {
+                        Ok(answer) if answer.status == 200 => taken.push(first),
+                        Ok(answer) => {
+                            assert_eq!(answer.status, 503, "{answer:?}");
+                            assert!(answer.retry_after);
+                            break;
+                        }
+                        Err(_) => {
+                            in_doubt = Some(first);
+                            break;
+                        }
+                    }
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+                (taken, in_doubt)
+            })
+        })
+        .collect();
+    while answered.load(Ordering::Relaxed) < 500 {
+        pause(5);
+    }
+    assert!(running.terminate().success(), "{}", place.log());
+    let ids = place.ids();
+    let mut found = ids.clone();
+    found.dedup();
+    assert_eq!(found.len(), ids.len(), "nothing twice");
+    let mut expected = 0;
+    for client in clients {
+        let (taken, in_doubt) = client.join().expect("a client");
+        for first in &taken {
+            for id in *first..first + 10 {
+                assert!(ids.binary_search(&id).is_ok(), "id={id}");
+            }
+        }
+        expected += taken.len() * 10;
+        if let Some(first) = in_doubt
+            && ids.binary_search(&first).is_ok()
+        {
+            expected += 10;
+        }
+    }
+    assert_eq!(ids.len(), expected);
+}
+
+#[test]
+fn a_slow_sink_stops_the_clients_and_loses_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let source = ", max_pending: 40KB, batch_bytes: 8KiB";
+    let place = Place::new(
+        dir.path(),
+        Sink::Iceberg,
+        source,
+        "commit: { every: 20ms, min_interval: 10ms, rows: 100 }\nlimits: { memory: 32MiB }",
+    );
+    // Commits fail until it gives up after a minute; long before that the log is full.
+    let running = place.start("commit.before=error@1+");
+    let mut connection = Client::new(place.port);
+    let (mut taken, mut busy) = (0, 0);
+    for round in 0..60_000 {
+        let answer = connection.post("", &events(taken * 100, 100));
+        let answer = answer.expect("an answer");
+        match answer.status {
+            200 => taken += 1,
+            429 => {
+                assert!(answer.retry_after);
+                busy += 1;
+            }
+            _ => panic!("{answer:?} round={round}"),
+        }
+        if busy >= 20 {
+            break;
+        }
+    }
+    assert!(busy >= 20 && taken > 3, "busy={busy} taken={taken}");
+    running.kill();
+    // The same without a fault: it takes on at once.
+    let running = place.start("");
+    while busy > 0 {
+        let answer = connection.post("", &events(taken * 100, 100));
+        match answer.map(|answer| answer.status) {
+            Ok(200) => (taken, busy) = (taken + 1, busy - 1),
+            Ok(429) | Err(_) => pause(10),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(running.terminate().success(), "{}", place.log());
+    assert_eq!(place.ids(), (0..taken * 100).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_damage_is_refused() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), Sink::Iceberg, "", NEVER);
+    let running = place.start("");
+    let mut connection = Client::new(place.port);
+    for n in 0..60 {
+        let answer = connection
+            .post("", &events(n * 100, 100))
+            .expect("an answer");
+        assert_eq!(answer.status, 200);
+    }
+    running.kill();
+    let segments = place.segments();
+    assert!(segments.len() >= 3, "{segments:?}");
+    let append = |bytes: &[u8]| {
+        let file = fs::File::options()
+            .append(true)
+            .open(&segments[segments.len() - 1]);
+        file.and_then(|mut file| file.write_all(bytes))
+            .expect("append");
+    };
+    let flip = |byte: u8| {
+        let mut file = fs::File::options()
+            .write(true)
+            .open(&segments[1])
+            .expect("open");
+        file.seek(SeekFrom::Start(5000)).expect("seek");
+        file.write_all(&[byte]).expect("write");
+    };
+    let kept = fs::read(&segments[1]).expect("read")[5000];
+    flip(kept ^ 1);
+    let mut running = Running::start(&place.dir, &place.file(), "", &[]);
+    let ended = (0..600).find_map(|_| {
+        pause(50);
+        running.ended()
+    });
+    assert_eq!(ended.expect("it ends").code(), Some(1), "{}", place.log());
+    assert!(
+        place.log().contains("a record is damaged"),
+        "{}",
+        place.log()
+    );
+    flip(kept);
+    // What a crash leaves in the middle of a write was not acknowledged.
+    append(&[0; 1000]);
+    append(b"whatever");
+    let running = place.start("");
+    assert!(place.log().contains("torn tail"), "{}", place.log());
+    let answer = Client::new(place.port).post("", &events(6000, 100));
+    assert_eq!(answer.expect("an answer").status, 200);
+    // A second process neither takes the log nor disturbs the first one.
+    let mut second = Running::start(&place.dir, &place.file(), "", &[]);
+    let ended = (0..600).find_map(|_| {
+        pause(50);
+        second.ended()
+    });
+    assert_eq!(ended.expect("it ends").code(), Some(2), "{}", place.log());
+    assert!(place.log().contains("another process has the log"));
+    assert!(running.terminate().success(), "{}", place.log());
+    assert_eq!(place.ids(), (0..6100).collect::<Vec<_>>());
+    // Without its log the pipeline does not go on.
+    fs::remove_dir_all(place.dir.join("wal")).expect("remove");
+    let ended = Running::start(&place.dir, &place.file(), "", &[]).wait();
+    assert_eq!(ended.code(), Some(2), "{}", place.log());
+    assert!(place.log().contains("the log does not hold what follows"));
+}
+
+#[test]
+fn limits_tokens_and_tls_by_another_client() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]);
+    let made = made.expect("a certificate");
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    fs::write(&cert, made.cert.pem()).expect("write");
+    fs::write(&key, made.signing_key.serialize_pem()).expect("write");
+    let source = format!(
+        ", tokens: [\"first\", \"s3cret\"], tls: {{ cert: \"{}\", key: \"{}\" }}, max_body: 1MiB, max_decompressed: 32MiB",
+        cert.display(),
+        key.display()
+    );
+    let place = Place::new(dir.path(), Sink::Parquet, &source, FAST);
+    let running = place.start("");
+    let spec = json!({ "do": "talk", "port": place.port, "ca": cert, "token": "s3cret" });
+    let found = python("http_source.py", &[spec]).remove(0);
+    let none = Value::Null;
+    let refused = |status: u16, lines: &[u32]| json!([status, none, lines]);
+    assert_eq!(
+        found,
+        json!({
+            "lines": [200, 2, []],
+            "array": [200, 2, []],
+            "object": [200, 1, []],
+            "gzip": [200, 1, []],
+            "zstd": [200, 1, []],
+            "bad": refused(400, &[2, 4]),
+            "no token": refused(401, &[]),
+            "bad token": refused(401, &[]),
+            "type": refused(415, &[]),
+            "encoding": refused(415, &[]),
+            "gzip bomb": refused(413, &[]),
+            "zstd bomb": refused(413, &[]),
+            "too large": refused(413, &[]),
+            "too deep": refused(400, &[1]),
+            "no gzip": refused(400, &[]),
+            "without tls": "closed",
+        })
+    );
+    assert!(running.terminate().success(), "{}", place.log());
+    assert_eq!(place.ids(), (1..=7).collect::<Vec<_>>());
+    assert!(!place.log().contains("s3cret"));
+}
+
+#[test]
+fn arrow_streams_and_requests_of_which_the_rest_is_taken() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), Sink::Parquet, "", FAST);
+    place.write("arrow", ", on_bad_event: accept_rest", FAST);
+    let running = place.start("");
+    let spec = json!({ "do": "arrow", "port": place.port });
+    let found = python("http_source.py", &[spec]).remove(0);
+    assert_eq!(found["good"], json!([200, 3, []]));
+    assert_eq!(found["narrow"], json!([200, 2, []]));
+    assert_eq!(found["some bad"], json!([200, 2, [2]]));
+    for wrong in ["packed", "cut", "nothing"] {
+        assert_eq!(found[wrong], json!([400, null, []]), "{wrong}");
+    }
+    assert!(running.terminate().success(), "{}", place.log());
+    assert_eq!(place.ids(), [1, 2, 3, 4, 5, 6, 8]);
+}
+
+#[test]
+fn a_schema_is_inferred_from_the_first_requests_and_evolves() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), Sink::Iceberg, "", FAST);
+    let text = fs::read_to_string(place.file()).expect("read");
+    let columns = text.lines().find(|line| line.starts_with("format:"));
+    let inferred = text.replace(columns.expect("a format"), "format: json");
+    fs::write(place.file(), inferred).expect("write");
+    let running = place.start("");
+    let mut connection = Client::new(place.port);
+    // The schema is not known: what is no object is refused all the same.
+    assert_eq!(
+        connection.post("", b"[1]\n").expect("an answer").status,
+        400
+    );
+    let answer = connection.post("", &events(0, 100)).expect("an answer");
+    assert_eq!(answer.status, 200);
+    let inferred = (0..1200).find(|_| {
+        pause(50);
+        place.log().contains("inferred schema")
+    });
+    assert!(inferred.is_some(), "{}", place.log());
+    // Once the schema is known, a text is no id.
+    let refused = (0..100).find(|_| {
+        pause(50);
+        let bad = connection.post("", b"{\"id\":\"none\",\"region\":\"eu\"}\n");
+        bad.is_ok_and(|answer| answer.status == 400)
+    });
+    assert!(refused.is_some(), "{}", place.log());
+    let more = b"{\"id\":100,\"region\":\"eu\",\"amount\":1.5,\"sku\":\"new\"}\n";
+    connection.post_until_taken("more", more);
+    for n in 1..50 {
+        connection.post_until_taken(&format!("k{n}"), &events(100 + n, 1));
+    }
+    assert!(running.terminate().success(), "{}", place.log());
+    let ids = place.ids();
+    assert!(place.log().contains("evolves"), "{}", place.log());
+    assert_eq!(ids, (0..150).collect::<Vec<_>>(), "{}", place.log());
+}
