@@ -6,7 +6,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
@@ -123,22 +123,28 @@ fn events(from: u64, count: u64) -> Vec<u8> {
 /// 200, while the process is killed at random times.
 fn killed_at_random(sink: Sink, seed: u64) {
     const CLIENTS: u64 = 24;
-    const REQUESTS: u64 = 100;
+    const KILLS: usize = 12;
     const EVENTS: u64 = 8;
+    /// Ids of each client.
+    const EACH: u64 = 10_000_000;
     let dir = tempfile::tempdir().expect("a folder");
     let place = Place::new(dir.path(), sink, "", FAST);
     let mut running = place.start("");
+    let enough = Arc::new(AtomicBool::new(false));
     let done = Arc::new(AtomicU64::new(0));
-    let repeated = Arc::new(AtomicU64::new(0));
     let clients: Vec<_> = (0..CLIENTS)
         .map(|client| {
-            let (port, done, repeated) = (place.port, Arc::clone(&done), Arc::clone(&repeated));
+            let (port, enough, done) = (place.port, Arc::clone(&enough), Arc::clone(&done));
             thread::spawn(move || {
                 let mut connection = Client::new(port);
                 let mut random = ChaCha8Rng::seed_from_u64(seed * 1000 + client);
-                for request in 0..REQUESTS {
-                    let first = (client * REQUESTS + request) * EVENTS;
-                    let (key, body) = (format!("{client}-{request}"), events(first, EVENTS));
+                let mut requests = 0;
+                while !enough.load(Ordering::Relaxed) {
+                    let (key, first) = (
+                        format!("{client}-{requests}"),
+                        client * EACH + requests * EVENTS,
+                    );
+                    let body = events(first, EVENTS);
                     let answer = connection.post_until_taken(&key, &body);
                     assert_eq!(answer.body["accepted"], EVENTS);
                     if random.random_bool(0.05) {
@@ -146,31 +152,33 @@ fn killed_at_random(sink: Sink, seed: u64) {
                         let again = connection.post_until_taken(&key, &body);
                         assert_eq!(again.body["repeated"], true);
                     }
-                    if answer.body["repeated"] == true {
-                        repeated.fetch_add(1, Ordering::Relaxed);
-                    }
+                    requests += 1;
                     done.fetch_add(1, Ordering::Relaxed);
                 }
+                requests
             })
         })
         .collect();
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    let mut kills = 0;
-    while done.load(Ordering::Relaxed) < CLIENTS * REQUESTS {
-        pause(random.random_range(20..400));
-        if kills < 12 {
-            running.kill();
-            kills += 1;
-            running = place.start("");
+    for _ in 0..KILLS {
+        let before = done.load(Ordering::Relaxed);
+        while done.load(Ordering::Relaxed) < before + 100 {
+            pause(1);
         }
+        pause(random.random_range(0..150));
+        running.kill();
+        running = place.start("");
     }
-    for client in clients {
-        client.join().expect("a client");
+    enough.store(true, Ordering::Relaxed);
+    let mut expected: Vec<u64> = Vec::new();
+    for (client, thread) in clients.into_iter().enumerate() {
+        let first = client as u64 * EACH;
+        let requests = thread.join().expect("a client");
+        expected.extend(first..first + requests * EVENTS);
     }
-    assert!(kills >= 3, "it was killed: {kills}");
+    assert!(expected.len() >= KILLS * 100 * EVENTS as usize);
     assert!(running.terminate().success(), "{}", place.log());
-    let expected: Vec<u64> = (0..CLIENTS * REQUESTS * EVENTS).collect();
-    assert_eq!(place.ids(), expected, "seed={seed}");
+    assert!(place.ids() == expected, "seed={seed} requests={done:?}");
     let found = readers(&[json!({ "kind": place.kind(), "dir": place.dir })]);
     assert_eq!(found[0]["rejects"], 0);
     assert_eq!(found[0]["doubled"], 0);
@@ -258,7 +266,7 @@ fn a_slow_sink_stops_the_clients_and_loses_nothing() {
         "commit: { every: 20ms, min_interval: 10ms, rows: 100 }\nlimits: { memory: 32MiB }",
     );
     // Commits fail until it gives up after a minute; long before that the log is full.
-    let running = place.start("commit.before=error@1+");
+    let running = place.start("iceberg.commit.before_cas=error@1+");
     let mut connection = Client::new(place.port);
     let (mut taken, mut busy) = (0, 0);
     for round in 0..60_000 {

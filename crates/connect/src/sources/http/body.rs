@@ -106,7 +106,7 @@ pub(super) struct Limits {
 /// # Errors
 /// 413, 429; 400 when it ends early.
 pub(super) async fn read<B>(
-    mut body: B,
+    body: &mut B,
     limits: &Limits,
     charge: &mut Charge,
 ) -> Result<Bytes, Refusal>

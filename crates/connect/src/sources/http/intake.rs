@@ -34,7 +34,7 @@ use crate::formats::FormatConfig;
 
 const LONGEST_KEY: usize = 255;
 /// How much is read of the body of a request that is refused, and for how long.
-const DRAINED_BYTES: usize = 1 << 20;
+const DRAINED_BYTES: usize = 4 << 20;
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// How far the end is.
@@ -197,17 +197,35 @@ impl Intake {
             ));
         }
         let (head, mut body) = request.into_parts();
-        match self.head(&head.headers) {
-            Ok(found) => {
-                let under_way = (under_way, found);
-                self.body(under_way, body, limit).await
-            }
+        let posted = match self.read(&head.headers, &mut body, limit).await {
+            Ok(posted) => posted,
             Err(refusal) => {
                 // A client that still sends would not see why.
                 let _ = tokio::time::timeout(DRAIN, body::drain(&mut body, DRAINED_BYTES)).await;
-                Err(refusal)
+                return Err(refusal);
             }
-        }
+        };
+        // A client that goes away now does not stop what has begun.
+        let taking = tokio::spawn(async move {
+            let _under_way = under_way;
+            self.take(posted).await
+        });
+        taking.await.map_err(|error| internal(&error))?
+    }
+
+    async fn read(
+        &self,
+        headers: &HeaderMap,
+        body: &mut Incoming,
+        limit: Duration,
+    ) -> Result<Posted, Refusal> {
+        let head = self.head(headers)?;
+        let mut charge = self.budget.charge();
+        let body = body::read(body, &self.limits, &mut charge);
+        let body = tokio::time::timeout(limit, body).await;
+        let late = "the body did not come in time";
+        let body = body.map_err(|_| Refusal::new(StatusCode::REQUEST_TIMEOUT, late))??;
+        Ok(Posted { head, body, charge })
     }
 
     /// What can be said before the body has come.
@@ -227,27 +245,6 @@ impl Intake {
             encoding,
             key,
         })
-    }
-
-    async fn body(
-        self: Arc<Self>,
-        (under_way, head): (UnderWay, Head),
-        body: Incoming,
-        limit: Duration,
-    ) -> Result<Receipt, Refusal> {
-        let mut charge = self.budget.charge();
-        let body = body::read(body, &self.limits, &mut charge);
-        let body = tokio::time::timeout(limit, body).await;
-        let body = body.map_err(|_| {
-            Refusal::new(StatusCode::REQUEST_TIMEOUT, "the body did not come in time")
-        })??;
-        let posted = Posted { head, body, charge };
-        // A client that goes away now does not stop what has begun.
-        let taking = tokio::spawn(async move {
-            let _under_way = under_way;
-            self.take(posted).await
-        });
-        taking.await.map_err(|error| internal(&error))?
     }
 
     fn authorize(&self, headers: &HeaderMap) -> Result<(), Refusal> {
