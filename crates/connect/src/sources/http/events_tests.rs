@@ -82,7 +82,7 @@ fn json_comes_as_lines_as_an_array_or_as_objects() {
     }
     let pretty = all(Kind::Values, "{\r\n  \"id\": 1,\n \"name\": \"a\\nb\"\n}").expect("one");
     assert_eq!(pretty.events, 1);
-    assert_eq!(pretty.payload.iter().filter(|b| **b == b'\n').count(), 1);
+    assert_eq!(memchr::memchr_iter(b'\n', &pretty.payload).count(), 1);
     assert_eq!(all(Kind::Lines, "").expect("nothing").events, 0);
     assert_eq!(all(Kind::Values, "[]").expect("nothing").events, 0);
 }

@@ -139,7 +139,7 @@ impl HttpSource {
             let tag = Some(id.clone());
             match run[0].content {
                 Content::Bytes => self.ready.push_back(bytes_of(run, tag)),
-                Content::Arrow => self.ready.extend(rows_of(run, &tag)?),
+                Content::Arrow => self.ready.extend(rows_of(run, tag.as_ref())?),
             }
         }
         Ok(())
@@ -192,7 +192,7 @@ fn bytes_of(run: &[Record], tag: Option<String>) -> RawBatch {
     batch(range_of(run), Payload::Bytes(payload), tag)
 }
 
-fn rows_of(run: &[Record], tag: &Option<String>) -> Result<Vec<RawBatch>> {
+fn rows_of(run: &[Record], tag: Option<&String>) -> Result<Vec<RawBatch>> {
     let read = |record: &Record| -> Result<RecordBatch> {
         arrow_body::read(&record.payload)
             .map_err(|error| Error::corrupt(error).context(format!("offset={}", record.position)))
@@ -205,7 +205,7 @@ fn rows_of(run: &[Record], tag: &Option<String>) -> Result<Vec<RawBatch>> {
         let to = from + rows.num_rows() as u64;
         let range = OffsetRange { from, to };
         from = to;
-        batch(range, Payload::Rows(rows), tag.clone())
+        batch(range, Payload::Rows(rows), tag.cloned())
     };
     Ok(rows.into_iter().map(one).collect())
 }

@@ -64,7 +64,10 @@ impl Keys {
             forgotten: 0,
         };
         let mut names = segments::names(folder)?;
-        names.retain(|name| name.starts_with("keys-") && name.ends_with(".keys"));
+        names.retain(|name| {
+            let rest = name.strip_prefix("keys-");
+            rest.is_some_and(|rest| rest.strip_suffix(".keys").is_some())
+        });
         names.sort_unstable();
         for name in names {
             let path = folder.join(name);

@@ -76,7 +76,7 @@ pub(super) struct LogId(pub(super) [u8; 16]);
 
 impl LogId {
     pub(super) fn hex(self) -> String {
-        self.0.iter().map(|byte| format!("{byte:02x}")).collect()
+        format!("{:032x}", u128::from_be_bytes(self.0))
     }
 
     pub(super) fn crc(self, bytes: &[u8]) -> u32 {

@@ -142,9 +142,9 @@ impl Writer {
         }
         let done = written
             .map_err(cannot)
-            .and_then(|()| self.failing("http.log.write"))
+            .and_then(|()| failing(&self.shared, "http.log.write"))
             .and_then(|()| self.file.sync_data().map_err(cannot))
-            .and_then(|()| self.failing("http.log.sync"));
+            .and_then(|()| failing(&self.shared, "http.log.sync"));
         if let Err(error) = done {
             // At once, so that a full disk has the room again.
             let _ = self.mend();
@@ -210,19 +210,17 @@ impl Writer {
         drop(state);
         self.shared.readable.notify_one();
     }
+}
 
-    fn failing(&self, point: &str) -> Result<()> {
-        #[cfg(test)]
-        if self
-            .shared
-            .failing
-            .load(std::sync::atomic::Ordering::Relaxed)
-        {
-            let full = io::Error::from(io::ErrorKind::StorageFull);
-            return Err(Error::io("the log cannot be written", full));
-        }
-        fault::point(point)
+fn failing(shared: &Shared, point: &str) -> Result<()> {
+    #[cfg(test)]
+    if shared.failing.load(std::sync::atomic::Ordering::Relaxed) {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        return Err(Error::io("the log cannot be written", full));
     }
+    #[cfg(not(test))]
+    let _ = shared;
+    fault::point(point)
 }
 
 /// A new segment, durable with its head and its name.
