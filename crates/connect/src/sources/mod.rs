@@ -8,6 +8,7 @@ pub mod file;
 pub mod generator;
 pub mod grpc;
 pub mod http;
+mod logged;
 mod peek;
 pub(crate) mod records;
 pub mod replay;
@@ -97,7 +98,14 @@ impl SourceConfig {
         self.validate(format)?;
         Ok(match self {
             Self::File(config) => Box::new(file::FileSource::new(config, format, context)?),
-            Self::Stdin(config) => Box::new(stdin::StdinSource::new(config, format)),
+            Self::Stdin(config) => {
+                let source = stdin::StdinSource::new(config, format);
+                let bytes = config.chunk_bytes.0 as usize;
+                match &config.wal {
+                    Some(wal) => Box::new(logged::LoggedStdin::new(source, wal, bytes, context)?),
+                    None => Box::new(source),
+                }
+            }
             Self::Generator(config) => Box::new(generator::GeneratorSource::new(config)?),
             Self::Replay(config) => Box::new(replay::ReplaySource::new(config, context)?),
             Self::Grpc(config) => {
@@ -134,7 +142,7 @@ impl SourceConfig {
                 format.name()
             ))
             .hint("pipe JSON or CSV, or read the file with the file source")),
-            Self::Stdin(config) => config.validate(),
+            Self::Stdin(config) => config.validate(format),
             Self::Generator(config) => {
                 let made = match format {
                     FormatConfig::Json(_) => true,
@@ -222,9 +230,13 @@ impl SourceConfig {
         matches!(self, Self::Grpc(config) if config.reflection)
     }
 
-    /// Whether it acknowledges what it is given: then nobody may look at its events but the pipeline.
+    /// Whether it promises to keep what it is given: then nobody may look at its events but the pipeline.
     pub fn acknowledges(&self) -> bool {
-        matches!(self, Self::Http(_))
+        match self {
+            Self::Http(_) => true,
+            Self::Stdin(config) => config.wal.is_some(),
+            _ => false,
+        }
     }
 
     /// What must not change while a pipeline has checkpoints.
@@ -261,7 +273,7 @@ impl SourceConfig {
             | Self::TokenTransfers(_)
             | Self::Http(_) => true,
             Self::Grpc(config) => !config.lossy,
-            Self::Stdin(_) => false,
+            Self::Stdin(config) => config.wal.is_some(),
         }
     }
 

@@ -1,5 +1,6 @@
 //! Standard input: lines as they come. It cannot be read again, so what was read and not committed
-//! when the process dies is lost: [`super::SourceConfig::can_replay`] says so.
+//! when the process dies is lost, unless there is a log ([`super::logged`]):
+//! [`super::SourceConfig::can_replay`] says so.
 //!
 //! A thread of its own reads, since a read of a pipe cannot be abandoned.
 
@@ -13,11 +14,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{records::Records, tag::FileTag};
+use super::{http::WalConfig, logged::LoggedStdin, records::Records, tag::FileTag};
 use crate::{formats::FormatConfig, units::ByteSize};
 
 /// Name of the one source partition.
-const PARTITION: &str = "stdin";
+pub(super) const PARTITION: &str = "stdin";
 /// Reads that wait to be taken.
 const READS: usize = 4;
 
@@ -29,6 +30,9 @@ pub struct StdinConfig {
     pub chunk_bytes: ByteSize,
     /// A line longer than this (and than `chunk_bytes`) stops the pipeline.
     pub max_line_bytes: ByteSize,
+    /// Appends what is read to a write-ahead log first, so that it can be read again.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wal: Option<WalConfig>,
 }
 
 impl Default for StdinConfig {
@@ -36,12 +40,17 @@ impl Default for StdinConfig {
         Self {
             chunk_bytes: ByteSize(1 << 20),
             max_line_bytes: ByteSize(128 << 20),
+            wal: None,
         }
     }
 }
 
 impl StdinConfig {
-    pub(crate) fn validate(&self) -> Result<()> {
+    pub(crate) fn validate(&self, format: &FormatConfig) -> Result<()> {
+        if let Some(wal) = &self.wal {
+            wal.validate()?;
+            LoggedStdin::validate(format)?;
+        }
         if self.chunk_bytes.0 == 0 || self.chunk_bytes.0 > 1 << 30 {
             return Err(Error::config("stdin chunk_bytes is not between 1 and 1GiB"));
         }
@@ -88,6 +97,19 @@ impl StdinSource {
             tag: FileTag::default(),
             ended: false,
         }
+    }
+
+    /// The whole records of what was read already, for who reads no more.
+    pub(super) fn take_read(&mut self) -> Result<Option<RawBatch>> {
+        for _ in 0..=READS {
+            let read = self.reads.as_mut().map(mpsc::Receiver::try_recv);
+            let Some(Ok(Ok(piece))) = read else {
+                break;
+            };
+            self.buffer.extend_from_slice(&piece);
+        }
+        let cut = self.cut();
+        (cut > 0).then(|| self.take(cut, false)).transpose()
     }
 
     /// Where the last whole record ends; zero where none does.

@@ -38,6 +38,7 @@ fn config(chunk_bytes: u64, max_line_bytes: u64) -> StdinConfig {
     StdinConfig {
         chunk_bytes: ByteSize(chunk_bytes),
         max_line_bytes: ByteSize(max_line_bytes),
+        wal: None,
     }
 }
 

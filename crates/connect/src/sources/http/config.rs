@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     formats::FormatConfig,
+    sources::SourceContext,
     units::{ByteSize, Span},
 };
 
@@ -98,6 +99,34 @@ impl Default for WalConfig {
     }
 }
 
+impl WalConfig {
+    /// Checks what can be checked without I/O.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn validate(&self) -> Result<()> {
+        let bytes = self.segment_size.0;
+        if !(1 << 10..=1 << 30).contains(&bytes) {
+            return Err(Error::config(format!(
+                "wal.segment_size is not between 1KiB and 1GiB: segment_size={bytes}"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Where the log is.
+    ///
+    /// # Errors
+    /// `Config` when nothing says it.
+    pub(crate) fn folder(&self, context: &SourceContext) -> Result<PathBuf> {
+        let given = self.path.as_ref().map(|path| context.base.join(path));
+        given.or_else(|| context.wal.clone()).ok_or_else(|| {
+            Error::config("there is no local folder for the write-ahead log: path=wal.path")
+                .hint("name a folder on a local disk: `wal: { path: /var/lib/calve/orders }`")
+        })
+    }
+}
+
 impl Default for HttpConfig {
     fn default() -> Self {
         Self {
@@ -175,12 +204,6 @@ impl HttpConfig {
             ),
             ("batch_bytes", self.batch_bytes.0, 1, 1 << 30),
             ("max_pending", self.max_pending.0, 1, u64::MAX),
-            (
-                "wal.segment_size",
-                self.wal.segment_size.0,
-                1 << 10,
-                1 << 30,
-            ),
         ];
         for (name, value, least, most) in sizes {
             if value < least || value > most {
@@ -192,6 +215,6 @@ impl HttpConfig {
         if self.request_timeout.0.is_zero() {
             return Err(Error::config("request_timeout is zero"));
         }
-        Ok(())
+        self.wal.validate()
     }
 }

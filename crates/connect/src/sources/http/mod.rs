@@ -92,11 +92,7 @@ impl HttpSource {
         format: &FormatConfig,
         context: &SourceContext,
     ) -> Result<Self> {
-        let given = config.wal.path.as_ref().map(|path| context.base.join(path));
-        let folder = given.or_else(|| context.wal.clone()).ok_or_else(|| {
-            Error::config("there is no local folder for the write-ahead log: path=wal.path")
-                .hint("name a folder on a local disk: `wal: { path: /var/lib/calve/orders }`")
-        })?;
+        let folder = config.wal.folder(context)?;
         let lock = Lock::take(&folder)?;
         Ok(Self {
             config: config.clone(),

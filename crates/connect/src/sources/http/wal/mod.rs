@@ -281,6 +281,11 @@ impl Log {
         self.reader.read(most)
     }
 
+    /// The offset behind the last durable record.
+    pub(crate) fn end(&self) -> u64 {
+        self.shared.state.lock().durable
+    }
+
     /// Whether [`Log::read`] would give something.
     pub(crate) fn is_readable(&self) -> bool {
         self.reader.next < self.shared.state.lock().durable

@@ -1,0 +1,252 @@
+//! Standard input with a write-ahead log: what was read from the pipe is appended first, and read on
+//! from the log, so that it can be read again after a crash. The next process goes on with what the
+//! log has, and then with its own standard input.
+//!
+//! What waits in the pipe, or was read and is not in the log yet, is nobody's promise: a pipe cannot
+//! acknowledge. Start with [`LoggedStdin::next`].
+
+use std::path::PathBuf;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use calve_engine::{Error, Payload, RawBatch, Result, Source, SourceEvent};
+use calve_model::{OffsetRange, Offsets, SourcePartition};
+use tokio::task::JoinHandle;
+
+use super::{
+    SourceContext,
+    http::{
+        WalConfig,
+        wal::{Content, Entry, Lock, Log, LogOptions},
+    },
+    stdin::{PARTITION, StdinSource},
+};
+use crate::formats::FormatConfig;
+
+/// Memory for what is appended and not read on.
+const RECENT_BYTES: usize = 16 << 20;
+
+/// Reads standard input through a log.
+pub(super) struct LoggedStdin {
+    inner: StdinSource,
+    batch_bytes: usize,
+    segment_bytes: u64,
+    folder: PathBuf,
+    lock: Option<Lock>,
+    log: Option<Log>,
+    /// An append that is under way: it goes on when `next` is dropped.
+    appending: Option<JoinHandle<Result<u64>>>,
+    discovered: bool,
+    began: bool,
+    /// Nothing more comes from standard input.
+    ended: bool,
+    stopping: bool,
+    over: bool,
+}
+
+impl LoggedStdin {
+    /// A source of what `inner` gives.
+    ///
+    /// # Errors
+    /// `Config` when nothing says where the log is, or another process has it.
+    pub(super) fn new(
+        inner: StdinSource,
+        config: &WalConfig,
+        batch_bytes: usize,
+        context: &SourceContext,
+    ) -> Result<Self> {
+        let folder = config.folder(context)?;
+        Ok(Self {
+            inner,
+            batch_bytes,
+            segment_bytes: config.segment_size.0,
+            lock: Some(Lock::take(&folder)?),
+            folder,
+            log: None,
+            appending: None,
+            discovered: false,
+            began: false,
+            ended: false,
+            stopping: false,
+            over: false,
+        })
+    }
+
+    /// Whether a format's records can follow each other over several processes.
+    ///
+    /// # Errors
+    /// `Config` when they cannot.
+    pub(super) fn validate(format: &FormatConfig) -> Result<()> {
+        let fits = match format {
+            FormatConfig::Json(_) | FormatConfig::Debezium(_) => true,
+            FormatConfig::Csv(csv) => !csv.header,
+            _ => false,
+        };
+        if fits {
+            return Ok(());
+        }
+        Err(Error::config(format!(
+            "stdin with a log is read as lines without a header: format={}",
+            format.name()
+        ))
+        .hint("json, debezium, and csv with `header: false`; or leave `wal` out"))
+    }
+
+    fn log(&mut self) -> Result<&mut Log> {
+        self.log
+            .as_mut()
+            .ok_or_else(|| Error::internal("the log is read before it is open"))
+    }
+
+    fn batch(&mut self) -> Result<RawBatch> {
+        let most = self.batch_bytes;
+        let log = self.log()?;
+        let (tag, records) = (log.id(), log.read(most)?);
+        let from = records.first().map_or(0, |record| record.position);
+        let bytes: Vec<&[u8]> = records.iter().map(|record| &*record.payload).collect();
+        let bytes = match &records[..] {
+            [one] => one.payload.clone(),
+            _ => Bytes::from(bytes.concat()),
+        };
+        Ok(batch(from, bytes, Some(tag)))
+    }
+
+    /// Appends what was read, on a task of its own.
+    fn append(&mut self, raw: RawBatch) -> Result<()> {
+        let Payload::Bytes(mut bytes) = raw.payload else {
+            return Err(Error::internal("standard input gave no bytes"));
+        };
+        if !self.began {
+            self.began = true;
+            // The decoder expects it at the beginning of the log alone.
+            if bytes.starts_with(b"\xef\xbb\xbf") {
+                bytes = bytes.slice(3..);
+            }
+        }
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        if !bytes.ends_with(b"\n") {
+            // The last line, behind which another process will go on.
+            bytes = [&bytes, &b"\n"[..]].concat().into();
+        }
+        let appender = self.log()?.appender();
+        let room = appender
+            .room(bytes.len() as u64, u64::MAX)
+            .ok_or_else(|| Error::internal("there is no end to what may be pending"))?;
+        let units = u32::try_from(bytes.len())
+            .map_err(|_| Error::config("stdin was read in pieces of more than 4 GiB"))?;
+        let entry = Entry {
+            content: Content::Bytes,
+            units,
+            events: 0,
+            refused: 0,
+            key: None,
+            payload: bytes,
+        };
+        let append = async move { appender.append(entry, room).await };
+        self.appending = Some(tokio::spawn(append));
+        Ok(())
+    }
+}
+
+fn batch(from: u64, bytes: Bytes, tag: Option<String>) -> RawBatch {
+    RawBatch {
+        partition: SourcePartition::new(PARTITION),
+        range: OffsetRange {
+            from,
+            to: from + bytes.len() as u64,
+        },
+        payload: Payload::Bytes(bytes),
+        last: false,
+        tag,
+        arrival: None,
+    }
+}
+
+#[async_trait]
+impl Source for LoggedStdin {
+    async fn open(&mut self, from: &Offsets) -> Result<()> {
+        let position = from.0.get(PARTITION);
+        let options = LogOptions {
+            folder: self.folder.clone(),
+            segment_bytes: self.segment_bytes,
+            recent_bytes: RECENT_BYTES,
+            key_ttl_ms: 0,
+            most_keys: 0,
+        };
+        let lock = self.lock.take();
+        let lock = lock.ok_or_else(|| Error::internal("the source is opened twice"))?;
+        let log = Log::open_locked(
+            lock,
+            &options,
+            position.map_or(0, |position| position.offset),
+            position.and_then(|position| position.tag.as_deref()),
+        )?;
+        self.log = Some(log);
+        self.inner.open(&Offsets::default()).await
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent> {
+        if !self.discovered {
+            self.discovered = true;
+            let partition = SourcePartition::new(PARTITION);
+            return Ok(SourceEvent::Discovered(vec![partition]));
+        }
+        loop {
+            if self.over {
+                return Ok(SourceEvent::End);
+            }
+            if self.log()?.is_readable() {
+                return Ok(SourceEvent::Batch(self.batch()?));
+            }
+            if let Some(appending) = &mut self.appending {
+                let appended = appending.await;
+                self.appending = None;
+                appended.map_err(|e| Error::internal("an append ended early").because(e))??;
+                continue;
+            }
+            if self.stopping && !self.ended {
+                self.ended = true;
+                if let Some(raw) = self.inner.take_read()? {
+                    self.append(raw)?;
+                }
+                continue;
+            }
+            if self.ended {
+                self.over = true;
+                if self.stopping {
+                    continue;
+                }
+                let end = self.log()?.end();
+                let mut last = batch(end, Bytes::new(), None);
+                last.last = true;
+                return Ok(SourceEvent::Batch(last));
+            }
+            match self.inner.next().await? {
+                SourceEvent::Batch(raw) => self.append(raw)?,
+                SourceEvent::End => self.ended = true,
+                SourceEvent::Discovered(_) => {}
+                other => return Ok(other),
+            }
+        }
+    }
+
+    async fn committed(&mut self, upto: &Offsets) -> Result<()> {
+        let upto = upto.position(PARTITION);
+        self.log()?.trim(upto)
+    }
+
+    fn lag(&self) -> Option<u64> {
+        self.log.as_ref().map(|log| log.appender().pending())
+    }
+
+    fn stop(&mut self) -> bool {
+        self.stopping = true;
+        true
+    }
+}
+
+#[cfg(test)]
+#[path = "logged_tests.rs"]
+mod tests;
