@@ -1,6 +1,6 @@
 //! Sizes that a pipeline finds by itself, and sizes that are fixed.
 
-use std::{fs, path::Path, process::Command};
+use std::{fmt::Write as _, fs, path::Path, process::Command};
 
 use calve_e2e::{calve, command};
 
@@ -54,9 +54,10 @@ fn commits_come_as_seldom_as_freshness_allows() {
 #[test]
 fn batches_have_about_the_size_that_is_asked_for() {
     let events = 300_000;
-    let lines: String = (0..events)
-        .map(|id| format!("{{\"id\":{id},\"region\":\"eu\"}}\n"))
-        .collect();
+    let mut lines = String::new();
+    for id in 0..events {
+        let _ = writeln!(lines, "{{\"id\":{id},\"region\":\"eu\"}}");
+    }
     for rows in [300, 3_000, 10_000] {
         let dir = tempfile::tempdir().expect("a folder");
         let input = dir.path().join("in.ndjson");

@@ -77,9 +77,8 @@ impl Cutter {
         tables: Tables,
         metrics: Metrics,
         options: ShardOptions,
-        permits: Arc<Semaphore>,
+        (permits, flow): (Arc<Semaphore>, Flow),
         checkpoints: Checkpoints,
-        flow: Flow,
     ) -> Self {
         Self {
             epoch: claim.epoch,

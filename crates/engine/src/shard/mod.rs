@@ -264,9 +264,8 @@ async fn run_until(
         tables,
         metrics,
         options,
-        permits,
+        (permits, flow),
         checkpoints,
-        flow,
     );
     let mut cutting = Task::spawn(cutter.run(incoming, cuts));
 

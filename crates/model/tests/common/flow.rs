@@ -27,7 +27,8 @@ impl World {
     pub(crate) fn is_steady(&self) -> bool {
         self.store.1 < 0.5
             && [100.0, 300.0, 500.0].iter().all(|t| {
-                (self.load)(*t) == (self.load)(0.0) && (self.catalog)(*t) == (self.catalog)(0.0)
+                let moved = |of: fn(f64) -> f64| (of(*t) - of(0.0)).abs();
+                moved(self.load) + moved(self.catalog) < 1e-9
             })
     }
 }
