@@ -2,8 +2,10 @@
 
 use std::{
     fs,
-    io::{Seek as _, SeekFrom, Write as _},
+    io::{Read as _, Seek as _, SeekFrom, Write as _},
+    net::TcpStream,
     path::{Path, PathBuf},
+    process::{Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -12,7 +14,7 @@ use std::{
 };
 
 use calve_e2e::{
-    Running, Sink,
+    Running, Sink, calve,
     http::{Client, free_port, wait_for},
     pause, python, readers,
 };
@@ -259,12 +261,12 @@ fn told_to_stop_in_mid_traffic_it_writes_all_that_it_answered() {
 fn a_slow_sink_stops_the_clients_and_loses_nothing() {
     let dir = tempfile::tempdir().expect("a folder");
     let source = ", max_pending: 40KB, batch_bytes: 8KiB";
-    let place = Place::new(
-        dir.path(),
-        Sink::Iceberg,
-        source,
-        "commit: { every: 20ms, min_interval: 10ms, rows: 100 }\nlimits: { memory: 32MiB }",
+    let serve = free_port();
+    let more = format!(
+        "commit: {{ every: 20ms, min_interval: 10ms, rows: 100 }}\nlimits: {{ memory: 32MiB }}\n\
+         serve: {{ listen: \"127.0.0.1:{serve}\" }}"
     );
+    let place = Place::new(dir.path(), Sink::Iceberg, source, &more);
     // Commits fail until it gives up after a minute; long before that the log is full.
     let running = place.start("iceberg.commit.before_cas=error@1+");
     let mut connection = Client::new(place.port);
@@ -285,6 +287,24 @@ fn a_slow_sink_stops_the_clients_and_loses_nothing() {
         }
     }
     assert!(busy >= 20 && taken > 3, "busy={busy} taken={taken}");
+    let metrics = get(serve, "/metrics");
+    let figure = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name));
+        let value = line.and_then(|line| line.rsplit(' ').next());
+        let value: f64 = value.and_then(|v| v.parse().ok()).unwrap_or(-1.0);
+        assert!(value >= 0.0, "{name}: {metrics}");
+        value
+    };
+    assert_eq!(
+        figure("calve_http_events_accepted_total") as u64,
+        taken * 100
+    );
+    assert!(figure("calve_http_pending_bytes") > 30e3);
+    assert!(figure("calve_http_oldest_unread_seconds") < 60.0);
+    for (status, count) in [("200", taken), ("429", busy)] {
+        let label = format!("status=\"{status}\"}} {count}");
+        assert!(metrics.contains(&label), "{label}: {metrics}");
+    }
     running.kill();
     // The same without a fault: it takes on at once.
     let running = place.start("");
@@ -298,6 +318,66 @@ fn a_slow_sink_stops_the_clients_and_loses_nothing() {
     }
     assert!(running.terminate().success(), "{}", place.log());
     assert_eq!(place.ids(), (0..taken * 100).collect::<Vec<_>>());
+}
+
+fn get(port: u16, path: &str) -> String {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("connect");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).expect("send");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("receive");
+    answer
+}
+
+#[test]
+fn standard_input_with_a_log_survives_a_kill() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), Sink::Iceberg, "", NEVER);
+    let text = fs::read_to_string(place.file()).expect("read");
+    let (from, to) = (text.find("source:"), text.find("format:"));
+    let (from, to) = (from.expect("a source"), to.expect("a format"));
+    let wal = place.dir.join("wal");
+    let source = format!(
+        "source: {{ stdin: {{ wal: {{ path: \"{}\", segment_size: 64KiB }} }} }}\n",
+        wal.display()
+    );
+    let text = format!("{}{source}{}", &text[..from], &text[to..]);
+    fs::write(place.file(), text).expect("write");
+    let run = |input: &[u8], ends: bool| {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(place.dir.join("log"));
+        let mut command = Command::new(calve());
+        command.arg("run").arg(place.file());
+        let command = command.stdin(Stdio::piped()).stderr(log.expect("a log"));
+        let mut child = command.spawn().expect("start calve");
+        let mut pipe = child.stdin.take().expect("a pipe");
+        pipe.write_all(input).expect("write");
+        (child, (!ends).then_some(pipe))
+    };
+    let logged = || -> u64 {
+        let sizes = place.segments().into_iter().map(fs::metadata);
+        sizes
+            .map(|found| found.map_or(0, |found| found.len()))
+            .sum()
+    };
+    for round in 0..3 {
+        let input = events(round * 5000, 5000);
+        let before = if round == 0 { 0 } else { logged() };
+        let (mut child, _pipe) = run(&input, false);
+        let appended = (0..1200).find(|_| {
+            pause(20);
+            wal.exists() && logged() >= before + input.len() as u64
+        });
+        // Nothing is committed by then.
+        child.kill().expect("kill");
+        child.wait().expect("wait");
+        assert!(appended.is_some(), "{}", place.log());
+    }
+    let (mut child, _) = run(&events(15_000, 10), true);
+    assert!(child.wait().expect("wait").success(), "{}", place.log());
+    assert_eq!(place.ids(), (0..15_010).collect::<Vec<_>>());
 }
 
 #[test]
