@@ -137,6 +137,9 @@ impl PipelineFile {
             }
             outside("rejects.path", rejects)?;
         }
+        if let Some(wal) = self.source.wal_path().and_then(Path::to_str) {
+            outside("wal.path", wal)?;
+        }
         let checkpoints = self.checkpoint_location();
         if let Some(checkpoint) = &self.checkpoint
             && let Some(sql) = &checkpoint.sql

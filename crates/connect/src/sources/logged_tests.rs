@@ -34,9 +34,8 @@ fn source(dir: &Path, input: impl std::io::Read + Send + 'static) -> LoggedStdin
 }
 
 fn lines(from: usize, count: usize) -> String {
-    (from..from + count)
-        .map(|n| format!("{{\"n\":{n}}}\n"))
-        .collect()
+    let line = |n| format!("{{\"n\":{n}}}\n");
+    (from..from + count).map(line).collect()
 }
 
 /// Batches until so many bytes have come, or the end.
@@ -64,7 +63,9 @@ fn what_was_read_comes_again_after_a_crash_and_then_what_is_new() {
         assert_eq!(text(&batches), lines(0, 100));
         assert!(batches.last().expect("the last").last);
         let mut half = Offsets::default();
-        batches[..2].iter().for_each(|raw| account(&mut half, raw));
+        for raw in &batches[..2] {
+            account(&mut half, raw);
+        }
         drop(one);
         let mut two = source(dir.path(), Cursor::new(lines(100, 50)));
         two.open(&half).await.expect("open");
@@ -73,7 +74,9 @@ fn what_was_read_comes_again_after_a_crash_and_then_what_is_new() {
         let before = text(&batches[..2]).len();
         assert_eq!(text(&rest), expected[before..]);
         let mut end = half.clone();
-        rest.iter().for_each(|raw| account(&mut end, raw));
+        for raw in &rest {
+            account(&mut end, raw);
+        }
         assert_eq!(end.position(PARTITION), expected.len() as u64);
         two.committed(&end).await.expect("trim");
         drop(two);

@@ -18,7 +18,7 @@ pub(crate) mod tag;
 pub(crate) mod testing;
 pub mod token_transfers;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use arrow::datatypes::SchemaRef;
 use calve_engine::{Error, Result, Source, stores::Stores};
@@ -228,6 +228,15 @@ impl SourceConfig {
     /// Whether only a server knows what its messages are.
     pub fn asks_the_server(&self) -> bool {
         matches!(self, Self::Grpc(config) if config.reflection)
+    }
+
+    /// The folder of its write-ahead log, where the pipeline file names one.
+    pub fn wal_path(&self) -> Option<&Path> {
+        match self {
+            Self::Http(config) => config.wal.path.as_deref(),
+            Self::Stdin(config) => config.wal.as_ref()?.path.as_deref(),
+            _ => None,
+        }
     }
 
     /// Whether it promises to keep what it is given: then nobody may look at its events but the pipeline.

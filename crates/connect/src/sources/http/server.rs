@@ -1,7 +1,7 @@
 //! Connections: a thread with a runtime of its own, so that neither a slow sink nor a reader that waits
 //! holds up an answer.
 
-use std::{net::SocketAddr, sync::Arc, thread, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, thread, time::Duration};
 
 use calve_engine::{Error, Result};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
@@ -20,6 +20,8 @@ use super::intake::Intake;
 const MOST_THREADS: usize = 4;
 /// How long a handshake may take.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long the end waits for the last answers.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 /// After an accept that failed, as for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -114,15 +116,15 @@ async fn accept(listener: TcpListener, serving: Arc<Serving>, mut closed: watch:
         };
         let (place, accepted) = tokio::select! {
             biased;
-            _ = closed.changed() => return,
+            _ = closed.changed() => break,
             next = next => next,
         };
         match accepted {
             Ok((stream, peer)) => {
-                let serving = Arc::clone(&serving);
+                let (serving, closed) = (Arc::clone(&serving), closed.clone());
                 tokio::spawn(async move {
                     let _place = place;
-                    connection(stream, peer, serving).await;
+                    connection(stream, peer, serving, closed).await;
                 });
             }
             Err(error) => {
@@ -131,21 +133,30 @@ async fn accept(listener: TcpListener, serving: Arc<Serving>, mut closed: watch:
             }
         }
     }
+    drop(listener);
+    // What is accepted already is answered, as far as that takes no longer.
+    let all = u32::try_from(serving.max_connections).unwrap_or(u32::MAX);
+    let _ = timeout(LAST_ANSWERS, places.acquire_many(all)).await;
 }
 
-async fn connection(stream: TcpStream, peer: SocketAddr, serving: Arc<Serving>) {
+async fn connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    serving: Arc<Serving>,
+    closed: watch::Receiver<bool>,
+) {
     let _ = stream.set_nodelay(true);
     let Some(tls) = &serving.tls else {
-        return serve(stream, peer, &serving).await;
+        return serve(stream, peer, &serving, closed).await;
     };
     match timeout(HANDSHAKE, tls.accept(stream)).await {
-        Ok(Ok(stream)) => serve(stream, peer, &serving).await,
+        Ok(Ok(stream)) => serve(stream, peer, &serving, closed).await,
         Ok(Err(error)) => tracing::debug!(%peer, "the TLS handshake failed: {error}"),
         Err(_) => tracing::debug!(%peer, "the TLS handshake took too long"),
     }
 }
 
-async fn serve<S>(stream: S, peer: SocketAddr, serving: &Serving)
+async fn serve<S>(stream: S, peer: SocketAddr, serving: &Serving, mut closed: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -157,7 +168,17 @@ where
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limit);
-    if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), service));
+    let closing = async move { closed.wait_for(|closed| *closed).await.is_ok() };
+    let ended = tokio::select! {
+        biased;
+        ended = &mut connection => ended,
+        _ = closing => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
         tracing::debug!(%peer, "a connection ended: {error}");
     }
 }
