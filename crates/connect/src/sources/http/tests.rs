@@ -259,3 +259,77 @@ fn what_is_no_request_for_events_is_told_so() {
         assert!(raw(&chunked).starts_with("HTTP/1.1 413"));
     });
 }
+
+#[test]
+fn settings_that_cannot_be_are_refused() {
+    use crate::formats::{ArrowConfig, CsvConfig, JsonConfig};
+    let json = FormatConfig::Json(JsonConfig::default());
+    config().validate(&json).expect("the defaults");
+    let everywhere = SocketAddr::from(([0, 0, 0, 0], 8090));
+    let open = HttpConfig {
+        listen: everywhere,
+        ..config()
+    };
+    let error = open.validate(&json).expect_err("no tokens");
+    assert!(error.message().contains("not loopback"), "{error:?}");
+    let tokens = vec![calve_engine::Secret::new("t")];
+    let guarded = HttpConfig { tokens, ..open };
+    guarded.validate(&json).expect("tokens");
+    assert!(!format!("{guarded:?}").contains("\"t\""));
+    let wrong = [
+        HttpConfig {
+            path: "events".to_owned(),
+            ..config()
+        },
+        HttpConfig {
+            tokens: vec![calve_engine::Secret::new(" ")],
+            ..config()
+        },
+        HttpConfig {
+            max_depth: 0,
+            ..config()
+        },
+        HttpConfig {
+            wal: WalConfig {
+                segment_size: ByteSize(1),
+                ..WalConfig::default()
+            },
+            ..config()
+        },
+    ];
+    for wrong in wrong {
+        assert!(wrong.validate(&json).is_err(), "{wrong:?}");
+    }
+    for format in [
+        FormatConfig::Csv(CsvConfig::default()),
+        FormatConfig::Arrow(ArrowConfig::default()),
+    ] {
+        assert!(config().validate(&format).is_err(), "{format:?}");
+    }
+}
+
+#[test]
+fn answers_on_their_way_are_given_before_the_end() {
+    let dir = TempDir::new().expect("a folder");
+    block_on(async {
+        let source = opened(dir.path(), &config(), &Offsets::default()).await;
+        let address = source.address();
+        let mut stream = TcpStream::connect(address).expect("connect");
+        let head = "POST /events HTTP/1.1\r\nHost: x\r\nContent-Type: application/x-ndjson\r\n\
+                    Content-Length: 8\r\n\r\n";
+        stream.write_all(head.as_bytes()).expect("send");
+        stream.write_all(b"{\"n\"").expect("send");
+        let intake = Arc::clone(source.intake.as_ref().expect("open"));
+        while intake.under_way() == 0 {
+            thread::yield_now();
+        }
+        let ending = thread::spawn(move || drop(source));
+        stream.write_all(b":1}\n").expect("send");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).expect("receive");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        ending.join().expect("ended");
+        let mut again = opened(dir.path(), &config(), &Offsets::default()).await;
+        assert_eq!(text(&read(&mut again).await), event(1));
+    });
+}
