@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use calve_model::flow::{Controller, Fact, Goal, Sizes};
 use parking_lot::Mutex;
 
+use super::ShardOptions;
 use crate::{batch::RawBatch, metrics::Metrics};
 
 /// How often an epoch ends.
@@ -34,6 +35,8 @@ pub(super) struct Flow(Arc<Inner>);
 struct Inner {
     every: CommitEvery,
     rows: BatchRows,
+    /// Of a batch whose size is found: several are to be in flight, or batchers would take turns.
+    most_bytes: usize,
     state: Mutex<State>,
     metrics: Metrics,
 }
@@ -48,17 +51,21 @@ struct State {
 /// Of a batch that is asked for, whatever its events are.
 const LEAST_BYTES: usize = 1 << 10;
 const MOST_BYTES: usize = 1 << 28;
+/// Batches that are in flight at least.
+const IN_FLIGHT: usize = 8;
 
 impl Flow {
-    pub(super) fn new(every: CommitEvery, rows: BatchRows, memory: u64, metrics: Metrics) -> Self {
+    pub(super) fn new(options: &ShardOptions, metrics: Metrics) -> Self {
+        let (every, rows) = (options.commit_every, options.batch_rows);
         let (CommitEvery::Fixed(freshness) | CommitEvery::Fresh(freshness)) = every;
         let goal = Goal {
             freshness: micros(freshness),
-            memory,
+            memory: options.memory_bytes,
         };
         Self(Arc::new(Inner {
             every,
             rows,
+            most_bytes: options.in_flight_bytes / IN_FLIGHT,
             state: Mutex::new(State {
                 controller: Controller::new(goal),
                 event_bytes: None,
@@ -133,7 +140,11 @@ impl Flow {
         let state = self.0.state.lock();
         let rows = self.wanted(&state.controller.sizes())?;
         let bytes = rows as f64 * state.event_bytes?;
-        Some((bytes as usize).clamp(LEAST_BYTES, MOST_BYTES))
+        let most = match self.0.rows {
+            BatchRows::Fixed(_) => MOST_BYTES,
+            _ => self.0.most_bytes,
+        };
+        Some((bytes as usize).min(most).max(LEAST_BYTES))
     }
 }
 

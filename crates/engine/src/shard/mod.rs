@@ -184,12 +184,7 @@ async fn run_until(
         }
     }
 
-    let flow = flow::Flow::new(
-        options.commit_every,
-        options.batch_rows,
-        options.memory_bytes,
-        metrics.clone(),
-    );
+    let flow = flow::Flow::new(&options, metrics.clone());
     let permits = in_flight(options.in_flight_bytes);
     let slots = pool.current_num_threads() * 4;
     let (items, incoming) = mpsc::channel(slots);
