@@ -11,6 +11,7 @@ mod out;
 mod pipeline;
 mod schema;
 mod serve;
+mod shares;
 mod upkeep;
 mod windows;
 

@@ -25,6 +25,7 @@ use crate::{
     config::{AutoOr, PipelineFile, SinkConfig},
     out,
     schema::{SchemaVersion, Stored, evolve, with_evolution, with_rescued},
+    shares::Shares,
     upkeep, windows,
 };
 
@@ -159,7 +160,7 @@ pub(crate) fn context(file: &PipelineFile) -> SourceContext {
         base: PathBuf::new(),
         stores: stores(file),
         wal: file.wal_folder(),
-        memory_bytes: Some(file.limits.memory.0),
+        memory_bytes: Some(file.limits.memory_bytes()),
         ..SourceContext::default()
     }
 }
@@ -178,10 +179,11 @@ fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Option<Planned>> {
     let Some(transform) = &file.transform else {
         return Ok(None);
     };
+    let most = Shares::of(file).lookup;
     let lookups: Vec<Lookup> = transform
         .tables
         .iter()
-        .map(|(name, config)| Lookup::read(name, config))
+        .map(|(name, config)| Lookup::read(name, config, most))
         .collect::<Result<_>>()?;
     SqlTransform::plan(&transform.sql, Arc::clone(events), &lookups)
         .map(Some)
@@ -301,10 +303,12 @@ pub(crate) async fn open(
         .as_ref()
         .map_or_else(|| Arc::clone(&front.rows), |w| w.schema(&front.rows));
     let pool = Arc::new(pool(file)?);
+    let shares = Shares::of(file);
+    metrics.set_memory_limit(shares.budget);
     let options = WriteOptions {
         target_file_size: file.commit.target_file_size.0,
         compression: file.commit.compression,
-        memory_bytes: writer_memory(file),
+        memory_bytes: shares.files as usize,
         schema_version: schema.number,
         ..WriteOptions::default()
     };
@@ -312,6 +316,7 @@ pub(crate) async fn open(
         file,
         stores: &stores,
         options: &options,
+        shares: &shares,
         checkpoints: &checkpoints,
         pool: &pool,
     };
@@ -354,7 +359,7 @@ pub(crate) async fn open(
         fingerprints,
         options: ShardOptions {
             drain,
-            ..shard_options(file)
+            ..shard_options(file, &shares)
         },
     };
     Ok(Pipeline {
@@ -369,6 +374,7 @@ struct Opening<'a> {
     file: &'a PipelineFile,
     stores: &'a Stores,
     options: &'a WriteOptions,
+    shares: &'a Shares,
     checkpoints: &'a Checkpoints,
     pool: &'a Arc<rayon::ThreadPool>,
 }
@@ -389,7 +395,8 @@ impl Opening<'_> {
                     hidden: &hidden,
                     null_keys: file.window.is_some(),
                     checkpoints: self.checkpoints,
-                    memory_bytes: file.limits.memory.0 as usize / 8,
+                    memory_bytes: self.shares.changes as usize,
+                    index_bytes: self.shares.index as usize,
                     target_file_size: file.commit.target_file_size.0,
                     tiers: upkeep::tiers(file),
                 });
@@ -422,19 +429,7 @@ pub(crate) fn hidden(format: &FormatConfig) -> Vec<String> {
     }
 }
 
-/// Parts of an upload cannot be small, and wait in memory until they are full: on an object store the
-/// writer gets twice as much.
-fn writer_memory(file: &PipelineFile) -> usize {
-    let memory = file.limits.memory.0 as usize;
-    (if file.sink.is_remote() {
-        memory / 8
-    } else {
-        memory / 16
-    })
-    .clamp(8 << 20, 256 << 20)
-}
-
-fn shard_options(file: &PipelineFile) -> ShardOptions {
+fn shard_options(file: &PipelineFile, shares: &Shares) -> ShardOptions {
     let event_time = file.event_time.as_ref();
     ShardOptions {
         commit_every: file.commit.interval(),
@@ -442,12 +437,12 @@ fn shard_options(file: &PipelineFile) -> ShardOptions {
             AutoOr::Auto => BatchRows::Auto,
             AutoOr::Fixed(rows) => BatchRows::Fixed(rows),
         },
-        memory_bytes: file.limits.memory.0,
+        memory_bytes: shares.levels(),
         min_interval: file.commit.min_interval.0,
         commit_rows: file.commit.rows,
         max_delay: event_time.map_or(0, |e| e.max_delay.0.as_micros() as i64),
         idle_timeout: event_time.map_or(std::time::Duration::from_mins(1), |e| e.idle_timeout.0),
-        in_flight_bytes: (file.limits.memory.0 as usize / 32).max(4 << 20),
+        in_flight_bytes: shares.in_flight as usize,
         drain: false,
         retry_for: std::time::Duration::from_mins(1),
     }

@@ -8,7 +8,10 @@ use calve_engine::{Error, Result};
 use calve_lake::iceberg::{self, CompactOptions, Tiers};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Compact, PipelineFile, SinkConfig};
+use crate::{
+    config::{Compact, PipelineFile, SinkConfig},
+    shares::Shares,
+};
 
 /// Fewer small files of a table partition are left alone.
 const MIN_FILES: usize = 5;
@@ -42,7 +45,7 @@ pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()>
         min_files: MIN_FILES,
         all_deletes: false,
         sort: false,
-        memory_bytes: (file.limits.memory.0 as usize / 16).clamp(8 << 20, 256 << 20),
+        memory_bytes: Shares::of(file).compaction as usize,
         dry_run: false,
     };
     // One thread: the pipeline comes first.

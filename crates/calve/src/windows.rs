@@ -11,7 +11,10 @@ use calve_engine::{
 use calve_sql::WindowedAggregate;
 use serde_json::json;
 
-use crate::config::{PipelineFile, SinkConfig, beside};
+use crate::{
+    config::{PipelineFile, SinkConfig, beside},
+    shares::Shares,
+};
 
 /// The windows of a pipeline, planned for the rows that its transform makes; none where it has none.
 ///
@@ -46,7 +49,7 @@ pub(crate) fn plan(file: &PipelineFile, rows: &SchemaRef) -> Result<Option<Windo
         key_in_states,
         late: window.late(),
         pane_columns: window.pane_columns,
-        memory_bytes: (file.limits.memory.0 as usize / 4).max(8 << 20),
+        memory_bytes: Shares::of(file).windows as usize,
     }))
 }
 

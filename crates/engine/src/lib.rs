@@ -12,6 +12,7 @@ pub mod error;
 pub mod event_time;
 pub mod fault;
 pub mod metrics;
+pub mod opaque;
 pub mod rejects;
 pub mod seams;
 pub mod secret;
@@ -21,6 +22,7 @@ pub mod windows;
 
 pub use batch::{Decoded, EventTimeBounds, Payload, RawBatch, Reject};
 pub use error::{Error, ErrorKind, Policy, Result};
+pub use opaque::Opaque;
 pub use seams::{
     Aggregate, BatcherFactory, Commit, Decoder, Outcome, Output, OutputState, Prepared, Sealed,
     Source, SourceEvent, Split, Splitter, TableWriter, Transform,

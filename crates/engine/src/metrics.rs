@@ -64,6 +64,11 @@ struct StageLabel {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabel {
+    part: &'static str,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct FigureLabel {
     figure: &'static str,
 }
@@ -118,6 +123,8 @@ struct Inner {
     intake: IntakeFigures,
     link: RwLock<Option<Arc<Link>>>,
     memory: Gauge,
+    held: Family<PartLabel, Gauge>,
+    memory_limit: Gauge,
     resident: Gauge,
     wanted_rows: Family<Unlabelled, Gauge>,
     commit_interval: Family<Unlabelled, Gauge<f64, AtomicU64>>,
@@ -258,6 +265,8 @@ impl Metrics {
             intake: IntakeFigures::default(),
             link: RwLock::new(None),
             memory: Gauge::default(),
+            held: Family::default(),
+            memory_limit: Gauge::default(),
             resident: Gauge::default(),
             wanted_rows: Family::default(),
             commit_interval: Family::default(),
@@ -335,9 +344,21 @@ impl Metrics {
         inner.intake.register(&mut registry);
         registry.register_with_unit(
             "memory",
-            "bytes held by batches and writers",
+            "bytes of limits.memory that are held",
             Unit::Bytes,
             inner.memory.clone(),
+        );
+        registry.register_with_unit(
+            "memory_limit",
+            "what limits.memory is",
+            Unit::Bytes,
+            inner.memory_limit.clone(),
+        );
+        registry.register_with_unit(
+            "memory_held",
+            "bytes of limits.memory that are held, by part",
+            Unit::Bytes,
+            inner.held.clone(),
         );
         registry.register_with_unit(
             "process_resident_memory",
@@ -498,9 +519,20 @@ impl Metrics {
         self.0.watermark.store(watermark, Ordering::Relaxed);
     }
 
-    /// What batches and writers hold.
-    pub fn set_levels(&self, memory_bytes: usize, open_files: usize) {
-        self.0.memory.set(memory_bytes as i64);
+    /// What `limits.memory` is.
+    pub fn set_memory_limit(&self, bytes: u64) {
+        self.0.memory_limit.set(bytes as i64);
+    }
+
+    /// What each part of the pipeline holds of `limits.memory`.
+    pub fn set_levels(&self, held: [(&'static str, usize); 3], open_files: usize) {
+        let inner = &self.0;
+        for (part, bytes) in held {
+            let gauge = inner.held.get_or_create(&PartLabel { part });
+            gauge.set(bytes as i64);
+        }
+        let all: usize = held.iter().map(|(_, bytes)| bytes).sum();
+        inner.memory.set(all as i64);
         self.0.open_files.set(open_files as i64);
     }
 

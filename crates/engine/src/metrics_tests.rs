@@ -89,7 +89,10 @@ fn worked() -> Metrics {
     }
     metrics.set_watermark(1_700_000_000_000_000);
     metrics.set_source_lag(Some(17));
-    metrics.set_levels(1 << 20, 4);
+    metrics.set_levels(
+        [("batches", 1 << 19), ("windows", 0), ("files", 1 << 19)],
+        4,
+    );
     for output in [TABLE, REJECTS] {
         metrics.commit_tried(output, "conflict", 0.01);
         metrics.commit_tried(output, "committed", 0.02);
@@ -105,7 +108,7 @@ fn worked() -> Metrics {
 
 #[test]
 fn every_metric_is_there_with_its_labels() {
-    let everywhere: [(&str, &str, &[&str]); 20] = [
+    let everywhere: [(&str, &str, &[&str]); 22] = [
         ("calve_up", "gauge", &[]),
         ("calve_events_received", "counter", &[]),
         ("calve_bytes_received", "counter", &[]),
@@ -123,6 +126,8 @@ fn every_metric_is_there_with_its_labels() {
         ("calve_watermark_lag_seconds", "gauge", &[]),
         ("calve_source_lag", "gauge", &[]),
         ("calve_memory_bytes", "gauge", &[]),
+        ("calve_memory_held_bytes", "gauge", &["part"]),
+        ("calve_memory_limit_bytes", "gauge", &[]),
         ("calve_process_resident_memory_bytes", "gauge", &[]),
         ("calve_process_anonymous_memory_bytes", "gauge", &[]),
         ("calve_allocator_bytes", "gauge", &["figure"]),

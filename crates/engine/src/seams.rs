@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     batch::{Decoded, RawBatch, Reject},
     error::{Error, Result},
+    opaque::Opaque,
 };
 
 /// Reads raw batches. Lives on a thread of its own (with a runtime of one thread), so it may block
@@ -373,7 +374,7 @@ pub struct Prepared {
     /// Number of files.
     pub files: u64,
     /// What the output needs to make them visible; opaque to the engine. Null when there is nothing.
-    pub content: serde_json::Value,
+    pub content: Opaque,
     /// Every run in the checkpoint store (see [`crate::checkpoint::Checkpoints::create_run`]) that
     /// the output needs from this epoch on, also those of earlier epochs; what is not named any more
     /// is deleted. A writer that keeps runs names them in every epoch.

@@ -9,7 +9,10 @@ use std::{
 };
 
 use arrow::datatypes::{DataType, Field, Schema};
-use calve_engine::seams::{Commit, Outcome, Prepared};
+use calve_engine::{
+    opaque::Opaque,
+    seams::{Commit, Outcome, Prepared},
+};
 use calve_lake::{
     iceberg::{CatalogConfig, IcebergConfig, open},
     write::WriteOptions,
@@ -40,7 +43,7 @@ fn prepared(location: &std::path::Path, epoch: u64) -> Prepared {
         rows: 1000 * FILES as u64,
         bytes: 20_000 * FILES as u64,
         files: FILES as u64,
-        content,
+        content: Opaque::of(&content).expect("plain data"),
         runs: Vec::new(),
     }
 }

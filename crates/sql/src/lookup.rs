@@ -82,7 +82,8 @@ impl Lookup {
     ///
     /// # Errors
     /// `Config` when the file is missing, too big, or not of its format.
-    pub fn read(name: &str, config: &LookupConfig) -> Result<Self> {
+    pub fn read(name: &str, config: &LookupConfig, most: u64) -> Result<Self> {
+        let most = most.min(MAX_BYTES);
         let path = Path::new(&config.file);
         let context = |what: &str| format!("{what}: table={name} file={}", path.display());
         let format = config
@@ -95,16 +96,17 @@ impl Lookup {
         let length = fs::metadata(path)
             .map_err(|error| Error::io(context("a lookup table cannot be read"), error))?
             .len();
-        if length > MAX_BYTES {
-            return Err(too_big(context("a lookup table's file is too big"), length));
+        if length > most {
+            let what = context("a lookup table's file is too big");
+            return Err(too_big(what, length, most));
         }
         let file = File::open(path)
             .map_err(|error| Error::io(context("a lookup table cannot be read"), error))?;
-        let (schema, batches) = read(file, format).map_err(|failure| match failure {
+        let (schema, batches) = read(file, format, most).map_err(|failure| match failure {
             Failure::Arrow(error) => {
                 Error::config(context("a lookup table cannot be read")).because(error)
             }
-            Failure::TooBig(bytes) => too_big(context("a lookup table is too big"), bytes),
+            Failure::TooBig(bytes) => too_big(context("a lookup table is too big"), bytes, most),
         })?;
         Self::from_batches(name, schema, batches)
     }
@@ -149,9 +151,11 @@ impl Lookup {
     }
 }
 
-fn too_big(message: String, bytes: u64) -> Error {
-    Error::config(format!("{message} bytes={bytes} limit={MAX_BYTES}"))
-        .hint("a lookup table is held in memory: keep only the columns and rows that the SQL needs")
+fn too_big(message: String, bytes: u64, limit: u64) -> Error {
+    Error::config(format!("{message} bytes={bytes} limit={limit}")).hint(
+        "a lookup table is held in memory: keep only the columns and rows that the SQL needs, or raise \
+         `limits.memory`, of which a table may take an eighth (256MiB at the most)",
+    )
 }
 
 enum Failure {
@@ -171,7 +175,11 @@ impl From<ParquetError> for Failure {
     }
 }
 
-fn read(file: File, format: LookupFormat) -> Result<(SchemaRef, Vec<RecordBatch>), Failure> {
+fn read(
+    file: File,
+    format: LookupFormat,
+    most: u64,
+) -> Result<(SchemaRef, Vec<RecordBatch>), Failure> {
     match format {
         LookupFormat::Csv => {
             let mut input = BufReader::new(file);
@@ -182,7 +190,7 @@ fn read(file: File, format: LookupFormat) -> Result<(SchemaRef, Vec<RecordBatch>
             let reader = csv::ReaderBuilder::new(Arc::clone(&schema))
                 .with_format(format)
                 .build(input)?;
-            Ok((schema, gather(reader)?))
+            Ok((schema, gather(reader, most)?))
         }
         LookupFormat::Json => {
             let mut input = BufReader::new(file);
@@ -190,17 +198,17 @@ fn read(file: File, format: LookupFormat) -> Result<(SchemaRef, Vec<RecordBatch>
             input.rewind().map_err(ArrowError::from)?;
             let schema = Arc::new(schema);
             let reader = arrow_json::ReaderBuilder::new(Arc::clone(&schema)).build(input)?;
-            Ok((schema, gather(reader)?))
+            Ok((schema, gather(reader, most)?))
         }
         LookupFormat::Parquet => {
             let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
             let schema = without_metadata(builder.schema());
-            Ok((schema, gather(builder.build()?)?))
+            Ok((schema, gather(builder.build()?, most)?))
         }
         LookupFormat::Arrow => {
             let reader = FileReader::try_new_buffered(file, None)?;
             let schema = without_metadata(&reader.schema());
-            Ok((schema, gather(reader)?))
+            Ok((schema, gather(reader, most)?))
         }
     }
 }
@@ -211,13 +219,14 @@ fn without_metadata(schema: &SchemaRef) -> SchemaRef {
 
 fn gather(
     batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+    most: u64,
 ) -> Result<Vec<RecordBatch>, Failure> {
     let mut all = Vec::new();
     let mut bytes = 0;
     for batch in batches {
         let batch = batch?;
         bytes += batch.get_array_memory_size() as u64;
-        if bytes > MAX_BYTES {
+        if bytes > most {
             return Err(Failure::TooBig(bytes));
         }
         let schema = without_metadata(batch.schema_ref());

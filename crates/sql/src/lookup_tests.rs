@@ -44,7 +44,7 @@ fn every_format_gives_the_same_table() {
         config(&dir, "a.arrow", &arrow.into_inner().unwrap()),
     ];
     for file in files {
-        let lookup = Lookup::read("t", &file).unwrap();
+        let lookup = Lookup::read("t", &file, MAX_BYTES).unwrap();
         assert_eq!(lookup.schema(), batch().schema(), "{}", file.file);
         assert_eq!(lookup.rows(), 2);
         let input = Arc::new(Schema::new(vec![Field::new("c", DataType::Utf8, true)]));
@@ -84,7 +84,7 @@ fn wrong_files_are_config_errors_that_name_the_table() {
         (huge, "too big"),
     ];
     for (file, why) in wrong {
-        let error = Lookup::read("t", &file).expect_err(&file.file);
+        let error = Lookup::read("t", &file, MAX_BYTES).expect_err(&file.file);
         assert_eq!(error.kind(), ErrorKind::Config, "{error}");
         assert!(error.message().contains(why), "{error}");
         assert!(error.message().contains("table=t"), "{error}");

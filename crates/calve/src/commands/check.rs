@@ -22,6 +22,7 @@ use crate::{
     out,
     pipeline::{self, SHARD, hidden},
     schema::{with_evolution, with_rescued},
+    shares::Shares,
     windows,
 };
 
@@ -194,8 +195,8 @@ pub(crate) fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Planned> {
     let rows = match &file.transform {
         None => SchemaRef::clone(events),
         Some(transform) => {
-            let tables = transform.tables.iter();
-            let lookups = tables.map(|(name, table)| Lookup::read(name, table));
+            let (tables, most) = (transform.tables.iter(), Shares::of(file).lookup);
+            let lookups = tables.map(|(name, table)| Lookup::read(name, table, most));
             let lookups: Vec<Lookup> = lookups.collect::<Result<_>>()?;
             SqlTransform::plan(&transform.sql, SchemaRef::clone(events), &lookups)
                 .map_err(|error| error.context("transform.sql"))?

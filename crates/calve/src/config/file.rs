@@ -30,6 +30,7 @@ use super::{
     stores::StoresConfig,
     window::{AggregateConfig, WindowConfig},
 };
+use crate::shares;
 
 /// Folder of the checkpoints, where the file does not say it.
 const CHECKPOINTS: &str = ".calve-checkpoints";
@@ -338,8 +339,9 @@ pub(crate) enum Compact {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(crate) struct LimitsConfig {
-    /// Memory, over all table partitions and epochs in flight.
-    pub(crate) memory: ByteSize,
+    /// Memory for what is read, open windows, open files and indexes; `auto`: a quarter of what the
+    /// machine has, or the cgroup.
+    pub(crate) memory: AutoOr<ByteSize>,
     /// Threads that decode, transform and encode. Default: one per core. The result does not
     /// depend on it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -348,10 +350,20 @@ pub(crate) struct LimitsConfig {
     pub(crate) batch_rows: AutoOr<u64>,
 }
 
+impl LimitsConfig {
+    /// The memory budget, bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        match self.memory {
+            AutoOr::Auto => shares::default_budget(),
+            AutoOr::Fixed(size) => size.0,
+        }
+    }
+}
+
 impl Default for LimitsConfig {
     fn default() -> Self {
         Self {
-            memory: ByteSize(1 << 30),
+            memory: AutoOr::Auto,
             batchers: None,
             batch_rows: AutoOr::Auto,
         }

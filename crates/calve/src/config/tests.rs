@@ -29,7 +29,7 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(file.commit.min_interval.to_string(), "1s");
     assert_eq!(file.commit.target_file_size.to_string(), "128MiB");
     assert_eq!(file.commit.compression.to_string(), "zstd(1)");
-    assert_eq!(file.limits.memory.to_string(), "1GiB");
+    assert_eq!(file.limits.memory, AutoOr::Auto);
     let time = file.event_time.as_ref().expect("event time");
     assert_eq!(
         (time.max_delay.to_string(), time.idle_timeout.to_string()),

@@ -2,7 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use calve_connect::formats::FormatConfig;
+use calve_connect::{formats::FormatConfig, units::ByteSize};
 use calve_engine::{
     Error, Result,
     stores::{is_remote, options::Kind, shown},
@@ -13,9 +13,7 @@ use super::{
     auto::AutoOr,
     file::{PipelineFile, SinkConfig},
 };
-
-/// Bytes below which `limits.memory` leaves no room for a batch and a data file.
-const LEAST_MEMORY: u64 = 32 << 20;
+use crate::shares;
 
 /// Characters of a name, which becomes a part of file names.
 const LONGEST_NAME: usize = 63;
@@ -231,10 +229,12 @@ impl PipelineFile {
     }
 
     fn limits(&self) -> Result<()> {
-        if self.limits.memory.0 < LEAST_MEMORY {
+        if let AutoOr::Fixed(memory) = self.limits.memory
+            && memory.0 < shares::LEAST
+        {
             return Err(Error::config(format!(
-                "limits.memory is too small: memory={} least=32MiB",
-                self.limits.memory
+                "limits.memory is too small: memory={memory} least={}",
+                ByteSize(shares::LEAST)
             )));
         }
         if matches!(self.limits.batchers, Some(0 | 1025..)) {

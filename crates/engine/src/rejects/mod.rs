@@ -18,6 +18,7 @@ pub use writer::{RejectsWriter, SealedRejects, remove};
 use crate::{
     batch::Reject,
     error::Result,
+    opaque::Opaque,
     stores::{ObjectFolder, Stores, is_remote},
 };
 
@@ -87,8 +88,9 @@ struct Content {
 const STAGED_ENDING: &str = ".tmp";
 
 /// The staged name in the part of a record that is the rejects'; none when it holds something else.
-pub fn staged_in(content: &serde_json::Value) -> Option<String> {
-    Some(content.get("staged")?.as_str()?.to_owned())
+pub fn staged_in(content: &Opaque) -> Option<String> {
+    let content = content.parse::<Content>().ok()?;
+    Some(content.staged.to_str()?.to_owned())
 }
 
 /// The name under which a record's rejects are published, in the folder of its shard.

@@ -159,10 +159,9 @@ impl Output for RejectsOutput {
     }
 
     async fn commit(&self, commit: &Commit) -> Result<Outcome> {
-        let content: Content =
-            serde_json::from_value(commit.prepared.content.clone()).map_err(|e| {
-                Error::corrupt("the rejects' part of a record is unreadable").because(e)
-            })?;
+        let content: Content = commit.prepared.content.parse().map_err(|e| {
+            Error::corrupt("the rejects' part of a record is unreadable").because(e)
+        })?;
         let name = published_name(commit.epoch, &commit.digest);
         match &self.place {
             RejectsPlace::Local(dir) => {

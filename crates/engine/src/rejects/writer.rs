@@ -14,6 +14,7 @@ use crate::{
     batch::Reject,
     durable,
     error::{Error, Result},
+    opaque::Opaque,
     seams::Prepared,
     shard::blocking,
     stores::upload::{PART_BYTES, Upload, Uploads},
@@ -154,7 +155,7 @@ impl SealedRejects {
             }
             Sink::Remote(upload) => upload.publish().await?,
         }
-        let content = serde_json::to_value(Content { staged }).expect("plain data");
+        let content = Opaque::of(&Content { staged })?;
         Ok(Prepared {
             rows,
             bytes,

@@ -25,6 +25,8 @@ pub(super) struct Processed {
     pub(super) events: u64,
     pub(super) rows: u64,
     pub(super) bytes: u64,
+    /// Bytes of its rows, before the transform and after it.
+    pub(super) held_bytes: usize,
     pub(super) bounds: EventTimeBounds,
     pub(super) arrival: Option<Micros>,
     pub(super) rows_of: Vec<Rows>,
@@ -115,12 +117,14 @@ impl Batchers {
             decoded: &decoded,
             windowed: self.windowed.as_deref(),
             rows: 0,
+            held_bytes: decoded.rows.get_array_memory_size(),
             rows_of: Vec::new(),
             rejects: Vec::new(),
         };
         work.range(0, decoded.rows.num_rows(), &self.metrics)?;
         let Work {
             rows,
+            held_bytes,
             rows_of,
             rejects: found,
             ..
@@ -143,6 +147,7 @@ impl Batchers {
             events,
             rows,
             bytes: raw.bytes() as u64,
+            held_bytes,
             bounds,
             arrival: raw.arrival,
             rows_of,
@@ -157,6 +162,7 @@ struct Work<'a> {
     decoded: &'a Decoded,
     windowed: Option<&'a Windowed>,
     rows: u64,
+    held_bytes: usize,
     rows_of: Vec<Rows>,
     rejects: Vec<Reject>,
 }
@@ -191,6 +197,7 @@ impl Work<'_> {
         metrics.stage(Stage::Transform, transformed.as_secs_f64());
         let count = rows.num_rows() as u64;
         if count > 0 {
+            self.held_bytes += rows.get_array_memory_size();
             let rows = match self.windowed {
                 None => Rows::Split(self.batcher.splitter.split(rows)?),
                 Some(windowed) => {

@@ -1,16 +1,17 @@
 //! The loop: takes items in the order of their numbers, gives rows to the writer, and cuts epochs.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use calve_model::{Epoch, Offsets, Watermarks, flow::Fact, watermark::END_OF_TIME};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::{
-    KIB, ShardOptions, Summary,
+    ShardOptions, Summary,
     batcher::{Processed, Rows},
     committer,
     flow::{self, Flow},
     ground::{self, Moment, Task},
+    in_flight::InFlight,
     panes::{self, OpenWindows, SealedWindows},
     reader::{Item, What},
 };
@@ -59,8 +60,7 @@ pub(super) struct Cutter {
     metrics: Metrics,
     options: ShardOptions,
     checkpoints: Checkpoints,
-    permits: Arc<Semaphore>,
-    permits_in_all: usize,
+    in_flight: InFlight,
     flow: Flow,
     /// When the first event of the open epoch was taken; none: nothing to cut.
     opened: Option<Moment>,
@@ -77,7 +77,7 @@ impl Cutter {
         tables: Tables,
         metrics: Metrics,
         options: ShardOptions,
-        (permits, flow): (Arc<Semaphore>, Flow),
+        (in_flight, flow): (InFlight, Flow),
         checkpoints: Checkpoints,
     ) -> Self {
         Self {
@@ -92,8 +92,7 @@ impl Cutter {
             metrics,
             options,
             checkpoints,
-            permits_in_all: permits.available_permits(),
-            permits,
+            in_flight,
             flow,
             opened: None,
             last_cut: None,
@@ -187,15 +186,25 @@ impl Cutter {
                     self.cut(&cuts).await?;
                 }
             }
-            let in_flight = (self.permits_in_all
-                - self.permits.available_permits().min(self.permits_in_all))
-                * KIB;
-            let windows = self.windows.as_ref().map_or(0, OpenWindows::memory);
-            let held = self.tables.table.buffered_bytes() + windows + in_flight;
-            self.metrics
-                .set_levels(held, self.tables.table.open_files());
-            self.flow.see(Fact::Held(held as u64));
+            self.tell_levels();
         }
+    }
+
+    /// Tells metrics and flow control what is held.
+    fn tell_levels(&self) {
+        let Tables { table, late, .. } = &self.tables;
+        let late = late.as_ref().map_or(0, |late| late.buffered_bytes());
+        let held = [
+            ("batches", self.in_flight.held()),
+            (
+                "windows",
+                self.windows.as_ref().map_or(0, OpenWindows::memory),
+            ),
+            ("files", table.buffered_bytes() + late),
+        ];
+        self.metrics.set_levels(held, table.open_files());
+        let held: usize = held.iter().map(|(_, bytes)| bytes).sum();
+        self.flow.see(Fact::Held(held as u64));
     }
 
     fn deadline(&self) -> Option<Moment> {

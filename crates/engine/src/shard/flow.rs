@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use calve_model::flow::{Controller, Fact, Goal, Sizes};
 use parking_lot::Mutex;
 
-use super::ShardOptions;
+use super::{ShardOptions, in_flight};
 use crate::{batch::RawBatch, metrics::Metrics};
 
 /// How often an epoch ends.
@@ -65,7 +65,7 @@ impl Flow {
         Self(Arc::new(Inner {
             every,
             rows,
-            most_bytes: options.in_flight_bytes / IN_FLIGHT,
+            most_bytes: options.in_flight_bytes / (1 + in_flight::ROWS) / IN_FLIGHT,
             state: Mutex::new(State {
                 controller: Controller::new(goal),
                 event_bytes: None,

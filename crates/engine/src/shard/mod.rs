@@ -11,6 +11,7 @@ mod committer;
 mod cut;
 mod flow;
 mod ground;
+mod in_flight;
 mod panes;
 mod preparer;
 mod reader;
@@ -87,7 +88,7 @@ pub struct ShardOptions {
     pub commit_every: CommitEvery,
     /// How large a batch is.
     pub batch_rows: BatchRows,
-    /// The memory budget, bytes; what batches hold is a share of it.
+    /// What batches, windows and writers may hold together, bytes.
     pub memory_bytes: u64,
     /// But not sooner than this after the last.
     pub min_interval: Duration,
@@ -97,7 +98,7 @@ pub struct ShardOptions {
     pub max_delay: Micros,
     /// A source that was empty for so long does not hold the watermark.
     pub idle_timeout: Duration,
-    /// Raw bytes between reader and writer.
+    /// What batches may hold between reader and writer, bytes: as they were read, and as rows.
     pub in_flight_bytes: usize,
     /// Read nothing; fire and close every open window, commit, and end.
     pub drain: bool,
@@ -120,7 +121,6 @@ pub struct Summary {
     pub evolve: Option<SchemaRef>,
 }
 
-const KIB: usize = 1024;
 /// Epochs that are prepared and not committed, at the most; past it the source stops.
 const PREPARED_EPOCHS: usize = 4;
 
@@ -185,7 +185,7 @@ async fn run_until(
     }
 
     let flow = flow::Flow::new(&options, metrics.clone());
-    let permits = in_flight(options.in_flight_bytes);
+    let in_flight = in_flight::InFlight::new(options.in_flight_bytes);
     let slots = pool.current_num_threads() * 4;
     let (items, incoming) = mpsc::channel(slots);
     let (cuts, cut_queue) = mpsc::channel(1);
@@ -229,9 +229,9 @@ async fn run_until(
             pool,
             slots: Arc::new(Semaphore::new(slots)),
             items,
+            in_flight: in_flight.clone(),
             metrics: metrics.clone(),
         },
-        permits: Arc::clone(&permits),
         flow: flow.clone(),
         acks: newest_ack,
         stop: stop.clone(),
@@ -259,7 +259,7 @@ async fn run_until(
         tables,
         metrics,
         options,
-        (permits, flow),
+        (in_flight, flow),
         checkpoints,
     );
     let mut cutting = Task::spawn(cutter.run(incoming, cuts));
@@ -289,8 +289,4 @@ async fn run_until(
 
 fn joined<T>(done: std::result::Result<Result<T>, tokio::task::JoinError>) -> Result<T> {
     done.map_err(|e| Error::internal("a task of the shard died").because(e))?
-}
-
-fn in_flight(bytes: usize) -> Arc<Semaphore> {
-    Arc::new(Semaphore::new((bytes / KIB).max(64)))
 }

@@ -14,10 +14,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    KIB,
     batcher::{Batchers, Made, Processed},
     flow::Flow,
     ground::{self, Moment},
+    in_flight::InFlight,
 };
 use crate::{
     batch::RawBatch,
@@ -66,7 +66,6 @@ pub(super) enum What {
 pub(super) struct Reader {
     pub(super) source: Box<dyn Source>,
     pub(super) hands: Hands,
-    pub(super) permits: Arc<Semaphore>,
     pub(super) flow: Flow,
     /// The newest offsets that every output holds. Only the newest counts, so nobody waits for the
     /// reader to take them: a committer that waited for a reader that waits for room would be stuck.
@@ -81,6 +80,7 @@ pub(super) struct Hands {
     /// As many as the channel has places, so that a batcher never waits to send.
     pub(super) slots: Arc<Semaphore>,
     pub(super) items: mpsc::Sender<Item>,
+    pub(super) in_flight: InFlight,
     pub(super) metrics: Metrics,
 }
 
@@ -89,13 +89,11 @@ impl Reader {
         let Self {
             mut source,
             hands,
-            permits,
             flow,
             mut acks,
             stop,
         } = self;
         let metrics = &hands.metrics;
-        let limit = permits.available_permits() as u32;
         let mut number = 0;
         if stop.is_cancelled() {
             // What is only drained need not be there any more.
@@ -143,7 +141,11 @@ impl Reader {
                         Err(error) => Err(error),
                     }
                 }
-                event = source.next() => event,
+                // While there is no room nothing is read: even one event may be large.
+                event = async {
+                    hands.in_flight.room().await;
+                    source.next().await
+                } => event,
             };
             if stopping && hands.items.is_closed() {
                 break;
@@ -152,20 +154,15 @@ impl Reader {
                 Ok(SourceEvent::Batch(raw)) => {
                     metrics.stage(Stage::Read, begun.elapsed().as_secs_f64());
                     metrics.set_source_lag(source.lag());
-                    let size = (raw.bytes().div_ceil(KIB) as u32).clamp(1, limit);
-                    let Ok(bytes) = Arc::clone(&permits).acquire_many_owned(size).await else {
-                        break;
-                    };
+                    let at = ground::now();
+                    let bytes = hands.in_flight.enter(raw.bytes()).await;
                     let Ok(slot) = Arc::clone(&hands.slots).acquire_owned().await else {
                         break;
                     };
                     if asked.is_none() {
                         flow.guess(&raw);
                     }
-                    let read = Read {
-                        at: ground::now(),
-                        asked,
-                    };
+                    let read = Read { at, asked };
                     hands.over(number, raw, read, (slot, Some(bytes)));
                 }
                 Ok(SourceEvent::Discovered(partitions)) => {
@@ -205,6 +202,7 @@ impl Hands {
         held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
     ) {
         let (batchers, items) = (Arc::clone(&self.batchers), self.items.clone());
+        let in_flight = self.in_flight.clone();
         ground::spawn_batch(&self.pool, move || {
             let begun = ground::now();
             let size = raw.bytes();
@@ -214,6 +212,9 @@ impl Hands {
                         "a batcher panicked; this is a bug in calve",
                     ))
                 });
+            if let Ok(Made::Rows(made)) = &what {
+                in_flight.became(size, made.held_bytes);
+            }
             // Fails only when the loop has ended, and then nobody waits for it.
             let _ = items.try_send(Item {
                 number,

@@ -94,23 +94,15 @@ pub enum Deletes {
 }
 
 /// The index of keys: a cache on the local disk, which is made anew from the table when it is lost.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct IndexConfig {
     /// Its folder. Default: `.calve-index` in the warehouse.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<PathBuf>,
-    /// What it may hold in memory, in MiB.
-    pub memory_mib: usize,
-}
-
-impl Default for IndexConfig {
-    fn default() -> Self {
-        Self {
-            path: None,
-            memory_mib: 64,
-        }
-    }
+    /// What it may hold in memory, in MiB. Default: a sixteenth of `limits.memory`, 64 at the most.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<usize>,
 }
 
 fn deleted() -> String {

@@ -1,9 +1,11 @@
 //! An epoch of changes as the checkpoint holds it: not positions, which depend on what the table is
 //! when they are committed, but the changes themselves.
 
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    error::{Error, Result},
+    opaque::Opaque,
+};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::iceberg::files::Content;
 
@@ -20,8 +22,8 @@ pub(crate) struct Chunk {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) truncate: Option<String>,
     /// Data files of inserts and updates; null: none.
-    #[serde(default, skip_serializing_if = "Value::is_null")]
-    pub(crate) files: Value,
+    #[serde(default, skip_serializing_if = "Opaque::is_null")]
+    pub(crate) files: Opaque,
     /// The run of the keys to delete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) deletes: Option<String>,
@@ -30,19 +32,15 @@ pub(crate) struct Chunk {
 impl ChangesContent {
     /// # Errors
     /// `Corrupt`: not what was written.
-    pub(crate) fn from_json(value: &Value) -> Result<Self> {
-        Self::deserialize(value)
+    pub(crate) fn from_json(content: &Opaque) -> Result<Self> {
+        content
+            .parse()
             .map_err(|e| Error::corrupt("the checkpoint holds no changes of a table").because(e))
     }
 
-    pub(crate) fn to_json(&self) -> Result<Value> {
-        serde_json::to_value(self)
-            .map_err(|e| Error::internal("content of a checkpoint").because(e))
-    }
-
     /// Whether a checkpoint's content is one of changes.
-    pub(crate) fn is(value: &Value) -> bool {
-        value.get("chunks").is_some()
+    pub(crate) fn is(content: &Opaque) -> bool {
+        Self::from_json(content).is_ok()
     }
 
     /// Locations of all data files.

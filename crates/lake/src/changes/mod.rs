@@ -64,6 +64,8 @@ pub struct Opening<'a> {
     pub null_keys: bool,
     /// Bytes that changes may take in memory before they are written.
     pub memory_bytes: usize,
+    /// And the index of keys, where the user does not say.
+    pub index_bytes: usize,
     /// Size of data files, about, in bytes.
     pub target_file_size: u64,
     /// When small files are merged after a commit; none: never.
@@ -108,7 +110,11 @@ impl Opening<'_> {
             columns,
             checkpoints: self.checkpoints.clone(),
             folder: index,
-            memory_bytes: self.config.index.memory_mib << 20,
+            memory_bytes: self
+                .config
+                .index
+                .memory_mib
+                .map_or(self.index_bytes, |mib| mib << 20),
         };
         let rewrite = CompactOptions {
             target_file_size: self.target_file_size,

@@ -13,6 +13,7 @@ use calve_engine::{
     clock::now_ms,
     error::{Error, Result},
     fault,
+    opaque::Opaque,
     seams::{Prepared, Sealed, Split, Splitter, TableWriter},
 };
 use calve_model::Epoch;
@@ -222,7 +223,7 @@ impl Sealed for SealedChanges {
             }
         }
         if !content.chunks.is_empty() {
-            prepared.content = content.to_json()?;
+            prepared.content = Opaque::of(&content)?;
         }
         Ok(prepared)
     }

@@ -12,6 +12,7 @@ use std::{collections::HashSet, hash::BuildHasher, time::Duration};
 use calve_engine::{
     clock::now_ms,
     error::{Error, Result},
+    opaque::Opaque,
 };
 use iceberg::spec::{Manifest, ManifestFile, TableMetadata};
 use serde::Serialize;
@@ -42,7 +43,7 @@ pub struct Cleaned {
 ///
 /// # Errors
 /// `Corrupt` when it is not an Iceberg table's part.
-pub fn content_files(content: &serde_json::Value) -> Result<Vec<String>> {
+pub fn content_files(content: &Opaque) -> Result<Vec<String>> {
     if ChangesContent::is(content) {
         return ChangesContent::from_json(content)?.locations();
     }

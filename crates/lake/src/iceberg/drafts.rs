@@ -18,7 +18,7 @@ use super::{
 type Group = (u8, i32, i32);
 
 /// Entries in one new manifest, so that none becomes far larger than the target.
-const MOST_ENTRIES: usize = 20_000;
+const MOST_ENTRIES: usize = 5_000;
 
 /// Entries on their way to new manifests.
 pub(super) struct Drafts<'a> {
@@ -101,7 +101,7 @@ impl<'a> Drafts<'a> {
     }
 
     /// A file that the snapshot adds.
-    pub(super) fn add(&mut self, added: &AddedFile, snapshot: i64) -> Result<()> {
+    pub(super) fn add(&mut self, added: AddedFile, snapshot: i64) -> Result<()> {
         let content = match added.file.content_type() {
             DataContentType::Data => ManifestContentType::Data,
             DataContentType::PositionDeletes | DataContentType::EqualityDeletes => {
@@ -112,12 +112,13 @@ impl<'a> Drafts<'a> {
         let sequence = added
             .sequence
             .unwrap_or_else(|| self.metadata.next_sequence_number());
+        let (spec, schema) = (added.spec, added.schema);
         let entry = ManifestEntry {
             status: ManifestStatus::Added,
             snapshot_id: Some(snapshot),
             sequence_number: Some(sequence),
             file_sequence_number: Some(self.metadata.next_sequence_number()),
-            data_file: added.file.clone(),
+            data_file: added.file,
         };
         if content == ManifestContentType::Deletes && self.open.contains_key(&group) {
             self.current = (group, 600);
@@ -129,7 +130,7 @@ impl<'a> Drafts<'a> {
             *at
         } else {
             self.done.push(Draft {
-                metadata: self.describe(content, added)?,
+                metadata: self.describe(content, spec, schema)?,
                 entries: Vec::new(),
             });
             self.fresh.insert(group, self.done.len() - 1);
@@ -142,11 +143,12 @@ impl<'a> Drafts<'a> {
     fn describe(
         &self,
         content: ManifestContentType,
-        added: &AddedFile,
+        spec: i32,
+        schema: i32,
     ) -> Result<ManifestMetadata> {
         let lost = || Error::corrupt("the table has lost the schema or spec of prepared files");
-        let spec = self.metadata.partition_spec_by_id(added.spec);
-        let schema = match self.metadata.schema_by_id(added.schema) {
+        let spec = self.metadata.partition_spec_by_id(spec);
+        let schema = match self.metadata.schema_by_id(schema) {
             Some(schema) => schema,
             // Another engine may have removed that of an old file, which loses rows now.
             None if content == ManifestContentType::Deletes => self.metadata.current_schema(),

@@ -6,7 +6,10 @@
 
 use std::collections::HashMap;
 
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    error::{Error, Result},
+    opaque::Opaque,
+};
 use iceberg::spec::{
     DataContentType, DataFile, DataFileBuilder, DataFileFormat, Datum, Literal, PrimitiveLiteral,
     PrimitiveType, Schema, Struct, TableMetadata,
@@ -64,7 +67,7 @@ struct Described {
 struct ColumnEntry(i32, u64, u64, Option<u64>, Option<String>, Option<String>);
 
 /// What the checkpoint needs of a complete file beyond its path, size and partition.
-pub(crate) fn describe(file: &FinishedFile<'_>, schema: &Schema) -> Result<Value> {
+pub(crate) fn describe(file: &FinishedFile<'_>, schema: &Schema) -> Result<Opaque> {
     let mut columns: Vec<(ColumnEntry, Bounds)> = Vec::new();
     let groups = file.metadata.row_groups();
     for group in groups {
@@ -110,7 +113,7 @@ pub(crate) fn describe(file: &FinishedFile<'_>, schema: &Schema) -> Result<Value
             })
             .collect(),
     };
-    serde_json::to_value(described).map_err(|e| Error::internal("a file's description").because(e))
+    Opaque::of(&described)
 }
 
 fn first_byte(group: &parquet::file::metadata::RowGroupMetaData) -> i64 {
@@ -146,7 +149,9 @@ impl Content {
                         .iter()
                         .map(to_json)
                         .collect::<Result<_>>()?,
-                    described: serde_json::from_value(file.described)
+                    described: file
+                        .described
+                        .parse()
                         .map_err(|e| Error::internal("a file's description").because(e))?,
                 })
             })
@@ -160,15 +165,10 @@ impl Content {
         })
     }
 
-    pub(crate) fn to_json(&self) -> Result<Value> {
-        serde_json::to_value(self)
-            .map_err(|e| Error::internal("content of a checkpoint").because(e))
-    }
-
     /// # Errors
     /// `Corrupt`: not what was written.
-    pub(crate) fn from_json(value: &Value) -> Result<Self> {
-        Self::deserialize(value).map_err(|e| {
+    pub(crate) fn from_json(content: &Opaque) -> Result<Self> {
+        content.parse().map_err(|e| {
             Error::corrupt("the checkpoint holds no files of an Iceberg table").because(e)
         })
     }

@@ -12,7 +12,10 @@ use arrow::{
         TimeUnit, TimestampMicrosecondType, TimestampNanosecondType,
     },
 };
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    error::{Error, Result},
+    opaque::Opaque,
+};
 use calve_model::Epoch;
 use chrono::{DateTime, Datelike, NaiveDate};
 use iceberg::{
@@ -20,7 +23,6 @@ use iceberg::{
     transform::{BoxedTransformFunction, create_transform_function},
 };
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
-use serde_json::Value;
 
 use super::{
     evolve::Evolved,
@@ -174,15 +176,15 @@ impl Placement for IcebergPlacement {
         path
     }
 
-    fn describe(&self, file: &FinishedFile<'_>) -> Result<Value> {
+    fn describe(&self, file: &FinishedFile<'_>) -> Result<Opaque> {
         files::describe(file, &self.schema)
     }
 
-    fn content(&self, _epoch: Epoch, files: Vec<DescribedFile>) -> Result<Value> {
+    fn content(&self, _epoch: Epoch, files: Vec<DescribedFile>) -> Result<Opaque> {
         let schema = self.schema.schema_id();
         let mut content = Content::new(&self.location, self.spec_id, schema, files)?;
         content.evolved.clone_from(&self.evolved);
-        content.to_json()
+        Opaque::of(&content)
     }
 }
 

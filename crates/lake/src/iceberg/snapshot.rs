@@ -128,7 +128,7 @@ pub(crate) async fn build(
     let mut snapshot = None;
     let mut parsed = Vec::new();
     if always_snapshot || !added.is_empty() || !removed.is_empty() {
-        work.manifests(&added, &removed).await?;
+        work.manifests(added, &removed).await?;
         let next_row_id = match metadata.format_version() {
             FormatVersion::V3 => Some(assign_row_ids(&mut work.manifests, metadata.next_row_id())?),
             _ => None,
@@ -224,7 +224,7 @@ struct Work<'a> {
 
 impl Work<'_> {
     /// The manifests of the new snapshot: what is carried over, what is written again, what is new.
-    async fn manifests(&mut self, added: &[AddedFile], removed: &[RemovedFile]) -> Result<()> {
+    async fn manifests(&mut self, added: Vec<AddedFile>, removed: &[RemovedFile]) -> Result<()> {
         let live = |m: &&ManifestFile| m.has_added_files() || m.has_existing_files();
         let carried: Vec<&ManifestFile> = self.base.manifests.iter().filter(live).collect();
         let touched = self.find(&carried, removed).await?;

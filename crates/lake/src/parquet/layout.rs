@@ -14,10 +14,12 @@ use arrow::{
         TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
     },
 };
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    error::{Error, Result},
+    opaque::Opaque,
+};
 use calve_model::Epoch;
 use chrono::Datelike;
-use serde_json::Value;
 
 use super::{
     STAGED, STAGED_ENDING,
@@ -239,11 +241,11 @@ impl Placement for ParquetLayout {
         format!("{STAGED}/{unique}.{STAGED_ENDING}")
     }
 
-    fn describe(&self, _: &FinishedFile<'_>) -> Result<Value> {
-        Ok(Value::Null)
+    fn describe(&self, _: &FinishedFile<'_>) -> Result<Opaque> {
+        Ok(Opaque::default())
     }
 
-    fn content(&self, epoch: Epoch, files: Vec<DescribedFile>) -> Result<Value> {
+    fn content(&self, epoch: Epoch, files: Vec<DescribedFile>) -> Result<Opaque> {
         // Different table partitions may have one path: `{hour:%H}` of two days.
         let mut numbers: HashMap<(String, String), u32> = HashMap::new();
         let has_epoch = self.parts.contains(&Part::Epoch);
@@ -278,8 +280,7 @@ impl Placement for ParquetLayout {
                 }
             })
             .collect();
-        serde_json::to_value(published)
-            .map_err(|error| Error::internal("cannot express the files of an epoch").because(error))
+        Opaque::of(&published)
     }
 }
 

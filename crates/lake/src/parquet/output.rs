@@ -92,15 +92,17 @@ pub(super) fn files_of(
     commit: &Commit,
     also: impl Fn(&PublishedFile) -> bool,
 ) -> Result<Vec<PublishedFile>> {
-    let files: Vec<PublishedFile> = match &commit.prepared.content {
-        serde_json::Value::Null => Vec::new(),
-        content => serde_json::from_value(content.clone()).map_err(|error| {
+    let content = &commit.prepared.content;
+    let files: Vec<PublishedFile> = if content.is_null() {
+        Vec::new()
+    } else {
+        content.parse().map_err(|error| {
             Error::corrupt(format!(
                 "a record does not hold files: epoch={}",
                 commit.epoch
             ))
             .because(error)
-        })?,
+        })?
     };
     match files.iter().find(|f| !is_below(&f.path) || !also(f)) {
         Some(file) => Err(Error::corrupt(format!(

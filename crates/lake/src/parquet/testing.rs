@@ -37,5 +37,5 @@ pub(super) fn commit(epoch: u64, previous: u64, prepared: &Prepared) -> Commit {
 
 /// The files of an epoch.
 pub(super) fn published(prepared: &Prepared) -> Vec<PublishedFile> {
-    serde_json::from_value(prepared.content.clone()).expect("files")
+    prepared.content.parse().expect("files")
 }

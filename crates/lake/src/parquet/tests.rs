@@ -8,6 +8,7 @@ use arrow::{
 };
 use calve_engine::{
     error::ErrorKind,
+    opaque::Opaque,
     seams::{Outcome, Output, TableWriter},
 };
 use calve_model::Epoch;
@@ -372,7 +373,9 @@ async fn files_that_are_gone_or_taken_are_refused() {
             .is_none()
     );
     let mut outside = commit(1, 0, &prepared);
-    outside.prepared.content[0]["path"] = "../x.parquet".into();
+    let mut files: serde_json::Value = outside.prepared.content.parse().expect("files");
+    files[0]["path"] = "../x.parquet".into();
+    outside.prepared.content = Opaque::of(&files).expect("plain data");
     assert_eq!(
         table.1.commit(&outside).await.expect_err("outside").kind(),
         ErrorKind::Corrupt

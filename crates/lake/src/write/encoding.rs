@@ -17,6 +17,7 @@ use arrow::{
     datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
 };
 use calve_engine::error::{Error, Result};
+use parking_lot::Mutex;
 use parquet::{
     arrow::{ArrowSchemaConverter, add_encoded_arrow_schema_to_metadata},
     basic::Encoding,
@@ -35,6 +36,8 @@ const SAMPLE: usize = 8192;
 const ENOUGH: usize = 64;
 /// A dictionary pays up to this size in bytes.
 const DICTIONARY_BYTES: f64 = (256 << 10) as f64;
+/// Choices that are kept to be shared.
+const MOST_CHOICES: usize = 64;
 /// Expected rows of a row group, for the size that a dictionary will reach.
 const GROUP_ROWS: f64 = (1 << 18) as f64;
 
@@ -65,6 +68,8 @@ pub(crate) struct FileLayout {
     /// Number of leaf columns of each field.
     pub(crate) leaves: Vec<usize>,
     options: WriteOptions,
+    /// One for each choice that was made; the table partitions that made it share them.
+    chosen: Mutex<Vec<(Vec<ColumnPlan>, Arc<WriterProperties>)>>,
 }
 
 impl FileLayout {
@@ -92,11 +97,44 @@ impl FileLayout {
             parquet,
             leaves,
             options: options.clone(),
+            chosen: Mutex::default(),
         })
     }
 
     /// Properties of a file that begins with the rows of `sample`.
     pub(crate) fn properties(&self, sample: &[RecordBatch]) -> Arc<WriterProperties> {
+        let plans = self.plans(sample);
+        let mut chosen = self.chosen.lock();
+        if let Some((_, properties)) = chosen.iter().find(|(made, _)| *made == plans) {
+            return properties.clone();
+        }
+        let properties = Arc::new(self.planned(&plans));
+        if chosen.len() < MOST_CHOICES {
+            chosen.push((plans, properties.clone()));
+        }
+        properties
+    }
+
+    /// What is chosen for each field; nested ones are left alone.
+    fn plans(&self, sample: &[RecordBatch]) -> Vec<ColumnPlan> {
+        let fields = self.schema.fields().iter().enumerate();
+        fields
+            .map(|(index, field)| {
+                if field.data_type().is_nested() {
+                    return ColumnPlan::DEFAULT;
+                }
+                let columns: Vec<ArrayRef> =
+                    sample.iter().map(|b| b.column(index).clone()).collect();
+                let mut plan = plan(&columns);
+                if !self.options.text_deltas {
+                    plan.encoding = plan.encoding.filter(|encoding| !is_text_delta(*encoding));
+                }
+                plan
+            })
+            .collect()
+    }
+
+    fn planned(&self, plans: &[ColumnPlan]) -> WriterProperties {
         let version = self.options.schema_version.to_string();
         let mut builder = WriterProperties::builder()
             .set_created_by(concat!("calve version ", env!("CARGO_PKG_VERSION")).to_owned())
@@ -107,14 +145,9 @@ impl FileLayout {
                 "calve.schema_version".to_owned(),
                 version,
             )]));
-        for (index, field) in self.schema.fields().iter().enumerate() {
+        for (plan, field) in plans.iter().zip(self.schema.fields()) {
             if field.data_type().is_nested() {
                 continue;
-            }
-            let columns: Vec<ArrayRef> = sample.iter().map(|b| b.column(index).clone()).collect();
-            let mut plan = plan(&columns);
-            if !self.options.text_deltas {
-                plan.encoding = plan.encoding.filter(|encoding| !is_text_delta(*encoding));
             }
             let path = ColumnPath::new(vec![field.name().clone()]);
             builder = builder.set_column_dictionary_enabled(path.clone(), plan.dictionary);
@@ -132,7 +165,7 @@ impl FileLayout {
         }
         let mut properties = builder.build();
         add_encoded_arrow_schema_to_metadata(&plain(&self.schema), &mut properties);
-        Arc::new(properties)
+        properties
     }
 }
 

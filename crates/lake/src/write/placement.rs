@@ -7,10 +7,9 @@ use arrow::{
     array::{ArrayRef, RecordBatch},
     datatypes::SchemaRef,
 };
-use calve_engine::{error::Result, stores::upload::Uploaded};
+use calve_engine::{error::Result, opaque::Opaque, stores::upload::Uploaded};
 use calve_model::Epoch;
 use parquet::file::metadata::ParquetMetaData;
-use serde_json::Value;
 
 use super::partition::TablePartition;
 
@@ -44,14 +43,14 @@ pub trait Placement: Send + Sync + 'static {
     ///
     /// # Errors
     /// `Internal`, when the metadata cannot be expressed.
-    fn describe(&self, file: &FinishedFile<'_>) -> Result<Value>;
+    fn describe(&self, file: &FinishedFile<'_>) -> Result<Opaque>;
 
     /// Content of [`calve_engine::seams::Prepared`] for an epoch; not called when it has no files.
     /// The files are ordered by table partition and sequence, whatever the number of threads.
     ///
     /// # Errors
     /// `Internal`, when it cannot be expressed.
-    fn content(&self, epoch: Epoch, files: Vec<DescribedFile>) -> Result<Value>;
+    fn content(&self, epoch: Epoch, files: Vec<DescribedFile>) -> Result<Opaque>;
 }
 
 /// Rows with the key that places each of them.
@@ -94,7 +93,7 @@ pub struct DescribedFile {
     /// Its size.
     pub bytes: u64,
     /// What [`Placement::describe`] said.
-    pub described: Value,
+    pub described: Opaque,
     /// In an object store: the upload that waits to be completed.
     pub upload: Option<Uploaded>,
 }

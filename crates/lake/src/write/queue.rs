@@ -15,12 +15,12 @@ use std::{
 
 use calve_engine::{
     error::{Error, Result},
+    opaque::Opaque,
     stores::upload::{Pending, Uploads},
 };
 use parking_lot::Mutex;
 use parquet::file::properties::WriterProperties;
 use rustc_hash::FxHashSet;
-use serde_json::Value;
 use tokio::sync::Notify;
 
 use super::{
@@ -181,7 +181,7 @@ pub(crate) struct DoneFile {
     pub(crate) upload: Option<Pending>,
     pub(crate) rows: u64,
     pub(crate) bytes: u64,
-    pub(crate) described: Value,
+    pub(crate) described: Opaque,
 }
 
 impl PartitionWriter {

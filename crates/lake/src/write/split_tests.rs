@@ -12,9 +12,9 @@ use arrow::{
     util::display::{ArrayFormatter, FormatOptions},
 };
 use calve_engine::error::ErrorKind;
+use calve_engine::opaque::Opaque;
 use calve_model::Epoch;
 use proptest::prelude::*;
-use serde_json::Value;
 
 use super::*;
 use crate::write::{DescribedFile, FinishedFile, KeyValue};
@@ -39,11 +39,11 @@ impl Placement for FirstColumns {
     fn path(&self, _: &TablePartition, unique: &str) -> String {
         unique.to_owned()
     }
-    fn describe(&self, _: &FinishedFile<'_>) -> Result<Value> {
-        Ok(Value::Null)
+    fn describe(&self, _: &FinishedFile<'_>) -> Result<Opaque> {
+        Ok(Opaque::default())
     }
-    fn content(&self, _: Epoch, _: Vec<DescribedFile>) -> Result<Value> {
-        Ok(Value::Null)
+    fn content(&self, _: Epoch, _: Vec<DescribedFile>) -> Result<Opaque> {
+        Ok(Opaque::default())
     }
 }
 

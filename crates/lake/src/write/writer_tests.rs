@@ -13,11 +13,12 @@ use arrow::{
 };
 use calve_engine::{
     error::{ErrorKind, Result},
+    opaque::Opaque,
     seams::{Prepared, TableWriter},
 };
 use calve_model::Epoch;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::*;
 
@@ -40,14 +41,14 @@ impl Placement for ByFirst {
             _ => format!("key=none/{unique}.parquet"),
         }
     }
-    fn describe(&self, file: &FinishedFile<'_>) -> Result<Value> {
-        Ok(json!(file.metadata.num_row_groups()))
+    fn describe(&self, file: &FinishedFile<'_>) -> Result<Opaque> {
+        Opaque::of(&file.metadata.num_row_groups())
     }
-    fn content(&self, _: Epoch, files: Vec<DescribedFile>) -> Result<Value> {
+    fn content(&self, _: Epoch, files: Vec<DescribedFile>) -> Result<Opaque> {
         let all = files
             .iter()
-            .map(|f| json!([f.path, f.sequence, f.rows, f.bytes, f.described]));
-        Ok(Value::Array(all.collect()))
+            .map(|f| (&f.path, f.sequence, f.rows, f.bytes, &f.described));
+        Opaque::of(&all.collect::<Vec<_>>())
     }
 }
 
@@ -99,11 +100,11 @@ async fn finish(writer: &mut FanoutWriter) -> Prepared {
 /// Path, sequence, rows, row groups of each file of a table partition.
 fn files(prepared: &Prepared) -> Vec<(String, u64, u64, u64)> {
     let number = |value: &Value| value.as_u64().expect("a number");
-    prepared
-        .content
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default()
+    if prepared.content.is_null() {
+        return Vec::new();
+    }
+    let files: Vec<Value> = prepared.content.parse().expect("files");
+    files
         .iter()
         .map(|f| {
             (

@@ -9,7 +9,7 @@ use std::{
 };
 
 use calve_engine::{
-    Error, Result,
+    Error, Opaque, Result,
     checkpoint::{Checkpoints, Record},
     rejects,
     shard::{LATE, TABLE},
@@ -20,7 +20,6 @@ use calve_lake::{
     iceberg::{CatalogConfig, RecordPart, ShardInfo, TableDetails, content_files},
     parquet::{ObjectOutput, PublishedFile, RemoteLive},
 };
-use serde_json::Value;
 
 use super::super::query::CatalogArgs;
 use crate::{config, pipeline};
@@ -70,7 +69,7 @@ pub(super) struct Given {
 #[derive(Debug, Default)]
 struct Contents {
     /// The parts of the records that are a table's: of rows, or of late rows.
-    table: Vec<Value>,
+    table: Vec<Opaque>,
     /// Rejects: staged name, and the name that they get when they are published.
     rejects: HashMap<String, String>,
 }
@@ -260,7 +259,7 @@ pub(super) async fn parquet(given: &Given, folder: &Path) -> Result<HashSet<Stri
     let mut live = HashSet::new();
     for content in given.contents(&named).await?.table {
         if content.is_array() {
-            live.extend(files(content)?.into_iter().map(|file| file.staged));
+            live.extend(files(&content)?.into_iter().map(|file| file.staged));
         }
     }
     Ok(live)
@@ -276,7 +275,7 @@ pub(super) async fn remote(
     let mut live = RemoteLive::default();
     for content in contents.table {
         if content.is_array() {
-            for file in files(content)? {
+            for file in files(&content)? {
                 live.uploads.extend(file.upload.map(|upload| upload.id));
                 live.paths.insert(file.path);
             }
@@ -285,8 +284,9 @@ pub(super) async fn remote(
     Ok((live, contents.rejects))
 }
 
-fn files(content: Value) -> Result<Vec<PublishedFile>> {
-    serde_json::from_value(content)
+fn files(content: &Opaque) -> Result<Vec<PublishedFile>> {
+    content
+        .parse()
         .map_err(|e| Error::corrupt("a checkpoint record does not hold files").because(e))
 }
 
@@ -374,7 +374,7 @@ mod tests {
         for (name, staged) in [(TABLE, ".t.tmp"), (LATE, ".l.tmp")] {
             let content = serde_json::json!([{ "staged": staged, "path": "a.parquet", "rows": 1, "bytes": 1 }]);
             let prepared = Prepared {
-                content,
+                content: Opaque::of(&content).expect("plain data"),
                 ..Prepared::default()
             };
             record.outputs.get_mut(name).expect("an output").prepared = Some(prepared);

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
+    opaque::Opaque,
     rejects::{RejectLine, RejectsOutput},
     seams::{Commit, Outcome, Output, OutputState, Prepared, Sealed, Split, Splitter, TableWriter},
 };
@@ -103,7 +104,7 @@ impl Sealed for SimSealed {
             rows: self.rows.len() as u64,
             bytes: self.rows.len() as u64 * WIDTH,
             files: 1,
-            content: serde_json::json!([&file]),
+            content: Opaque::of(&[&file])?,
             runs: Vec::new(),
         };
         self.process.world.state().files.insert(file, self.rows);
@@ -204,8 +205,7 @@ impl SimTable {
             return false;
         }
         state.may_commit("table", commit.epoch, &commit.digest);
-        let files: Vec<String> =
-            serde_json::from_value(commit.prepared.content.clone()).expect("our own content");
+        let files: Vec<String> = commit.prepared.content.parse().expect("our own content");
         for file in files {
             let Some(rows) = state.files.get(&file).cloned() else {
                 state

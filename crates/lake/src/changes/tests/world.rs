@@ -8,6 +8,7 @@ use arrow::{
 };
 use calve_engine::{
     checkpoint::Checkpoints,
+    opaque::Opaque,
     seams::{Commit, Outcome, Output, Prepared, TableWriter},
     stores::Stores,
 };
@@ -165,6 +166,7 @@ impl World {
                 null_keys: false,
                 checkpoints: &checkpoints,
                 memory_bytes: self.chunk_bytes,
+                index_bytes: 64 << 20,
                 target_file_size: 1 << 20,
                 tiers: self.tiers,
             };
@@ -206,7 +208,7 @@ impl World {
             .expect("it prepares");
         self.runs = std::mem::take(&mut prepared.runs);
         if prepared.content.is_null() {
-            prepared.content = serde_json::json!({"chunks": []});
+            prepared.content = Opaque::of(&serde_json::json!({"chunks": []})).expect("plain data");
         }
         commit("main", epoch, prepared)
     }

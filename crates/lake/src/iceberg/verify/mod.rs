@@ -8,10 +8,12 @@ mod history;
 
 use std::{collections::HashMap, fmt::Display};
 
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    error::{Error, Result},
+    opaque::Opaque,
+};
 use iceberg::spec::TableMetadata;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::{
     catalog::Catalog,
@@ -42,7 +44,7 @@ pub struct RecordPart {
     /// Digest of the record.
     pub digest: String,
     /// What it holds for a table; also for other tables, which are told by their location.
-    pub content: Value,
+    pub content: Opaque,
 }
 
 /// Checks a table. `records` are the parts of all records of the table's pipelines.
