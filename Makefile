@@ -25,7 +25,7 @@ test: setup ## install what the tests need, then run every test
 test-spark: ## Spark as a reader of tables of changes; needs Java, and downloads 370 MB once
 	@scripts/setup-tests --spark
 	cargo build --release $(CARGO_FLAGS) -p calve
-	cargo test --release $(CARGO_FLAGS) -p calve -p calve-e2e --test changes -- --ignored spark
+	cargo test --release $(CARGO_FLAGS) -p calve -p calve-e2e --test all -- --ignored spark
 
 setup:
 	@scripts/setup-tests

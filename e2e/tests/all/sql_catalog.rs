@@ -10,7 +10,7 @@ use calve_e2e::{
 use serde_json::{Value, json};
 
 #[allow(dead_code, reason = "the tests of another crate use more of it")]
-#[path = "../../crates/lake/src/postgres_server.rs"]
+#[path = "../../../crates/lake/src/postgres_server.rs"]
 mod postgres_server;
 
 const SOURCE: &str = "{ generator: { kind: template, seed: 3, count: 20000, rate: 60000, malformed: 0.001, \

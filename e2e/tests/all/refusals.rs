@@ -310,7 +310,7 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
         .arg(std::env::current_exe().expect("the test's own path"))
         .args([
             "--exact",
-            "within_a_small_file_system",
+            "refusals::within_a_small_file_system",
             "--ignored",
             "--nocapture",
         ])
