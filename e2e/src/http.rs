@@ -4,6 +4,7 @@
 use std::{
     io::{self, BufRead as _, BufReader, Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 
@@ -14,13 +15,20 @@ use crate::pause;
 /// How long an answer may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port that is free now.
+/// A port that is free now. No other test gets it, and no connection: those are given ports from 32,768 on.
+/// So it stays free while the server that has it starts, or starts again.
 ///
 /// # Panics
 /// When there is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Processes of tests that run side by side begin at different ones.
+    let first = std::process::id().wrapping_mul(137);
+    (0..10_000)
+        .map(|_| first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)))
+        .map(|n| 10_000 + (n % 10_000) as u16)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a port")
 }
 
 /// One client, with one connection at a time.

@@ -12,6 +12,8 @@ use std::{
 
 use serde_json::{Value, json};
 
+use crate::http::free_port;
+
 /// Credentials of the server; they must be in no log.
 pub const KEY: &str = "AKIDSEENKEY";
 /// See [`KEY`].
@@ -42,11 +44,8 @@ fn python() -> String {
 /// A port that is free, and so is the one 10,000 above it, which the server takes too.
 fn port() -> u16 {
     loop {
-        let Ok(first) = TcpListener::bind("127.0.0.1:0") else {
-            continue;
-        };
-        let port = first.local_addr().expect("an address").port();
-        if port < 55_000 && TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
+        let port = free_port();
+        if TcpListener::bind(("127.0.0.1", port + 10_000)).is_ok() {
             return port;
         }
     }
