@@ -2,6 +2,7 @@
 
 pub mod http;
 pub mod proxy;
+pub mod py;
 pub mod rest;
 pub mod s3;
 pub mod transfers;
@@ -280,12 +281,8 @@ pub fn readers(specs: &[serde_json::Value]) -> Vec<serde_json::Value> {
 /// # Panics
 /// When Python is missing.
 pub fn beside(script: &str, dir: &Path, args: &[&str]) -> Child {
-    let python = std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("py")
-        .join(script);
-    Command::new(python)
-        .arg(script)
+    Command::new(py::interpreter())
+        .arg(py::script(script))
         .arg(dir)
         .args(args)
         .stdout(Stdio::piped())
@@ -299,15 +296,8 @@ pub fn beside(script: &str, dir: &Path, args: &[&str]) -> Child {
 /// # Panics
 /// When Python is missing or the script fails.
 pub fn python(script: &str, specs: &[serde_json::Value]) -> Vec<serde_json::Value> {
-    let python = std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("py")
-        .join(script);
-    let done = Command::new(python)
-        .arg(script)
-        .arg(serde_json::to_string(specs).expect("plain data"))
-        .output()
-        .expect("run Python");
+    let specs = serde_json::to_string(specs).expect("plain data");
+    let done = py::run(script, &[specs]);
     assert!(
         done.status.success(),
         "the readers failed: {}",

@@ -9,7 +9,10 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::s3::{KEY, S3, SECRET, command};
+use crate::{
+    py,
+    s3::{KEY, S3, SECRET, command},
+};
 
 /// A pipeline into the table `<name>.orders` of the warehouse `s3://ice`; checkpoints and rejects lie
 /// below `s3://data/<name>`.
@@ -181,7 +184,7 @@ pub fn found(server: &S3, names: &[&str]) -> Vec<Value> {
 /// # Panics
 /// When it fails.
 pub fn ask(server: &S3, what: &Value) -> Value {
-    let done = python(server, what).output().expect("run Python");
+    let done = py::run("rest.py", &arguments(server, what));
     assert!(
         done.status.success(),
         "py/rest.py: {}",
@@ -190,17 +193,20 @@ pub fn ask(server: &S3, what: &Value) -> Value {
     serde_json::from_slice(&done.stdout).expect("JSON")
 }
 
-/// `py/rest.py`, to be started.
+/// `py/rest.py`, to be started beside.
 ///
 /// # Panics
 /// Without `CALVE_PYTHON`.
 pub fn python(server: &S3, what: &Value) -> Command {
+    let mut command = Command::new(py::interpreter());
+    command
+        .arg(py::script("rest.py"))
+        .args(arguments(server, what));
+    command
+}
+
+fn arguments(server: &S3, what: &Value) -> [String; 2] {
     let place =
         json!({ "key": KEY, "secret": SECRET, "s3": server.endpoint(), "rest": server.catalog() });
-    let python = std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`");
-    let mut command = Command::new(python);
-    command
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/rest.py"))
-        .args([place.to_string(), what.to_string()]);
-    command
+    [place.to_string(), what.to_string()]
 }

