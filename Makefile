@@ -1,31 +1,44 @@
 # The commands of daily work. Everything is built in the release profile, tests too: dependencies
 # such as DataFusion compile for many minutes, and with one profile they compile once
-# (docs/decisions/0001-one-profile.md).
+# (docs/decisions/0001-one-profile.md). For tests, calve's own crates are compiled with less optimisation
+# and more checks (scripts/tests.toml).
 
 # Passed to cargo: CARGO_FLAGS=--locked in CI.
 CARGO_FLAGS ?=
 # Passed to the test programs: make test TEST_FLAGS='crash --nocapture'.
 TEST_FLAGS ?=
+# How many end-to-end tests run at a time; most of them wait for most of their time.
+E2E_THREADS ?= $(shell expr 2 '*' $$(getconf _NPROCESSORS_ONLN))
 
 # Tests run in their crate's folder, so the paths that they take from here are absolute.
 export CALVE_PYTHON ?= $(CURDIR)/.venv/bin/python
 export CALVE_FIXTURES ?= $(abspath $(CURDIR)/../shared/fixtures)
 
+CARGO_TEST = cargo test --release --config scripts/tests.toml
+# Naming calve keeps the features of the dependencies the same.
+E2E = -p calve -p calve-e2e --lib --test all
+
 .DEFAULT_GOAL := help
-.PHONY: help test test-spark setup bench fmt lint deny ci demo clean
+.NOTPARALLEL:
+.PHONY: help test unit e2e test-spark setup bench fmt lint deny ci demo clean
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-test: setup ## install what the tests need, then run every test
-	@# The end-to-end tests start the binary, so it is built first; the features are the same in both.
+test: setup unit e2e ## install what the tests need, then run every test
+
+unit: setup ## the tests within the crates
+	$(CARGO_TEST) --workspace --exclude calve-e2e --no-fail-fast $(CARGO_FLAGS) -- $(TEST_FLAGS)
+
+e2e: setup ## the tests of the binary
+	@# The binary that ships, so it is built as it ships, and last: its features are the same in all three.
 	cargo build --release $(CARGO_FLAGS) -p calve
-	cargo test --release --workspace --no-fail-fast $(CARGO_FLAGS) -- $(TEST_FLAGS)
+	RUST_TEST_THREADS=$(E2E_THREADS) $(CARGO_TEST) $(E2E) --no-fail-fast $(CARGO_FLAGS) -- $(TEST_FLAGS)
 
 test-spark: ## Spark as a reader of tables of changes; needs Java, and downloads 370 MB once
 	@scripts/setup-tests --spark
 	cargo build --release $(CARGO_FLAGS) -p calve
-	cargo test --release $(CARGO_FLAGS) -p calve -p calve-e2e --test all -- --ignored spark
+	$(CARGO_TEST) $(E2E) $(CARGO_FLAGS) -- --ignored spark
 
 setup:
 	@scripts/setup-tests
