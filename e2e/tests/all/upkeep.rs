@@ -113,8 +113,9 @@ fn killed_at_each_step_the_table_stays_whole() {
     ];
     let scenario = Scenario::new(root.path().join("p"), Sink::Iceberg, 20_000, 0);
     for (n, (command, fault)) in faults.iter().enumerate() {
-        // A second life of the same pipeline, so that there is something to do each time.
-        scenario.write(20_000 * (n as u64 + 1), 150_000, "SELECT * FROM events");
+        // A second life of the same pipeline, so that there is something to do each time; not so fast
+        // that a busy machine makes one commit of it.
+        scenario.write(20_000 * (n as u64 + 1), 50_000, "SELECT * FROM events");
         assert!(scenario.run("").success(), "{}", scenario.log());
         let before = &readers(&[scenario.spec()])[0];
         let args = if *command == "compact" { SMALL } else { OLD };
