@@ -276,7 +276,8 @@ fn a_process_that_was_asleep_stops_and_harms_nothing() {
     ];
     let names: Vec<String> = (0..points.len()).map(|n| format!("asleep_{n}")).collect();
     for (point, name) in points.iter().zip(&names) {
-        let pipeline = pipeline(server, dir, name, (server.catalog(), Who::OAuth), 60_000);
+        // Slow enough for it to be in the middle, also where commits take long.
+        let pipeline = pipeline(server, dir, name, (server.catalog(), Who::OAuth), 15_000);
         let mut old = pipeline.start(point);
         let stopped = (0..2000).any(|_| {
             pause(10);
