@@ -1,15 +1,12 @@
 //! Arrow IPC streams as bodies. Every length is checked against the body before anything is allocated,
 //! and compressed buffers are refused: they would get around the limits of size.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use arrow::{
     array::RecordBatch,
     compute::concat_batches,
-    datatypes::SchemaRef,
+    datatypes::{DataType, Schema, SchemaRef},
     error::ArrowError,
     ipc::{self, MessageHeader, reader::StreamReader, writer::StreamWriter},
 };
@@ -59,20 +56,57 @@ pub(super) fn write(rows: &RecordBatch) -> Result<Vec<u8>, ArrowError> {
     Ok(out)
 }
 
-/// Batches of equal schemas that follow each other, as one.
-///
-/// # Errors
-/// When Arrow cannot put them together.
-pub(super) fn combine(batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>, ArrowError> {
+/// Batches of equal schemas that follow each other, as one; those that cannot be put together, each for
+/// itself.
+pub(super) fn combine(batches: Vec<RecordBatch>) -> Vec<RecordBatch> {
     let mut groups: Vec<Vec<RecordBatch>> = Vec::new();
     for batch in batches {
         match groups.last_mut() {
-            Some(group) if group[0].schema() == batch.schema() => group.push(batch),
+            Some(group)
+                if group[0].schema() == batch.schema() && !has_dictionary(&batch.schema()) =>
+            {
+                group.push(batch);
+            }
             _ => groups.push(vec![batch]),
         }
     }
-    let one = |group: Vec<RecordBatch>| concat_batches(&Arc::clone(&group[0].schema()), &group);
-    groups.into_iter().map(one).collect()
+    groups.into_iter().flat_map(together).collect()
+}
+
+fn together(mut group: Vec<RecordBatch>) -> Vec<RecordBatch> {
+    if group.len() > 1 {
+        let schema = group[0].schema();
+        // Each fits its type's offsets and run ends; all together may not, for which Arrow has errors and
+        // panics.
+        let concat = || concat_batches(&schema, &group);
+        if let Ok(Ok(one)) = catch_unwind(AssertUnwindSafe(concat)) {
+            group = vec![one];
+        }
+    }
+    group
+}
+
+/// Whether keys of one batch and of another may be too many for their type when they come together.
+fn has_dictionary(schema: &Schema) -> bool {
+    fn is_one(of: &DataType) -> bool {
+        match of {
+            DataType::Dictionary(..) => true,
+            DataType::List(field)
+            | DataType::LargeList(field)
+            | DataType::ListView(field)
+            | DataType::LargeListView(field)
+            | DataType::FixedSizeList(field, _)
+            | DataType::Map(field, _) => is_one(field.data_type()),
+            DataType::RunEndEncoded(_, values) => is_one(values.data_type()),
+            DataType::Struct(fields) => fields.iter().any(|field| is_one(field.data_type())),
+            DataType::Union(fields, _) => fields.iter().any(|(_, field)| is_one(field.data_type())),
+            _ => false,
+        }
+    }
+    schema
+        .fields()
+        .iter()
+        .any(|field| is_one(field.data_type()))
 }
 
 fn check_lengths(body: &[u8]) -> Result<(), String> {

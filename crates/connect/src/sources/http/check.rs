@@ -1,9 +1,10 @@
-//! Whether events can be decoded, by the pipeline's own decoders, before they are acknowledged.
+//! Whether events can be decoded, by the pipeline's own decoders, before they are acknowledged. Who checks
+//! gives them piece by piece: what a piece becomes may take many times its own memory.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use calve_engine::{BatcherFactory, Decoder, Payload, RawBatch, Reject, Result};
+use calve_engine::{BatcherFactory, Decoder, Error, Payload, RawBatch, Reject, Result};
 use calve_model::{OffsetRange, SourcePartition};
 use parking_lot::{Mutex, RwLock};
 
@@ -28,11 +29,11 @@ impl std::fmt::Debug for Checks {
     }
 }
 
-/// What a check found.
+/// What a check found in a piece.
 pub(super) struct Checked {
     /// Events, good and bad.
     pub(super) events: usize,
-    /// The bad ones, with offsets from 0.
+    /// The bad ones, with the offsets that the piece gives them.
     pub(super) rejects: Vec<Reject>,
 }
 
@@ -42,18 +43,47 @@ impl Checks {
         *self.inner.factory.write() = Some(factory);
     }
 
-    /// Decodes events and forgets them; none while there is no schema.
+    /// For the events of one request.
+    ///
+    /// # Errors
+    /// `Internal` when there can be no decoder.
+    pub(super) fn begin(&self) -> Result<Check> {
+        let Some(factory) = self.inner.factory.read().clone() else {
+            return Ok(Check {
+                decoder: None,
+                evolves: false,
+            });
+        };
+        let idle = self.inner.idle.lock().pop();
+        let decoder = match idle {
+            Some(decoder) => decoder,
+            None => factory.decoder()?,
+        };
+        Ok(Check {
+            decoder: Some((decoder, Arc::clone(&self.inner))),
+            evolves: false,
+        })
+    }
+}
+
+/// Checks the events of one request, piece by piece.
+pub(super) struct Check {
+    /// None: the schema is not known.
+    decoder: Option<(Box<dyn Decoder>, Arc<Inner>)>,
+    evolves: bool,
+}
+
+impl Check {
+    /// Decodes events and forgets them. The offset of the first one is `from`.
     ///
     /// # Errors
     /// What makes all of them unreadable.
-    pub(super) fn check(&self, payload: Payload) -> Result<Option<Checked>> {
-        let Some(factory) = self.inner.factory.read().clone() else {
-            return Ok(None);
-        };
-        let idle = self.inner.idle.lock().pop();
-        let mut decoder = match idle {
-            Some(decoder) => decoder,
-            None => factory.decoder()?,
+    pub(super) fn piece(&mut self, from: u64, payload: Payload) -> Result<Checked> {
+        let Some((decoder, _)) = &mut self.decoder else {
+            return match &payload {
+                Payload::Bytes(lines) => Ok(check_lines(from, lines)),
+                _ => Err(Error::internal("rows cannot be checked without a schema")),
+            };
         };
         let units = match &payload {
             Payload::Bytes(bytes) => bytes.len(),
@@ -63,8 +93,8 @@ impl Checks {
         let raw = RawBatch {
             partition: SourcePartition::new(PARTITION),
             range: OffsetRange {
-                from: 0,
-                to: units as u64,
+                from,
+                to: from + units as u64,
             },
             payload,
             last: false,
@@ -72,17 +102,24 @@ impl Checks {
             arrival: None,
         };
         let decoded = decoder.decode(&raw)?;
-        // What the schema will evolve for is no fault of the event.
-        let evolves = decoder.evolved(&raw)?.is_some();
-        self.inner.idle.lock().push(decoder);
-        let events = decoded.rows.num_rows() + decoded.rejects.len();
-        let rejects = if evolves { Vec::new() } else { decoded.rejects };
-        Ok(Some(Checked { events, rejects }))
+        self.evolves |= decoder.evolved(&raw)?.is_some();
+        Ok(Checked {
+            events: decoded.rows.num_rows() + decoded.rejects.len(),
+            rejects: decoded.rejects,
+        })
+    }
+
+    /// Whether the schema will evolve for these events: then what was wrong with them is no fault of theirs.
+    pub(super) fn end(self) -> bool {
+        if let Some((decoder, inner)) = self.decoder {
+            inner.idle.lock().push(decoder);
+        }
+        self.evolves
     }
 }
 
 /// The same while there is no schema: whether each line is a JSON object.
-pub(super) fn check_lines(lines: &[u8]) -> Checked {
+fn check_lines(from: u64, lines: &[u8]) -> Checked {
     let mut checked = Checked {
         events: 0,
         rejects: Vec::new(),
@@ -98,8 +135,8 @@ pub(super) fn check_lines(lines: &[u8]) -> Checked {
                 && serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
             if !object {
                 checked.rejects.push(Reject {
-                    offset: at as u64,
-                    raw: Bytes::copy_from_slice(line),
+                    offset: from + at as u64,
+                    raw: Bytes::new(),
                     error: "the line is no JSON object".to_owned(),
                 });
             }

@@ -1,21 +1,29 @@
 //! From a body to what is appended: records as the format's decoder takes them, each event checked.
+//!
+//! A body is checked in pieces, of which nothing stays but what the answer says: a small event may take
+//! hundreds of times its bytes as a row, or as a reject.
 
 use arrow::{
-    array::{BooleanArray, RecordBatch},
+    array::{BooleanArray, BooleanBufferBuilder},
     compute::filter_record_batch,
 };
 use bytes::Bytes;
-use calve_engine::{ErrorKind, Payload, Reject};
+use calve_engine::{Error, ErrorKind, Payload};
+use serde::de::{Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{
     arrow_body,
-    check::{self, Checked, Checks},
+    check::{Check, Checks},
     config::OnBadEvent,
     refusal::{BadEvent, MOST_NAMED, Refusal},
     wal::Content,
 };
 use crate::formats::{FormatConfig, protobuf::Framing};
+
+/// What is checked at once: bytes, if a record is not larger, or rows of Arrow.
+const PIECE_BYTES: usize = 256 << 10;
+const PIECE_ROWS: usize = 16 << 10;
 
 /// What a body is made of, by its Content-Type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,122 +145,194 @@ pub(super) fn take(
         Kind::Messages | Kind::Arrow => body,
     };
     if u32::try_from(text.len()).is_err() {
-        return Err(Refusal::too_large("the body is too large"));
+        return Err(too_large());
     }
-    let checked = match checks.check(Payload::Bytes(text.clone())) {
-        Ok(Some(checked)) => checked,
-        Ok(None) => check::check_lines(&text),
-        Err(error) if error.kind() == ErrorKind::Internal => return Err(error.into()),
-        Err(error) => return Err(Refusal::bad_request(error.to_string())),
+    let records = match kind {
+        Kind::Message | Kind::Messages => Records::Frames(taking.framing),
+        _ => Records::Lines,
     };
-    let Checked { events, rejects } = checked;
-    let starts = match kind {
-        Kind::Message | Kind::Messages if !rejects.is_empty() => taking.framing.starts(&text),
-        _ => Vec::new(),
-    };
-    let mut seen = (0, 1);
-    let bad = named(&rejects, |reject| {
-        let from = reject.offset as usize;
-        if !starts.is_empty() {
-            return starts.partition_point(|start| *start < from) + 1;
-        }
-        seen.1 += memchr::memchr_iter(b'\n', &text[seen.0..from]).count();
-        seen.0 = from;
-        seen.1
-    });
-    refuse_if(&rejects, events, &bad, taking)?;
-    let payload = if rejects.is_empty() {
-        text
-    } else {
-        let mut kept = Vec::with_capacity(text.len());
-        let mut at = 0;
-        for reject in &rejects {
+    let mut check = checks.begin()?;
+    let mut tally = Tally::new(taking);
+    // The text without bad events, from the first of them on, and how much of the text it is made of.
+    let mut kept: Option<Vec<u8>> = None;
+    let mut copied = 0;
+    let mut counted = (0, 1);
+    let mut at = 0;
+    loop {
+        let end = at + records.piece(&text[at..]);
+        let piece = text.slice(at..end);
+        let before = tally.events;
+        let checked = check.piece(at as u64, Payload::Bytes(piece.clone()));
+        let checked = checked.map_err(unreadable)?;
+        tally.events += checked.events;
+        let starts = match records {
+            Records::Frames(framing) if !checked.rejects.is_empty() => framing.starts(&piece),
+            _ => Vec::new(),
+        };
+        for reject in checked.rejects {
             let from = reject.offset as usize;
-            kept.extend_from_slice(&text[at..from]);
-            let end = if starts.is_empty() {
-                memchr::memchr(b'\n', &text[from..]).map(|end| from + end + 1)
-            } else {
-                let next = starts.partition_point(|start| *start <= from);
-                starts.get(next).copied()
-            };
-            at = end.unwrap_or(text.len());
+            let next = starts.partition_point(|start| at + start <= from);
+            tally.refuse(reject.error, || match records {
+                Records::Frames(_) => before + next,
+                Records::Lines => {
+                    counted.1 += memchr::memchr_iter(b'\n', &text[counted.0..from]).count();
+                    counted.0 = from;
+                    counted.1
+                }
+            });
+            if tally.keeps {
+                let kept = kept.get_or_insert_with(|| Vec::with_capacity(text.len()));
+                kept.extend_from_slice(&text[copied..from]);
+                copied = match records {
+                    Records::Frames(_) => starts.get(next).map_or(end, |start| at + start),
+                    Records::Lines => {
+                        let line = memchr::memchr(b'\n', &text[from..end]);
+                        line.map_or(end, |line| from + line + 1)
+                    }
+                };
+            }
         }
-        kept.extend_from_slice(&text[at..]);
-        kept.into()
+        at = end;
+        if at >= text.len() {
+            break;
+        }
+    }
+    let answer = tally.end(check)?;
+    let payload = match kept {
+        Some(mut kept) if answer.refused > 0 => {
+            kept.extend_from_slice(&text[copied..]);
+            kept.into()
+        }
+        _ => text,
     };
-    Ok(Taken {
-        content: Content::Bytes,
-        units: payload.len() as u32,
-        payload,
-        events: (events - rejects.len()) as u32,
-        refused: rejects.len() as u32,
-        bad,
-    })
+    let units = payload.len();
+    answer.taken(Content::Bytes, payload, units)
 }
 
 fn take_arrow(body: Bytes, taking: &Taking, checks: &Checks) -> Result<Taken, Refusal> {
     let rows = arrow_body::read(&body).map_err(Refusal::bad_request)?;
-    let internal = || calve_engine::Error::internal("arrow cannot be checked without a schema");
-    let checked = match checks.check(Payload::Rows(rows.clone())) {
-        Ok(Some(checked)) => checked,
-        Ok(None) => return Err(internal().into()),
-        Err(error) if error.kind() == ErrorKind::Internal => return Err(error.into()),
-        Err(error) => return Err(Refusal::bad_request(error.to_string())),
-    };
-    let Checked { events, rejects } = checked;
-    let bad = named(&rejects, |reject| reject.offset as usize + 1);
-    refuse_if(&rejects, events, &bad, taking)?;
-    let (payload, kept) = if rejects.is_empty() {
-        (body, rows.num_rows())
-    } else {
-        let kept = without(&rows, &rejects)
-            .and_then(|kept| Ok((arrow_body::write(&kept)?, kept.num_rows())));
-        let (written, kept) = kept.map_err(|error| {
-            calve_engine::Error::internal("rows cannot be written").because(error)
-        })?;
-        (written.into(), kept)
-    };
-    Ok(Taken {
-        content: Content::Arrow,
-        payload,
-        units: kept as u32,
-        events: kept as u32,
-        refused: rejects.len() as u32,
-        bad,
-    })
-}
-
-fn without(
-    rows: &RecordBatch,
-    rejects: &[Reject],
-) -> Result<RecordBatch, arrow::error::ArrowError> {
-    let mut keep = vec![true; rows.num_rows()];
-    for reject in rejects {
-        keep[reject.offset as usize] = false;
+    let mut check = checks.begin()?;
+    let mut tally = Tally::new(taking);
+    let mut keep = BooleanBufferBuilder::new(rows.num_rows());
+    keep.append_n(rows.num_rows(), true);
+    let mut at = 0;
+    loop {
+        let count = PIECE_ROWS.min(rows.num_rows() - at);
+        let checked = check.piece(at as u64, Payload::Rows(rows.slice(at, count)));
+        let checked = checked.map_err(unreadable)?;
+        tally.events += checked.events;
+        for reject in checked.rejects {
+            let row = reject.offset as usize;
+            tally.refuse(reject.error, || row + 1);
+            keep.set_bit(row, false);
+        }
+        at += count;
+        if at >= rows.num_rows() {
+            break;
+        }
     }
-    filter_record_batch(rows, &BooleanArray::from(keep))
+    let answer = tally.end(check)?;
+    if answer.refused == 0 {
+        return answer.taken(Content::Arrow, body, rows.num_rows());
+    }
+    let kept = filter_record_batch(&rows, &BooleanArray::new(keep.finish(), None));
+    let written = kept.and_then(|kept| Ok((arrow_body::write(&kept)?, kept.num_rows())));
+    let (payload, kept) =
+        written.map_err(|error| Error::internal("rows cannot be written").because(error))?;
+    answer.taken(Content::Arrow, payload.into(), kept)
 }
 
-fn named(rejects: &[Reject], mut line: impl FnMut(&Reject) -> usize) -> Vec<BadEvent> {
-    let bad = |reject: &Reject| BadEvent {
-        line: line(reject),
-        reason: reject.error.clone(),
-    };
-    rejects.iter().take(MOST_NAMED).map(bad).collect()
+/// How the events of a text lie behind each other.
+#[derive(Clone, Copy)]
+enum Records {
+    Lines,
+    Frames(Framing),
 }
 
-fn refuse_if(
-    rejects: &[Reject],
+impl Records {
+    /// Bytes of the whole records that are checked next; the last piece has whatever is left.
+    fn piece(self, text: &[u8]) -> usize {
+        let mut most = PIECE_BYTES;
+        while most < text.len() {
+            let end = match self {
+                Self::Lines => memchr::memrchr(b'\n', &text[..most]).map_or(0, |line| line + 1),
+                Self::Frames(framing) => framing.last_end(&text[..most]),
+            };
+            if end > 0 {
+                return end;
+            }
+            most *= 2;
+        }
+        text.len()
+    }
+}
+
+/// What the pieces of a body came to.
+struct Tally {
+    /// Whether what is good is taken without the rest.
+    keeps: bool,
     events: usize,
-    bad: &[BadEvent],
-    taking: &Taking,
-) -> Result<(), Refusal> {
-    let none_good = rejects.len() == events;
-    let all_or_nothing = taking.on_bad_event == OnBadEvent::RejectRequest;
-    if !rejects.is_empty() && (all_or_nothing || none_good) {
-        return Err(Refusal::bad_events(bad.to_vec(), rejects.len()));
+    refused: usize,
+    bad: Vec<BadEvent>,
+}
+
+impl Tally {
+    fn new(taking: &Taking) -> Self {
+        Self {
+            keeps: taking.on_bad_event == OnBadEvent::AcceptRest,
+            events: 0,
+            refused: 0,
+            bad: Vec::new(),
+        }
     }
-    Ok(())
+
+    /// An event is bad; the first ones are named.
+    fn refuse(&mut self, reason: String, line: impl FnOnce() -> usize) {
+        self.refused += 1;
+        if self.bad.len() < MOST_NAMED {
+            let line = line();
+            self.bad.push(BadEvent { line, reason });
+        }
+    }
+
+    /// All pieces are checked.
+    ///
+    /// # Errors
+    /// 400 where the request is refused for what is bad in it.
+    fn end(mut self, check: Check) -> Result<Self, Refusal> {
+        if check.end() {
+            self.refused = 0;
+            self.bad = Vec::new();
+        }
+        if self.refused > 0 && (!self.keeps || self.refused == self.events) {
+            return Err(Refusal::bad_events(self.bad, self.refused));
+        }
+        Ok(self)
+    }
+
+    fn taken(self, content: Content, payload: Bytes, units: usize) -> Result<Taken, Refusal> {
+        let counted = |count: usize| u32::try_from(count).map_err(|_| too_large());
+        Ok(Taken {
+            content,
+            payload,
+            units: counted(units)?,
+            events: counted(self.events - self.refused)?,
+            refused: counted(self.refused)?,
+            bad: self.bad,
+        })
+    }
+}
+
+fn too_large() -> Refusal {
+    Refusal::too_large("the body is too large")
+}
+
+/// What makes all events unreadable.
+fn unreadable(error: Error) -> Refusal {
+    if error.kind() == ErrorKind::Internal {
+        return error.into();
+    }
+    Refusal::bad_request(error.to_string())
 }
 
 /// Lines without a byte-order mark, the last one with its end.
@@ -294,9 +374,10 @@ fn values(body: &[u8]) -> Result<Bytes, Refusal> {
         out.push(b'\n');
     };
     if body.trim_ascii_start().starts_with(b"[") {
-        let values: Vec<&RawValue> =
-            serde_json::from_slice(body).map_err(|error| wrong(0, error))?;
-        values.into_iter().for_each(&mut push);
+        let mut values = serde_json::Deserializer::from_slice(body);
+        let read = values.deserialize_seq(Each(push));
+        read.and_then(|()| values.end())
+            .map_err(|error| wrong(0, error))?;
     } else {
         let values = serde_json::Deserializer::from_slice(body).into_iter::<&RawValue>();
         for (at, value) in values.enumerate() {
@@ -304,6 +385,24 @@ fn values(body: &[u8]) -> Result<Bytes, Refusal> {
         }
     }
     Ok(out.into())
+}
+
+/// Gives the elements of an array away, one by one.
+struct Each<F>(F);
+
+impl<'de, F: FnMut(&'de RawValue)> Visitor<'de> for Each<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut values: A) -> Result<(), A::Error> {
+        while let Some(value) = values.next_element()? {
+            (self.0)(value);
+        }
+        Ok(())
+    }
 }
 
 /// The line in which JSON is nested deeper than `most`, from 1. Where each line stands by itself, what is
@@ -328,6 +427,7 @@ fn too_deep(text: &[u8], most: u32, by_line: bool) -> Option<usize> {
                     let rest = &text[at.min(text.len())..];
                     at += memchr::memchr3(b'"', b'\\', b'\n', rest)?;
                     match text[at] {
+                        b'\\' if text.get(at + 1) == Some(&b'\n') => at += 1,
                         b'\\' => at += 2,
                         b'"' => break,
                         _ => {

@@ -1,12 +1,18 @@
 //! Bodies to records.
 
-use std::{io::Write as _, sync::Arc};
+use std::{
+    io::Write as _,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use arrow::{
-    array::{ArrayRef, Int64Array, StringArray},
-    datatypes::SchemaRef,
+    array::{Array as _, ArrayRef, DictionaryArray, Int64Array, RecordBatch, StringArray},
+    datatypes::{Int8Type, SchemaRef},
 };
-use calve_engine::{BatcherFactory, Decoder, Error, Result, Transform};
+use calve_engine::{BatcherFactory, Decoded, Decoder, Error, RawBatch, Reject, Result, Transform};
 use hyper::StatusCode;
 
 use super::*;
@@ -15,11 +21,12 @@ use crate::{
     sources::http::body::{Budget, Encoding, Limits, decompress},
 };
 
-struct Decoders(FormatConfig, SchemaRef);
+struct Decoders(FormatConfig, SchemaRef, Arc<AtomicUsize>);
 
 impl BatcherFactory for Decoders {
     fn decoder(&self) -> Result<Box<dyn Decoder>> {
-        self.0.decoder(Arc::clone(&self.1))
+        let inner = self.0.decoder(Arc::clone(&self.1))?;
+        Ok(Box::new(Measured(inner, Arc::clone(&self.2))))
     }
 
     fn transform(&self) -> Result<Box<dyn Transform>> {
@@ -31,12 +38,31 @@ impl BatcherFactory for Decoders {
     }
 }
 
+/// Says how much was decoded at once, at the most: bytes or rows.
+struct Measured(Box<dyn Decoder>, Arc<AtomicUsize>);
+
+impl Decoder for Measured {
+    fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
+        let units = raw.range.to - raw.range.from;
+        self.1.fetch_max(units as usize, Ordering::Relaxed);
+        self.0.decode(raw)
+    }
+
+    fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
+        self.0.locate(raw, decoded, row)
+    }
+}
+
 fn checks(format: FormatConfig) -> Checks {
+    measured(format).0
+}
+
+fn measured(format: FormatConfig) -> (Checks, Arc<AtomicUsize>) {
     let columns = serde_json::json!([["id", "bigint"], ["name", "varchar"]]);
     let schema = schema_from_json(&columns).expect("a schema");
-    let checks = Checks::default();
-    checks.set(Arc::new(Decoders(format, schema)));
-    checks
+    let (checks, most) = (Checks::default(), Arc::new(AtomicUsize::new(0)));
+    checks.set(Arc::new(Decoders(format, schema, Arc::clone(&most))));
+    (checks, most)
 }
 
 fn json() -> Checks {
@@ -139,6 +165,10 @@ fn nesting_is_limited_and_strings_are_not_nesting() {
     assert!(too_deep(b"\"abc", 1, true).is_none());
     assert!(too_deep(b"\"abc\\", 1, true).is_none());
     assert_eq!(too_deep(b"\"abc\n[[", 1, true), Some(2));
+    // An escape at the end of a broken line takes no part of the next one.
+    let escaped = "{\"a\":\"\\\n{\"name\":\"[[[[[[[\"}\n{\"id\":3}\n";
+    let taken = rest(Kind::Lines, escaped).expect("two are good");
+    assert_eq!(lines_of(&taken.bad), [1]);
     let far = format!("{}{}", "[".repeat(1 << 20), "]".repeat(1 << 20));
     assert!(all(Kind::Values, &far).is_err());
 }
@@ -186,6 +216,137 @@ fn arrow_is_checked_before_it_is_believed() {
     drop(writer);
     let error = arrow_body::read(&packed).expect_err("compressed");
     assert!(error.contains("compressed"), "{error}");
+}
+
+#[test]
+fn large_bodies_are_checked_in_pieces_with_the_same_answers() {
+    let (lines, most) = measured(FormatConfig::Json(JsonConfig::default()));
+    let count = 200_000;
+    let mut body = String::new();
+    let mut good = String::new();
+    for n in 0..count {
+        let line = format!("{{\"id\":{n}}}\n");
+        if n % 1000 == 999 {
+            body.push_str("bad\n");
+        } else {
+            body.push_str(&line);
+            good.push_str(&line);
+        }
+    }
+    let bad: Vec<usize> = (1..=MOST_NAMED).map(|n| n * 1000).collect();
+    let text = Bytes::from(body);
+    let taken = take(
+        Kind::Lines,
+        text.clone(),
+        &taking(OnBadEvent::AcceptRest),
+        &lines,
+    );
+    let taken = taken.expect("most are good");
+    assert_eq!(lines_of(&taken.bad), bad);
+    assert_eq!((taken.events, taken.refused), (count - count / 1000, 200));
+    assert!(taken.payload == good, "the others are kept");
+    let all = take(
+        Kind::Lines,
+        text,
+        &taking(OnBadEvent::RejectRequest),
+        &lines,
+    );
+    assert_eq!(lines_of(&all.expect_err("some are bad").bad), bad);
+    assert!(most.load(Ordering::Relaxed) <= PIECE_BYTES);
+    // A record is never cut, however large it is.
+    let long = format!(
+        "{{\"name\":\"{}\"}}\nx\n{{}}\n",
+        "x".repeat(3 * PIECE_BYTES)
+    );
+    assert_eq!(
+        lines_of(&rest(Kind::Lines, &long).expect("two").bad),
+        [2],
+        "lines count on"
+    );
+
+    let (arrow, most) = measured(FormatConfig::Arrow(ArrowConfig::default()));
+    let ids = (0..50_000_i64).map(|n| (n != 40_000).then_some(n));
+    let names = StringArray::from_iter((0..50_000).map(|n| (n != 20_000).then_some("n")));
+    let ids: ArrayRef = Arc::new(StringArray::from_iter(ids.map(|n| match n {
+        Some(n) => Some(n.to_string()),
+        None => Some("none".to_owned()),
+    })));
+    let rows = RecordBatch::try_from_iter([("id", ids), ("name", Arc::new(names) as ArrayRef)]);
+    let body = arrow_body::write(&rows.expect("rows")).expect("write");
+    let taken = take(
+        Kind::Arrow,
+        body.into(),
+        &taking(OnBadEvent::AcceptRest),
+        &arrow,
+    );
+    let taken = taken.expect("rows");
+    assert_eq!(lines_of(&taken.bad), [40_001]);
+    assert_eq!(
+        (taken.events, taken.units, taken.refused),
+        (49_999, 49_999, 1)
+    );
+    assert_eq!(
+        arrow_body::read(&taken.payload).expect("read").num_rows(),
+        49_999
+    );
+    assert!(most.load(Ordering::Relaxed) <= PIECE_ROWS);
+}
+
+#[test]
+fn pieces_of_framed_messages_are_whole() {
+    for framing in [Framing::Varint, Framing::U32Be] {
+        let records = Records::Frames(framing);
+        let mut all = Vec::new();
+        for size in [10, 2 * PIECE_BYTES, 0, 300, PIECE_BYTES - 1, 7] {
+            all.extend(framing.frame_of(&vec![7; size]));
+        }
+        let starts = framing.starts(&all);
+        let mut at = 0;
+        while at < all.len() {
+            at += records.piece(&all[at..]);
+            assert!(starts.contains(&at) || at == all.len(), "at={at}");
+        }
+    }
+}
+
+fn words(word: impl Fn(usize) -> String) -> RecordBatch {
+    let words: DictionaryArray<Int8Type> = (0..100)
+        .map(|n| Some(word(n)))
+        .collect::<Vec<_>>()
+        .iter()
+        .map(|word| word.as_deref())
+        .collect();
+    let words: ArrayRef = Arc::new(words);
+    let within = arrow::array::StructArray::from(vec![(
+        Arc::new(arrow::datatypes::Field::new(
+            "word",
+            words.data_type().clone(),
+            true,
+        )),
+        Arc::clone(&words),
+    )]);
+    RecordBatch::try_from_iter([("word", words), ("within", Arc::new(within) as ArrayRef)])
+        .expect("rows")
+}
+
+#[test]
+fn batches_that_fit_alone_but_not_together_are_given_one_by_one() {
+    let all: Vec<_> = [words(|n| format!("a{n}")), words(|n| format!("b{n}"))].into();
+    assert_eq!(arrow_body::combine(all.clone()), all);
+    // Each has run ends of 16 bits.
+    let runs = || -> RecordBatch {
+        let ends = arrow::array::Int16Array::from(vec![20_000]);
+        let run = arrow::array::RunArray::try_new(&ends, &Int64Array::from(vec![1]));
+        RecordBatch::try_from_iter([("run", Arc::new(run.expect("a run")) as ArrayRef)])
+            .expect("rows")
+    };
+    let combined = arrow_body::combine(vec![runs(), runs()]);
+    assert_eq!(
+        combined.iter().map(RecordBatch::num_rows).sum::<usize>(),
+        40_000
+    );
+    let small = [rows(vec![Some(1)]), rows(vec![Some(2)])].to_vec();
+    assert_eq!(arrow_body::combine(small), [rows(vec![Some(1), Some(2)])]);
 }
 
 #[test]

@@ -194,8 +194,7 @@ fn rows_of(run: &[Record], tag: Option<&String>) -> Result<Vec<RawBatch>> {
             .map_err(|error| Error::corrupt(error).context(format!("offset={}", record.position)))
     };
     let rows: Vec<RecordBatch> = run.iter().map(read).collect::<Result<_>>()?;
-    let rows = arrow_body::combine(rows)
-        .map_err(|e| Error::internal("rows cannot be put together").because(e))?;
+    let rows = arrow_body::combine(rows);
     let mut from = run[0].position;
     let one = |rows: RecordBatch| {
         let to = from + rows.num_rows() as u64;
