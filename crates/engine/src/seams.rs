@@ -84,6 +84,8 @@ pub struct IntakeLevels {
     pub oldest_unread_ms: u64,
     /// Idempotency keys that were forgotten before their time.
     pub forgotten_keys: u64,
+    /// Bytes of memory that the source holds: bodies that are under way, events that nobody has read, keys.
+    pub held_bytes: u64,
 }
 
 /// Figures of a source that is given events by requests. Counts are taken from here by whoever shows

@@ -17,7 +17,7 @@ use super::{
     SourceContext,
     http::{
         WalConfig,
-        wal::{Content, Entry, Lock, Log, LogOptions},
+        wal::{Content, Entry, Lock, Log, LogOptions, NotAppended},
     },
     stdin::{PARTITION, StdinSource},
 };
@@ -35,7 +35,7 @@ pub(super) struct LoggedStdin {
     lock: Option<Lock>,
     log: Option<Log>,
     /// An append that is under way: it goes on when `next` is dropped.
-    appending: Option<JoinHandle<Result<u64>>>,
+    appending: Option<JoinHandle<Result<u64, NotAppended>>>,
     discovered: bool,
     began: bool,
     /// Nothing more comes from standard input.

@@ -39,6 +39,11 @@ impl Budget {
         Arc::new(Self { limit, used })
     }
 
+    /// Bytes that are taken.
+    pub(super) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
     pub(super) fn charge(self: &Arc<Self>) -> Charge {
         Charge {
             budget: Arc::clone(self),

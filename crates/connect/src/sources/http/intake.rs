@@ -4,7 +4,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU8, AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -19,7 +19,6 @@ use hyper::{
 };
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::sync::Notify;
 
 use super::{
     body::{self, Budget, Charge, Encoding, Limits},
@@ -37,14 +36,6 @@ const LONGEST_KEY: usize = 255;
 const DRAINED_BYTES: usize = 4 << 20;
 const DRAIN: Duration = Duration::from_secs(2);
 
-/// How far the end is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd)]
-pub(super) enum Phase {
-    Serving,
-    /// Requests that are under way are finished, and no others are taken.
-    Stopping,
-}
-
 /// Takes requests. Shared by all connections.
 pub(super) struct Intake {
     path: String,
@@ -58,20 +49,29 @@ pub(super) struct Intake {
     flights: Flights,
     budget: Arc<Budget>,
     link: Arc<Link>,
-    phase: AtomicU8,
+    /// Requests that are under way are finished, and no others are taken.
+    stopping: AtomicBool,
     under_way: AtomicUsize,
-    /// Told when `under_way` falls to zero.
-    pub(super) landed: Notify,
 }
+
+/// Nobody knows whether the events of a request are in the log: its connection is closed.
+#[derive(Debug)]
+pub(super) struct Unanswered;
+
+impl std::fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("nobody knows whether the events are in the log")
+    }
+}
+
+impl std::error::Error for Unanswered {}
 
 /// A request that is under way.
 struct UnderWay(Arc<Intake>);
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        if self.0.under_way.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.0.landed.notify_one();
-        }
+        self.0.under_way.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -103,7 +103,7 @@ impl Intake {
         format: &FormatConfig,
         checks: Checks,
         appender: Appender,
-        memory_bytes: u64,
+        budget: Arc<Budget>,
         link: Arc<Link>,
     ) -> Self {
         let token = |token: &Secret| Sha256::digest(token.expose().trim()).into();
@@ -111,8 +111,6 @@ impl Intake {
             FormatConfig::Protobuf(config) => config.framing,
             _ => crate::formats::protobuf::Framing::default(),
         };
-        // The largest body must fit, whatever the memory.
-        let most = config.max_body.0 + config.max_decompressed.0;
         Self {
             path: config.path.clone(),
             tokens: config.tokens.iter().map(token).collect(),
@@ -131,24 +129,16 @@ impl Intake {
             checks,
             appender,
             flights: Flights::default(),
-            budget: Budget::new(memory_bytes.max(most)),
+            budget,
             link,
-            phase: AtomicU8::new(0),
+            stopping: AtomicBool::new(false),
             under_way: AtomicUsize::new(0),
-            landed: Notify::new(),
         }
     }
 
     /// No more requests are taken.
     pub(super) fn stop(&self) {
-        self.phase.store(1, Ordering::SeqCst);
-    }
-
-    pub(super) fn phase(&self) -> Phase {
-        match self.phase.load(Ordering::SeqCst) {
-            0 => Phase::Serving,
-            _ => Phase::Stopping,
-        }
+        self.stopping.store(true, Ordering::SeqCst);
     }
 
     pub(super) fn under_way(&self) -> usize {
@@ -156,14 +146,18 @@ impl Intake {
     }
 
     /// Answers a request.
+    ///
+    /// # Errors
+    /// When there is no answer that is surely right.
     pub(super) async fn answer(
         self: Arc<Self>,
         request: Request<Incoming>,
         peer: SocketAddr,
         limit: Duration,
-    ) -> Response<Full<Bytes>> {
+    ) -> Result<Response<Full<Bytes>>, Unanswered> {
         let response = match Arc::clone(&self).receive(request, limit).await {
             Ok(receipt) => respond(&receipt),
+            Err(refusal) if refusal.is_silent => return Err(Unanswered),
             Err(refusal) => {
                 tracing::debug!(%peer, status = refusal.status.as_u16(), "{}", refusal.error);
                 refuse(&refusal)
@@ -172,7 +166,7 @@ impl Intake {
         if let Some(intake) = self.link.intake() {
             intake.answered(response.status().as_u16());
         }
-        response
+        Ok(response)
     }
 
     /// The body comes within `limit`.
@@ -231,7 +225,7 @@ impl Intake {
     /// What can be said before the body has come.
     fn head(&self, headers: &HeaderMap) -> Result<Head, Refusal> {
         self.authorize(headers)?;
-        if self.phase() != Phase::Serving {
+        if self.stopping.load(Ordering::SeqCst) {
             return Err(Refusal::stopping());
         }
         let kind = Kind::parse(text_of(headers, &header::CONTENT_TYPE)?, &self.format)?;

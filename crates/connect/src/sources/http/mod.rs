@@ -33,14 +33,15 @@ use calve_engine::{
 use calve_model::{OffsetRange, Offsets, SourcePartition};
 use tokio::time::Instant;
 
-pub use self::{
-    check::Checks,
-    config::{HttpConfig, HttpTls, OnBadEvent, WalConfig},
-};
 use self::{
+    body::Budget,
     intake::Intake,
     server::{Server, Serving},
     wal::{Content, Lock, Log, LogOptions, Record},
+};
+pub use self::{
+    check::Checks,
+    config::{HttpConfig, HttpTls, OnBadEvent, WalConfig},
 };
 use super::SourceContext;
 use crate::formats::FormatConfig;
@@ -239,10 +240,15 @@ impl Source for HttpSource {
         )?;
         let appender = log.appender();
         let levels = log.appender();
+        // The largest body must fit, whatever the memory.
+        let most = self.config.max_body.0 + self.config.max_decompressed.0;
+        let budget = Budget::new(most.max(self.memory_bytes / 8));
+        let bodies = Arc::clone(&budget);
         let figures = Figures::new(move || IntakeLevels {
             pending_bytes: levels.pending(),
             oldest_unread_ms: levels.oldest_unread_ms(),
             forgotten_keys: levels.forgotten_keys(),
+            held_bytes: levels.held_bytes() + bodies.used(),
         });
         self.link = Arc::new(Link::of_intake(figures));
         let intake = Arc::new(Intake::new(
@@ -250,7 +256,7 @@ impl Source for HttpSource {
             &self.format,
             self.checks.clone(),
             appender,
-            self.memory_bytes / 8,
+            budget,
             Arc::clone(&self.link),
         ));
         self.log = Some(log);

@@ -4,6 +4,8 @@ use calve_engine::{Error, ErrorKind};
 use hyper::StatusCode;
 use serde::Serialize;
 
+use super::wal::NotAppended;
+
 /// Events of one answer that are named, at the most; all are counted.
 pub(super) const MOST_NAMED: usize = 100;
 
@@ -24,6 +26,8 @@ pub(super) struct Refusal {
     pub(super) bad: Vec<BadEvent>,
     /// Seconds after which to try again.
     pub(super) retry_after: Option<u32>,
+    /// Nobody knows what becomes of the events: any answer could be wrong, and none is given.
+    pub(super) is_silent: bool,
 }
 
 impl Refusal {
@@ -33,6 +37,7 @@ impl Refusal {
             error: error.into(),
             bad: Vec::new(),
             retry_after: None,
+            is_silent: false,
         }
     }
 
@@ -78,6 +83,16 @@ impl From<Error> for Refusal {
         match error.kind() {
             ErrorKind::Unavailable | ErrorKind::Full => refusal.again_after(5),
             _ => refusal,
+        }
+    }
+}
+
+impl From<NotAppended> for Refusal {
+    fn from(error: NotAppended) -> Self {
+        let is_silent = matches!(error, NotAppended::Unknown(_));
+        Self {
+            is_silent,
+            ..Error::from(error).into()
         }
     }
 }

@@ -163,8 +163,7 @@ where
     let intake = Arc::clone(&serving.intake);
     let limit = serving.request_timeout;
     let service = service_fn(move |request: Request<Incoming>| {
-        let answer = Arc::clone(&intake).answer(request, peer, limit);
-        async move { Ok::<_, std::convert::Infallible>(answer.await) }
+        Arc::clone(&intake).answer(request, peer, limit)
     });
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(limit);

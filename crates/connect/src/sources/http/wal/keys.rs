@@ -97,6 +97,21 @@ impl Keys {
     pub(super) fn insert(&mut self, known: Known) {
         self.fresh.push_back(known);
         self.remember(known);
+        self.forget_fresh();
+    }
+
+    /// What is forgotten need not be in a file.
+    fn forget_fresh(&mut self) {
+        while self.fresh.len() > self.most {
+            self.fresh.pop_front();
+        }
+    }
+
+    /// About how much memory they take.
+    pub(super) fn held_bytes(&self) -> u64 {
+        let by_key = self.by_key.capacity() * size_of::<([u8; 16], Known)>();
+        let order = self.order.capacity() * size_of::<([u8; 16], u64)>();
+        (by_key + order + self.fresh.capacity() * size_of::<Known>()) as u64
     }
 
     fn remember(&mut self, known: Known) {
@@ -174,6 +189,7 @@ impl Keys {
         for known in taken.into_iter().rev() {
             self.fresh.push_front(known);
         }
+        self.forget_fresh();
     }
 
     /// Files that are to become one with the next one of `bytes` bytes, the newest last; and those of

@@ -72,6 +72,29 @@ pub(crate) struct Entry {
     pub(crate) payload: Bytes,
 }
 
+/// Why an entry was not appended.
+#[derive(Debug)]
+pub(crate) enum NotAppended {
+    /// It is not in the log.
+    Failed(Error),
+    /// The next start may find it in the log, or not.
+    Unknown(Error),
+}
+
+impl std::fmt::Display for NotAppended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (Self::Failed(error) | Self::Unknown(error)) = self;
+        error.fmt(f)
+    }
+}
+
+impl From<NotAppended> for Error {
+    fn from(error: NotAppended) -> Self {
+        let (NotAppended::Failed(error) | NotAppended::Unknown(error)) = error;
+        error
+    }
+}
+
 /// What is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
@@ -92,8 +115,12 @@ struct Shared {
     recent_bytes: usize,
     /// Bytes of payload that are appended, or are going to be, and not read.
     pending: AtomicU64,
+    /// Memory of the thread that appends.
+    buffer_bytes: AtomicU64,
     #[cfg(test)]
     failing: std::sync::atomic::AtomicBool,
+    #[cfg(test)]
+    unmendable: std::sync::atomic::AtomicBool,
 }
 
 struct State {
@@ -222,8 +249,11 @@ impl Log {
             readable: Notify::new(),
             recent_bytes: options.recent_bytes,
             pending: AtomicU64::new(pending),
+            buffer_bytes: AtomicU64::new(0),
             #[cfg(test)]
             failing: std::sync::atomic::AtomicBool::new(false),
+            #[cfg(test)]
+            unmendable: std::sync::atomic::AtomicBool::new(false),
         });
         let writer = Writer {
             folder: folder.clone(),
@@ -234,6 +264,7 @@ impl Log {
             file_bytes,
             position: found.end,
             torn: false,
+            failing: false,
             buffer: Vec::new(),
         };
         let (asks, asked) = mpsc::channel(WAITING);
@@ -452,10 +483,11 @@ impl Appender {
     /// bytes as the payload. When the call is dropped, the entry may be appended all the same.
     ///
     /// # Errors
-    /// `Full` or `Unavailable` when it could not be written, and is not in the log.
-    pub(crate) async fn append(&self, entry: Entry, mut room: Room) -> Result<u64> {
+    /// `Full` or `Unavailable` when it could not be written.
+    pub(crate) async fn append(&self, entry: Entry, mut room: Room) -> Result<u64, NotAppended> {
         let (reply, answer) = oneshot::channel();
-        let ended = || Error::unavailable("the log is closed: the pipeline is stopping");
+        let closed = "the log is closed: the pipeline is stopping";
+        let ended = || NotAppended::Failed(Error::unavailable(closed));
         let append = Append {
             payload_crc: self.id.crc(&entry.payload),
             entry,
@@ -486,6 +518,13 @@ impl Appender {
             return 0;
         }
         (clock::now_ms() - state.oldest_ms).max(0) as u64
+    }
+
+    /// Bytes of memory that the log holds.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let state = self.shared.state.lock();
+        let held = state.recent_bytes as u64 + state.keys.held_bytes();
+        held + self.shared.buffer_bytes.load(Ordering::Relaxed)
     }
 
     /// Keys that were forgotten before their time.

@@ -80,9 +80,14 @@ impl LogId {
     }
 
     pub(super) fn crc(self, bytes: &[u8]) -> u32 {
-        let mut hasher = crc32fast::Hasher::new_with_initial(crc32fast::hash(&self.0));
+        let mut hasher = self.hasher();
         hasher.update(bytes);
         hasher.finalize()
+    }
+
+    /// For the checksum of what comes piece by piece.
+    pub(super) fn hasher(self) -> crc32fast::Hasher {
+        crc32fast::Hasher::new_with_initial(crc32fast::hash(&self.0))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom},
     path::{Path, PathBuf},
 };
 
@@ -12,6 +12,9 @@ use super::{
     damaged,
     record::{HEADER_BYTES, Header, LogId, SEGMENT_BYTES, read_segment_head},
 };
+
+/// How much of a segment is in memory while it is looked through.
+const READ_BYTES: usize = 256 << 10;
 
 /// A segment's path.
 pub(super) fn path(folder: &Path, base: u64) -> PathBuf {
@@ -77,11 +80,12 @@ pub(super) fn recover(folder: &Path, mut record: impl FnMut(&Header)) -> Result<
         let last = index + 1 == bases.len();
         let file = path(folder, *base);
         let shown = file.display();
-        let bytes = fs::read(&file)
-            .map_err(|e| Error::io(format!("cannot read the log: file={shown}"), e))?;
-        let Some((id, written_base)) = read_segment_head(&bytes)? else {
+        let cannot = |e| Error::io(format!("cannot read the log: file={shown}"), e);
+        let mut segment = Segment::open(&file).map_err(cannot)?;
+        let head = segment.head().map_err(cannot)?;
+        let Some((id, written_base)) = read_segment_head(&head)? else {
             // The head is durable before the first record is written.
-            if last && bytes.len() <= SEGMENT_BYTES {
+            if last && segment.bytes <= SEGMENT_BYTES as u64 {
                 tracing::warn!(file = %shown, "a segment of the log was not begun, and is removed");
                 fs::remove_file(&file)
                     .and_then(|()| durable::sync_dir(folder))
@@ -100,44 +104,102 @@ pub(super) fn recover(folder: &Path, mut record: impl FnMut(&Header)) -> Result<
         }
         found.id = Some(id);
         found.bases.push(*base);
-        let mut at = SEGMENT_BYTES;
-        while at < bytes.len() {
-            let Some(header) = whole(id, &bytes[at..], found.end) else {
-                if !last || was_acknowledged(id, &bytes[at + 1..], found.end) {
+        let mut at = SEGMENT_BYTES as u64;
+        while at < segment.bytes {
+            let Some(header) = segment.record(id, found.end).map_err(cannot)? else {
+                let mut acknowledged = || segment.was_acknowledged(id, at + 1, found.end);
+                if !last || acknowledged().map_err(cannot)? {
                     return Err(damaged(format!(
                         "a record is damaged: file={shown} byte={at} offset={}",
                         found.end
                     )));
                 }
-                cut(&file, at as u64)
+                cut(&file, at)
                     .map_err(|e| Error::io(format!("cannot mend the log: file={shown}"), e))?;
                 tracing::warn!(
                     file = %shown,
-                    bytes = bytes.len() - at,
+                    bytes = segment.bytes - at,
                     "the log has a torn tail, which was not acknowledged; it is cut off"
                 );
                 break;
             };
             record(&header);
             found.end = header.end();
-            at += HEADER_BYTES + header.payload_bytes as usize;
+            at += HEADER_BYTES as u64 + u64::from(header.payload_bytes);
         }
-        found.last_bytes = at as u64;
+        found.last_bytes = at;
     }
     Ok(found)
 }
 
-/// The record that `bytes` begin with, when all of it is there and right.
-fn whole(id: LogId, bytes: &[u8], position: u64) -> Option<Header> {
-    let header = Header::read(id, bytes)?;
-    let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + header.payload_bytes as usize)?;
-    (header.position == position && header.payload_crc == id.crc(payload)).then_some(header)
+/// A segment that is read from its beginning, never as a whole.
+struct Segment {
+    file: BufReader<File>,
+    bytes: u64,
 }
 
-/// Whether a record further on says that what is damaged at `position` had been durable.
-fn was_acknowledged(id: LogId, bytes: &[u8], position: u64) -> bool {
-    let tail = bytes.len().saturating_sub(HEADER_BYTES - 1);
-    (0..tail).any(|at| Header::read(id, &bytes[at..]).is_some_and(|h| h.synced > position))
+impl Segment {
+    fn open(path: &Path) -> io::Result<Self> {
+        let file = File::open(path)?;
+        let bytes = file.metadata()?.len();
+        Ok(Self {
+            file: BufReader::with_capacity(READ_BYTES, file),
+            bytes,
+        })
+    }
+
+    /// As much of its head as is there.
+    fn head(&mut self) -> io::Result<Vec<u8>> {
+        let mut head = Vec::new();
+        let file = self.file.by_ref();
+        file.take(SEGMENT_BYTES as u64).read_to_end(&mut head)?;
+        Ok(head)
+    }
+
+    /// The next record, when all of it is there and right.
+    fn record(&mut self, id: LogId, position: u64) -> io::Result<Option<Header>> {
+        let mut head = [0; HEADER_BYTES];
+        match self.file.read_exact(&mut head) {
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            read => read?,
+        }
+        let header = Header::read(id, &head).filter(|header| header.position == position);
+        let Some(header) = header else {
+            return Ok(None);
+        };
+        let mut left = header.payload_bytes as usize;
+        let mut crc = id.hasher();
+        while left > 0 {
+            let read = self.file.fill_buf()?;
+            if read.is_empty() {
+                return Ok(None);
+            }
+            let count = read.len().min(left);
+            crc.update(&read[..count]);
+            self.file.consume(count);
+            left -= count;
+        }
+        Ok((header.payload_crc == crc.finalize()).then_some(header))
+    }
+
+    /// Whether a record from byte `at` on says that what is damaged at `position` had been durable.
+    fn was_acknowledged(&mut self, id: LogId, at: u64, position: u64) -> io::Result<bool> {
+        self.file.seek(SeekFrom::Start(at))?;
+        let mut window: Vec<u8> = Vec::new();
+        loop {
+            let file = self.file.by_ref();
+            if file.take(READ_BYTES as u64).read_to_end(&mut window)? == 0 {
+                return Ok(false);
+            }
+            let whole = window.len().saturating_sub(HEADER_BYTES - 1);
+            let says = |header: Header| header.synced > position;
+            if (0..whole).any(|at| Header::read(id, &window[at..]).is_some_and(says)) {
+                return Ok(true);
+            }
+            // A header may begin in what is left.
+            window.drain(..whole);
+        }
+    }
 }
 
 fn cut(file: &Path, bytes: u64) -> io::Result<()> {

@@ -31,7 +31,7 @@ fn key(n: u32) -> Key {
     Key { key, body: key }
 }
 
-fn append_as(log: &Log, n: u32, key: Option<Key>) -> Result<u64> {
+fn append_as(log: &Log, n: u32, key: Option<Key>) -> Result<u64, NotAppended> {
     let payload = payload(n);
     let appender = log.appender();
     let room = appender.room(payload.len() as u64, u64::MAX);
@@ -314,7 +314,7 @@ fn one_process_at_a_time() {
         payload: Bytes::from_static(b"x"),
     };
     let error = block_on(appender.append(entry, room)).expect_err("closed");
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(Error::from(error).kind(), ErrorKind::Unavailable);
     append(&log, 1);
 }
 
@@ -380,6 +380,14 @@ fn the_oldest_of_too_many_keys_are_forgotten() {
         .collect();
     assert_eq!(known, (15..25).collect::<Vec<_>>());
     assert_eq!(appender.forgotten_keys(), 15);
+    // However many there were, though nothing is trimmed.
+    let held = appender.held_bytes();
+    for n in 25..500 {
+        append_as(&log, n, Some(key(n))).expect("append");
+    }
+    let more = appender.held_bytes() - held;
+    let records = 475 * (payload(6).len() + record::HEADER_BYTES) as u64;
+    assert!(more < records + 2000, "{more}");
 }
 
 #[test]
@@ -391,7 +399,10 @@ fn a_full_disk_fails_those_who_append_and_not_the_log() {
     for n in 1..4 {
         log.shared.failing.store(true, Ordering::Relaxed);
         let error = append_as(&log, 90 + n, Some(key(n))).expect_err("full");
-        assert_eq!(error.kind(), ErrorKind::Full);
+        assert!(
+            matches!(&error, NotAppended::Failed(error) if error.kind() == ErrorKind::Full),
+            "{error:?}"
+        );
         assert_eq!(log.appender().known(&key(n).key), None);
         log.shared.failing.store(false, Ordering::Relaxed);
         append(&log, n);
@@ -402,6 +413,25 @@ fn a_full_disk_fails_those_who_append_and_not_the_log() {
     drop(log);
     let mut log = Log::open(&options, 0, None).expect("open");
     assert_eq!(payloads(&read_all(&mut log)), expected);
+}
+
+// Its records are whole, and the next start takes them: to say that nothing was taken would be wrong.
+#[test]
+fn what_can_neither_be_made_durable_nor_be_cut_off_is_not_denied() {
+    let dir = TempDir::new().expect("a folder");
+    let options = options(dir.path());
+    let log = Log::open(&options, 0, None).expect("open");
+    append(&log, 0);
+    log.shared.failing.store(true, Ordering::Relaxed);
+    log.shared.unmendable.store(true, Ordering::Relaxed);
+    let error = append_as(&log, 1, None).expect_err("full");
+    assert!(matches!(error, NotAppended::Unknown(_)), "{error:?}");
+    // Nothing of this one is written.
+    let error = append_as(&log, 2, None).expect_err("not mended");
+    assert!(matches!(error, NotAppended::Failed(_)), "{error:?}");
+    drop(log);
+    let mut log = Log::open(&options, 0, None).expect("open");
+    assert_eq!(payloads(&read_all(&mut log)), [payload(0), payload(1)]);
 }
 
 #[test]

@@ -2,20 +2,21 @@
 //! them durable by one fsync. Nothing is told to anybody before that.
 //!
 //! A write or an fsync that fails is an error to the requests of its group alone: the file is cut back
-//! to what was durable, and the next group begins there.
+//! to what was durable, and the next group begins there. Where that fails too, nobody can say what a start
+//! will find, and nothing is said to them.
 
 use std::{
     fs::File,
     io::{self, Seek as _, SeekFrom, Write as _},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
 };
 
 use calve_engine::{Error, ErrorKind, Result, clock, durable, fault};
 use tokio::sync::{mpsc, oneshot};
 
 use super::{
-    Entry, Record, Shared,
+    Entry, NotAppended, Record, Shared,
     keys::Known,
     record::{HEADER_BYTES, Header, LogId, SEGMENT_BYTES, segment_head},
     segments,
@@ -33,7 +34,7 @@ pub(super) enum Ask {
 pub(super) struct Append {
     pub(super) entry: Entry,
     pub(super) payload_crc: u32,
-    pub(super) reply: oneshot::Sender<Result<u64>>,
+    pub(super) reply: oneshot::Sender<Result<u64, NotAppended>>,
 }
 
 pub(super) struct Writer {
@@ -48,6 +49,8 @@ pub(super) struct Writer {
     pub(super) position: u64,
     /// Behind `file_bytes` there may be something.
     pub(super) torn: bool,
+    /// The last group failed, which was said.
+    pub(super) failing: bool,
     pub(super) buffer: Vec<u8>,
 }
 
@@ -87,13 +90,18 @@ impl Writer {
         let headers = self.headers(group, time_ms);
         match self.write(group, &headers) {
             Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("the log is written again");
+                }
                 self.publish(group, &headers);
                 for (append, header) in group.drain(..).zip(headers) {
                     let _ = append.reply.send(Ok(header.position));
                 }
             }
             Err(error) => {
-                tracing::warn!(requests = group.len(), "{error}");
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::warn!(requests = group.len(), "{error}");
+                }
                 for append in group.drain(..) {
                     let _ = append.reply.send(Err(again(&error)));
                 }
@@ -123,11 +131,12 @@ impl Writer {
         group.iter().map(header).collect()
     }
 
-    fn write(&mut self, group: &[Append], headers: &[Header]) -> Result<()> {
+    fn write(&mut self, group: &[Append], headers: &[Header]) -> Result<(), NotAppended> {
         let cannot = |e| Error::io("the log cannot be written", e);
-        self.mend().map_err(cannot)?;
+        let not_begun = |e| NotAppended::Failed(cannot(e));
+        self.mend().map_err(not_begun)?;
         if self.file_bytes >= self.segment_bytes {
-            self.rotate().map_err(cannot)?;
+            self.rotate().map_err(not_begun)?;
         }
         self.buffer.clear();
         for (append, header) in group.iter().zip(headers) {
@@ -140,6 +149,8 @@ impl Writer {
         if self.buffer.capacity() > 4 * GROUP_BYTES {
             self.buffer = Vec::new();
         }
+        let held = self.buffer.capacity() as u64;
+        self.shared.buffer_bytes.store(held, Ordering::Relaxed);
         let done = written
             .map_err(cannot)
             .and_then(|()| failing(&self.shared, "http.log.write"))
@@ -147,8 +158,12 @@ impl Writer {
             .and_then(|()| failing(&self.shared, "http.log.sync"));
         if let Err(error) = done {
             // At once, so that a full disk has the room again.
-            let _ = self.mend();
-            return Err(error);
+            return Err(match self.mend() {
+                Ok(()) => NotAppended::Failed(error),
+                Err(mending) => NotAppended::Unknown(error.context(format!(
+                    "and cannot be cut back to what is durable: {mending}"
+                ))),
+            });
         }
         self.torn = false;
         self.file_bytes += bytes;
@@ -158,6 +173,10 @@ impl Writer {
     /// Cuts off what a failed group left behind.
     fn mend(&mut self) -> io::Result<()> {
         if self.torn {
+            #[cfg(test)]
+            if self.shared.unmendable.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Other.into());
+            }
             self.file.set_len(self.file_bytes)?;
             self.file.sync_all()?;
             self.file.seek(SeekFrom::Start(self.file_bytes))?;
@@ -214,7 +233,7 @@ impl Writer {
 
 fn failing(shared: &Shared, point: &str) -> Result<()> {
     #[cfg(test)]
-    if shared.failing.load(std::sync::atomic::Ordering::Relaxed) {
+    if shared.failing.load(Ordering::Relaxed) {
         let full = io::Error::from(io::ErrorKind::StorageFull);
         return Err(Error::io("the log cannot be written", full));
     }
@@ -243,7 +262,14 @@ pub(super) fn create(folder: &std::path::Path, id: LogId, base: u64) -> io::Resu
 }
 
 /// The same error for one more request.
-fn again(error: &Error) -> Error {
+fn again(error: &NotAppended) -> NotAppended {
+    match error {
+        NotAppended::Failed(error) => NotAppended::Failed(same(error)),
+        NotAppended::Unknown(error) => NotAppended::Unknown(same(error)),
+    }
+}
+
+fn same(error: &Error) -> Error {
     let same = Error::new(error.kind(), error.to_string());
     if error.kind() == ErrorKind::Full {
         return same.hint("free space on the disk of the log; then send the request again");
