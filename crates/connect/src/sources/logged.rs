@@ -2,8 +2,9 @@
 //! from the log, so that it can be read again after a crash. The next process goes on with what the
 //! log has, and then with its own standard input.
 //!
-//! What waits in the pipe, or was read and is not in the log yet, is nobody's promise: a pipe cannot
-//! acknowledge. Start with [`LoggedStdin::next`].
+//! What waits in the pipe, or was read and is not in the log yet when the process dies, is nobody's promise:
+//! a pipe cannot acknowledge. A source that ends before the process leaves it to the next one. Start with
+//! [`LoggedStdin::next`].
 
 use std::path::PathBuf;
 
@@ -34,14 +35,21 @@ pub(super) struct LoggedStdin {
     folder: PathBuf,
     lock: Option<Lock>,
     log: Option<Log>,
-    /// An append that is under way: it goes on when `next` is dropped.
-    appending: Option<JoinHandle<Result<u64, NotAppended>>>,
+    appending: Option<Appending>,
     discovered: bool,
     began: bool,
     /// Nothing more comes from standard input.
     ended: bool,
     stopping: bool,
     over: bool,
+}
+
+/// An append that is under way: it goes on when `next` is dropped.
+struct Appending {
+    task: JoinHandle<Result<u64, NotAppended>>,
+    /// The log's end before it; nobody else appends.
+    from: u64,
+    bytes: Bytes,
 }
 
 impl LoggedStdin {
@@ -142,11 +150,27 @@ impl LoggedStdin {
             events: 0,
             refused: 0,
             key: None,
-            payload: bytes,
+            payload: bytes.clone(),
         };
         let append = async move { appender.append(entry, room).await };
-        self.appending = Some(tokio::spawn(append));
+        self.appending = Some(Appending {
+            task: tokio::spawn(append),
+            from: self.log()?.end(),
+            bytes,
+        });
         Ok(())
+    }
+}
+
+impl Drop for LoggedStdin {
+    fn drop(&mut self) {
+        if let (Some(log), Some(appending)) = (&mut self.log, self.appending.take()) {
+            // Behind this it is in the log, or never will be.
+            log.seal();
+            if log.end() == appending.from {
+                self.inner.give_back(&appending.bytes);
+            }
+        }
     }
 }
 
@@ -201,7 +225,7 @@ impl Source for LoggedStdin {
                 return Ok(SourceEvent::Batch(self.batch()?));
             }
             if let Some(appending) = &mut self.appending {
-                let appended = appending.await;
+                let appended = (&mut appending.task).await;
                 self.appending = None;
                 appended.map_err(|e| Error::internal("an append ended early").because(e))??;
                 continue;

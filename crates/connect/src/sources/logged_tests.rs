@@ -9,19 +9,24 @@ use super::*;
 use crate::{
     formats::{CsvConfig, JsonConfig},
     sources::{
-        stdin::StdinConfig,
+        stdin::{Kept, StdinConfig},
         testing::{account, block_on, text},
     },
     units::ByteSize,
 };
 
 fn source(dir: &Path, input: impl std::io::Read + Send + 'static) -> LoggedStdin {
+    kept(dir, input, Kept::default())
+}
+
+/// A source of an input that others of this process read before it.
+fn kept(dir: &Path, input: impl std::io::Read + Send + 'static, kept: Kept) -> LoggedStdin {
     let config = StdinConfig {
         chunk_bytes: ByteSize(64),
         ..StdinConfig::default()
     };
     let format = FormatConfig::Json(JsonConfig::default());
-    let inner = StdinSource::of(&config, &format, Box::new(input));
+    let inner = StdinSource::of(&config, &format, Box::new(input)).keeping(kept);
     let wal = WalConfig {
         segment_size: ByteSize(1 << 10),
         ..WalConfig::default()
@@ -113,6 +118,46 @@ fn a_stop_gives_what_was_read_and_does_not_end_the_source_partition() {
         assert!(!batches.iter().chain(&rest).any(|raw| raw.last));
         drop(hold);
     });
+}
+
+// As where the schema evolves: the process goes on with another source of the same input.
+#[test]
+fn sources_of_one_process_that_follow_each_other_lose_nothing() {
+    let dir = TempDir::new().expect("a folder");
+    let all = lines(0, 2000);
+    let keeping = Kept::default();
+    let mut input = Some(Cursor::new(all.clone()));
+    let mut durable = Offsets::default();
+    let mut given = String::new();
+    block_on(async {
+        for round in 0.. {
+            let rest: Box<dyn std::io::Read + Send> = match input.take() {
+                Some(input) => Box::new(input),
+                None => Box::new(std::io::empty()),
+            };
+            let mut source = kept(dir.path(), rest, keeping.clone());
+            source.open(&durable).await.expect("open");
+            let batches = read(&mut source, 400 + round * 37).await;
+            for raw in &batches {
+                account(&mut durable, raw);
+            }
+            given += &text(&batches);
+            if batches.last().is_none_or(|last| last.last) {
+                break;
+            }
+            // Dropped at one place or another, in the middle of an append too.
+            for _ in 0..round % 5 {
+                if let std::task::Poll::Ready(event) = futures::poll!(source.next())
+                    && let Ok(SourceEvent::Batch(raw)) = event
+                {
+                    account(&mut durable, &raw);
+                    given += &text(&[raw]);
+                }
+            }
+        }
+    });
+    assert_eq!(given.len(), all.len());
+    assert_eq!(given, all);
 }
 
 #[test]

@@ -2,14 +2,21 @@
 //! when the process dies is lost, unless there is a log ([`super::logged`]):
 //! [`super::SourceConfig::can_replay`] says so.
 //!
-//! A thread of its own reads, since a read of a pipe cannot be abandoned.
+//! A thread of its own reads, since a read of a pipe cannot be abandoned. It outlives the source: what it
+//! reads, and the line that is not whole, go to the next source of this process ([`Kept`]), which begins
+//! where the schema has evolved.
 
-use std::{collections::VecDeque, io::Read, thread};
+use std::{
+    io::Read,
+    sync::{Arc, LazyLock},
+    thread,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use calve_engine::{Error, Payload, RawBatch, Result, Source, SourceEvent};
 use calve_model::{OffsetRange, Offsets, SourcePartition};
+use parking_lot::Mutex;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -60,6 +67,21 @@ impl StdinConfig {
 
 type Reads = mpsc::Receiver<std::io::Result<Vec<u8>>>;
 
+/// Where a source leaves what was read of an input and not given out, for the next source of the same
+/// input: it cannot be read again. Cheap to clone; clones share it.
+#[derive(Clone, Default)]
+pub(super) struct Kept(Arc<Mutex<Option<Rest>>>);
+
+/// What is left of an input that a source has opened.
+struct Rest {
+    /// None: it has ended.
+    reads: Option<Reads>,
+    buffer: Vec<u8>,
+}
+
+/// That of the process's standard input.
+static PROCESS: LazyLock<Kept> = LazyLock::new(Kept::default);
+
 /// Reads standard input, or anything that can be read.
 pub struct StdinSource {
     config: StdinConfig,
@@ -71,15 +93,17 @@ pub struct StdinSource {
     /// So many bytes of it are known to hold no line end.
     searched: usize,
     offset: u64,
-    ready: VecDeque<RawBatch>,
     tag: FileTag,
     ended: bool,
+    /// Where the next source of the same input looks.
+    kept: Kept,
+    opened: bool,
 }
 
 impl StdinSource {
     /// A source of the process's standard input.
     pub fn new(config: &StdinConfig, format: &FormatConfig) -> Self {
-        Self::of(config, format, Box::new(std::io::stdin()))
+        Self::of(config, format, Box::new(std::io::stdin())).keeping(PROCESS.clone())
     }
 
     /// A source of something else that is read once.
@@ -93,10 +117,23 @@ impl StdinSource {
             buffer: Vec::new(),
             searched: 0,
             offset: 0,
-            ready: VecDeque::new(),
             tag: FileTag::default(),
             ended: false,
+            kept: Kept::default(),
+            opened: false,
         }
+    }
+
+    /// Goes on with what is kept there, and leaves there what it does not give out.
+    pub(super) fn keeping(mut self, kept: Kept) -> Self {
+        self.kept = kept;
+        self
+    }
+
+    /// Takes back what was given out last, to leave it to the next source.
+    pub(super) fn give_back(&mut self, bytes: &[u8]) {
+        self.buffer.splice(..0, bytes.iter().copied());
+        self.searched = 0;
     }
 
     /// The whole records of what was read already, for who reads no more.
@@ -186,9 +223,16 @@ impl Source for StdinSource {
     /// Offsets go on where the last run ended, though the bytes before it cannot be read again.
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         self.offset = from.position(PARTITION);
-        if let Some(input) = self.input.take() {
+        let Some(input) = self.input.take() else {
+            return Ok(());
+        };
+        if let Some(rest) = self.kept.0.lock().take() {
+            self.reads = rest.reads;
+            self.buffer = rest.buffer;
+        } else {
             self.reads = Some(spawn(input, self.config.chunk_bytes.0 as usize)?);
         }
+        self.opened = true;
         Ok(())
     }
 
@@ -202,18 +246,13 @@ impl Source for StdinSource {
         let chunk_bytes = self.config.chunk_bytes.0 as usize;
         let mut target = chunk_bytes;
         loop {
-            if let Some(raw) = self.ready.pop_front() {
-                return Ok(SourceEvent::Batch(raw));
-            }
             let Some(reads) = &mut self.reads else {
                 if self.ended {
                     return Ok(SourceEvent::End);
                 }
                 self.ended = true;
                 let all = self.buffer.len();
-                let raw = self.take(all, true)?;
-                self.ready.push_back(raw);
-                continue;
+                return Ok(SourceEvent::Batch(self.take(all, true)?));
             };
             // What is there already is taken at once; only for the first piece is it worth to wait.
             let read = match reads.try_recv() {
@@ -222,9 +261,7 @@ impl Source for StdinSource {
                 Err(mpsc::error::TryRecvError::Empty) => {
                     let cut = self.cut();
                     if cut > 0 {
-                        let raw = self.take(cut, false)?;
-                        self.ready.push_back(raw);
-                        continue;
+                        return Ok(SourceEvent::Batch(self.take(cut, false)?));
                     }
                     let Some(reads) = &mut self.reads else {
                         continue;
@@ -242,8 +279,7 @@ impl Source for StdinSource {
             }
             let cut = self.cut();
             if cut > 0 {
-                let raw = self.take(cut, false)?;
-                self.ready.push_back(raw);
+                return Ok(SourceEvent::Batch(self.take(cut, false)?));
             } else if self.buffer.len() as u64 > self.config.max_line_bytes.0 {
                 return Err(Error::config(format!(
                     "{} is too long: offset={} max_line_bytes={}",
@@ -259,6 +295,17 @@ impl Source for StdinSource {
                 let most = (self.config.max_line_bytes.0 as usize).saturating_add(1);
                 target = (self.buffer.len() * 2).min(most).max(self.buffer.len() + 1);
             }
+        }
+    }
+}
+
+impl Drop for StdinSource {
+    fn drop(&mut self) {
+        if self.opened {
+            *self.kept.0.lock() = Some(Rest {
+                reads: self.reads.take(),
+                buffer: std::mem::take(&mut self.buffer),
+            });
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Standard input, with something else in its place: pieces of any size, silence, errors.
 
-use std::sync::mpsc as std_mpsc;
+use std::{collections::VecDeque, sync::mpsc as std_mpsc};
 
 use calve_engine::ErrorKind;
 
