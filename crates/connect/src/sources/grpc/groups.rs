@@ -9,7 +9,7 @@
 
 use calve_engine::{Error, Result, batch::Messages};
 use prost_reflect::MessageDescriptor;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::IgnoredAny};
 
 use super::likeness;
 use crate::sources::buffers::Buffers;
@@ -27,8 +27,10 @@ pub(super) struct Mark {
     pub(super) count: u32,
     /// No more messages of it can come.
     pub(super) whole: bool,
-    /// The last message of it, to know it again where the group is not whole: see [`likeness`].
+    /// The last message of it, to know it again where the group is not whole: see [`likeness`]. None: it is
+    /// told by its count alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "parts_or_older")]
     pub(super) last: Vec<u32>,
     /// The bound of the request (inclusive), when the stream had ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -37,17 +39,28 @@ pub(super) struct Mark {
 
 impl Mark {
     /// What a position says. An offset that somebody named (without a tag) counts as a whole group.
-    pub(super) fn of(offset: u64, tag: Option<&str>) -> Self {
-        let stored = tag.and_then(|tag| serde_json::from_str::<Self>(tag).ok());
-        let named = || Self {
-            count: 1,
-            whole: true,
-            ..Self::default()
+    ///
+    /// # Errors
+    /// `Corrupt` when its tag cannot be read.
+    pub(super) fn of(offset: u64, tag: Option<&str>) -> Result<Self> {
+        let stored = match tag {
+            None => Self {
+                count: 1,
+                whole: true,
+                ..Self::default()
+            },
+            Some(tag) => serde_json::from_str(tag).map_err(|error| {
+                Error::corrupt(format!(
+                    "the checkpoint's position in the stream cannot be read: offset={offset}"
+                ))
+                .because(error)
+                .hint("run the version of calve that wrote it")
+            })?,
         };
-        Self {
+        Ok(Self {
             value: offset,
-            ..stored.unwrap_or_else(named)
-        }
+            ..stored
+        })
     }
 
     pub(super) fn print(&self) -> Option<String> {
@@ -58,6 +71,25 @@ impl Mark {
     pub(super) fn is_start(&self) -> bool {
         self.count == 0
     }
+}
+
+/// Earlier builds kept the size and a digest of the last message, which say nothing of its parts.
+fn parts_or_older<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u32>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Last {
+        Parts(Vec<u32>),
+        Older {
+            #[serde(rename = "bytes")]
+            _bytes: IgnoredAny,
+            #[serde(rename = "sha")]
+            _sha: IgnoredAny,
+        },
+    }
+    Ok(match Last::deserialize(deserializer)? {
+        Last::Parts(parts) => parts,
+        Last::Older { .. } => Vec::new(),
+    })
 }
 
 /// Whole groups, with what they cover.
@@ -101,6 +133,8 @@ pub(super) struct Groups {
     behind: bool,
     /// Messages of `front` that the stream has given again.
     again: u32,
+    /// The value that the stream gave last.
+    last: Option<u64>,
     limits: Limits,
     /// The type of the messages, to know them again.
     of: Option<MessageDescriptor>,
@@ -132,6 +166,7 @@ impl Groups {
             open: None,
             behind: true,
             again: 0,
+            last: None,
             limits,
             of,
         }
@@ -152,6 +187,7 @@ impl Groups {
         self.open = None;
         self.behind = true;
         self.again = 0;
+        self.last = None;
     }
 
     /// Takes the next message of the stream.
@@ -160,6 +196,7 @@ impl Groups {
     /// `Corrupt` when the server gives another order than before, or values go back; `Config` when a
     /// group is too large.
     pub(super) fn push(&mut self, value: u64, message: &[u8]) -> Result<Pushed> {
+        self.last = Some(value);
         if self.behind && !self.front.is_start() {
             if value < self.front.value || (value == self.front.value && self.front.whole) {
                 return Ok(Pushed::Known);
@@ -215,6 +252,19 @@ impl Groups {
         // A batch is at most the limits of batch and group, far below 4 GiB (`GrpcConfig::validate`).
         self.ends.push(self.bytes.len() as u32);
         Ok(pushed)
+    }
+
+    /// Takes a message whose value cannot be read. It is of the group that is being read, as far as anybody
+    /// can tell, each time it comes; where a stream begins with it, it was taken with the group before.
+    /// None: nothing was ever read that it could belong to.
+    ///
+    /// # Errors
+    /// Those of [`Groups::push`].
+    pub(super) fn push_unread(&mut self, message: &[u8]) -> Result<Option<Pushed>> {
+        match self.last {
+            Some(last) => self.push(last, message).map(Some),
+            None => Ok((!self.front.is_start()).then_some(Pushed::Known)),
+        }
     }
 
     /// Takes a message that stands by itself; its offset counts messages.

@@ -78,7 +78,7 @@ fn a_group_that_silence_ended_goes_on_with_its_count() {
     let first = groups.take().expect("ended");
     // As a checkpoint keeps it.
     let tag = first.mark.print();
-    let stored = Mark::of(first.mark.value, tag.as_deref());
+    let stored = Mark::of(first.mark.value, tag.as_deref()).expect("a mark");
     assert_eq!(stored, first.mark);
     for restarted in [false, true] {
         let mut again = new(stored.clone(), 1, 1000);
@@ -99,6 +99,29 @@ fn a_group_that_silence_ended_goes_on_with_its_count() {
         );
         assert!(second.mark.whole);
     }
+}
+
+#[test]
+fn marks_of_earlier_builds_go_on_and_others_are_not_guessed() {
+    let older = r#"{"count":2,"whole":false,"last":{"bytes":3,"sha":"9f86d081884c7d65"}}"#;
+    let mark = Mark::of(1, Some(older)).expect("a mark");
+    assert_eq!((mark.value, mark.count, mark.whole), (1, 2, false));
+    let all = stream(&[4, 1]);
+    let mut groups = new(mark, 1, 1000);
+    push_all(&mut groups, &all);
+    let rest = groups.take().expect("the rest");
+    assert_eq!(listed(&rest), [(1, 2, "1/2".into()), (1, 3, "1/3".into())]);
+    for wrong in [
+        "",
+        "{}",
+        r#"{"count":2}"#,
+        r#"{"count":2,"whole":false,"last":"x"}"#,
+    ] {
+        let error = Mark::of(1, Some(wrong)).expect_err(wrong);
+        assert_eq!(error.kind(), calve_engine::ErrorKind::Corrupt);
+    }
+    let named = Mark::of(7, None).expect("an offset");
+    assert!(named.whole && !named.is_start());
 }
 
 #[test]
@@ -172,6 +195,26 @@ fn messages_that_stand_alone_are_counted() {
     );
 }
 
+/// Groups begin with a message that cannot be read where `damaged` says it; not the first one.
+fn with_unreadable(stream: Stream, damaged: &[bool]) -> Stream {
+    let mut all = Stream::new();
+    let mut groups = 0;
+    for (value, message) in stream {
+        if all.last().is_some_and(|(last, _)| *last != value) {
+            if damaged[groups % damaged.len()] {
+                all.push((value, format!("?{value}").into_bytes()));
+            }
+            groups += 1;
+        }
+        all.push((value, message));
+    }
+    all
+}
+
+fn is_unreadable(message: &[u8]) -> bool {
+    message.starts_with(b"?")
+}
+
 /// What happens to a reader.
 #[derive(Clone, Copy, Debug)]
 enum Step {
@@ -202,10 +245,18 @@ proptest! {
     fn each_message_comes_once_and_in_order(
         sizes in prop::collection::vec(1..6_u8, 1..12),
         steps in prop::collection::vec(step(), 0..60),
+        damaged in prop::collection::vec(any::<bool>(), 12),
         silences in any::<bool>(),
         inclusive in any::<bool>(),
     ) {
-        let all = stream(&sizes);
+        let all = with_unreadable(stream(&sizes), &damaged);
+        // What cannot be read goes with the group before it.
+        let mut expected: Vec<(u64, u32, String)> = Vec::new();
+        for (value, message) in &all {
+            let last = expected.last().filter(|last| is_unreadable(message) || last.0 == *value);
+            let (value, ordinal) = last.map_or((*value, 0), |last| (last.0, last.1 + 1));
+            expected.push((value, ordinal, String::from_utf8_lossy(message).into_owned()));
+        }
         let mut groups = new(Mark::default(), 60, 10_000);
         let mut durable = Mark::default();
         let mut out: Vec<(u64, u32, String)> = Vec::new();
@@ -224,7 +275,12 @@ proptest! {
             match step {
                 Step::Read(count) => {
                     for (value, message) in all.iter().skip(at).take(count as usize) {
-                        groups.push(*value, message).expect("in order");
+                        if is_unreadable(message) {
+                            let pushed = groups.push_unread(message).expect("in order");
+                            prop_assert!(pushed.is_some(), "it is never the first of all");
+                        } else {
+                            groups.push(*value, message).expect("in order");
+                        }
                         at += 1;
                     }
                 }
@@ -238,7 +294,8 @@ proptest! {
                     at = begin(groups.front());
                 }
                 Step::Die => {
-                    groups = new(Mark::of(durable.value, durable.print().as_deref()), 60, 10_000);
+                    let mark = Mark::of(durable.value, durable.print().as_deref());
+                    groups = new(mark.expect("a mark"), 60, 10_000);
                     at = begin(&durable);
                 }
                 Step::Take => {
@@ -252,7 +309,7 @@ proptest! {
                         if !silences && at < all.len() {
                             let last = rows.last().expect("never empty").0;
                             let count = rows.iter().filter(|row| row.0 == last).count();
-                            let there = all.iter().filter(|(value, _)| *value == last).count();
+                            let there = expected.iter().filter(|row| row.0 == last).count();
                             prop_assert_eq!(count, there, "a group is whole");
                         }
                         out.extend(rows);
@@ -260,12 +317,6 @@ proptest! {
                     }
                 }
             }
-        }
-        let mut expected = Vec::new();
-        for (value, message) in &all {
-            let text = String::from_utf8_lossy(message).into_owned();
-            let ordinal = text.split('/').nth(1).expect("an ordinal").parse().expect("a number");
-            expected.push((*value, ordinal, text));
         }
         prop_assert_eq!(out, expected);
     }

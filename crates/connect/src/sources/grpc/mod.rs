@@ -76,8 +76,6 @@ pub struct GrpcSource {
     message: MessageDescriptor,
     /// What groups messages; none: each stands by itself.
     column: Option<FieldPath>,
-    /// The value that the stream gave last; one whose value cannot be read is put to it.
-    value: Option<u64>,
     /// The time of a group that begins.
     watermark: Option<FieldPath>,
     /// What it was last, in microseconds; and what was said.
@@ -141,7 +139,6 @@ impl GrpcSource {
             link: Arc::default(),
             first: VecDeque::new(),
             linger: None,
-            value: None,
             heard: false,
             quiet_since: Instant::now(),
             config: config.clone(),
@@ -150,7 +147,6 @@ impl GrpcSource {
 
     fn open_connection(&mut self) -> Result<()> {
         self.groups.restart();
-        self.value = None;
         let (endpoint, wanted) = (self.endpoint.clone(), self.wanted.clone());
         let request = self.asking.behind(self.groups.front())?;
         let (limit, link) = (self.config.connect_timeout.0, Arc::clone(&self.link));
@@ -286,9 +282,8 @@ impl Source for GrpcSource {
     /// Connects only in `next`, which tries again and again.
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         let position = from.0.get(self.partition.as_str());
-        let mark = position.map_or_else(Mark::default, |position| {
-            Mark::of(position.offset, position.tag.as_deref())
-        });
+        let mark = position.map(|position| Mark::of(position.offset, position.tag.as_deref()));
+        let mark = mark.transpose()?.unwrap_or_default();
         // What was read to the bound of its request is not asked for again, unless the bound moved. A
         // request without a bound may have more now.
         let until = self.asking.until();
@@ -362,7 +357,8 @@ impl Source for GrpcSource {
                                 return Ok(event);
                             }
                         }
-                        None => {}
+                        // It is not silent before it is there.
+                        None => self.quiet_since = Instant::now(),
                     }
                 }
                 Connection::Up(_) => {

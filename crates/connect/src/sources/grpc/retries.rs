@@ -11,7 +11,7 @@ use rand::Rng as _;
 use tokio::time::Instant;
 
 /// A connection that held so long was one, though nothing came.
-pub(super) const HELD: Duration = Duration::from_mins(5);
+const HELD: Duration = Duration::from_mins(5);
 /// Pauses between tries.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -25,6 +25,8 @@ pub(super) struct Retries {
     tries: u32,
     failing_since: Option<Instant>,
     opened: Option<Instant>,
+    /// See [`HELD`].
+    pub(super) held: Duration,
 }
 
 impl Retries {
@@ -34,6 +36,7 @@ impl Retries {
             tries: 0,
             failing_since: None,
             opened: None,
+            held: HELD,
         }
     }
 
@@ -48,12 +51,17 @@ impl Retries {
         self.failing_since = None;
     }
 
-    /// The try failed; `was_up`: there was a connection. Whether another one is wanted.
-    pub(super) fn failed(&mut self, now: Instant, was_up: bool) -> bool {
+    /// The try is over; `was_up`: there was a connection, which was not given up for its silence.
+    pub(super) fn closed(&mut self, now: Instant, was_up: bool) {
         let opened = self.opened.take();
-        if was_up && opened.is_some_and(|opened| now - opened >= HELD) {
+        if was_up && opened.is_some_and(|opened| now - opened >= self.held) {
             self.news();
         }
+    }
+
+    /// The try failed; `was_up` as with [`Retries::closed`]. Whether another one is wanted.
+    pub(super) fn failed(&mut self, now: Instant, was_up: bool) -> bool {
+        self.closed(now, was_up);
         let since = *self.failing_since.get_or_insert(now);
         self.limit.is_none_or(|limit| now - since < limit)
     }
@@ -109,6 +117,12 @@ mod tests {
             assert!(retries.failed(later + 59 * SECOND, false));
             assert!(!retries.failed(later + 60 * SECOND, false));
         }
+        // One that held and ended well is no failure, and the next failure is the first.
+        let mut retries = Retries::new(Some(60 * SECOND));
+        assert!(retries.failed(begin, false));
+        retries.open(begin + SECOND);
+        retries.closed(begin + HELD + SECOND, true);
+        assert!(retries.failed(begin + HELD + SECOND, false));
         // A connection that was never there did not hold.
         let mut retries = Retries::new(Some(60 * SECOND));
         assert!(retries.failed(begin, false));

@@ -59,30 +59,25 @@ impl GrpcSource {
             self.retries.news();
             return Ok(());
         };
-        let front = self.groups.front();
-        let last = self.value.or((!front.is_start()).then_some(front.value));
-        let value = match (column.read(message), last) {
-            (Ok(value), _) => value,
-            // It is of the group that is being read, as far as anybody can tell, each time it comes; and
-            // the decoder says what is wrong with it.
-            (Err(why), Some(last)) => {
-                tracing::warn!(field = column.shown(), behind = last, "{}", why.why());
-                last
-            }
-            // The first one of all: the path is wrong, and not a message.
-            (Err(why), None) => {
-                return Err(Error::corrupt(format!(
-                    "{}: field={} after={}",
-                    why.why(),
-                    column.shown(),
-                    front.value
-                ))
-                .hint("`resume.from_column` must be in every message"));
+        let before = self.groups.complete();
+        let pushed = match column.read(message) {
+            Ok(value) => self.groups.push(value, message)?,
+            Err(why) => {
+                let behind = self.groups.front().value;
+                let Some(pushed) = self.groups.push_unread(message)? else {
+                    // The first one of all: the path is wrong, and not a message.
+                    return Err(Error::corrupt(format!(
+                        "{}: field={} after={behind}",
+                        why.why(),
+                        column.shown(),
+                    ))
+                    .hint("`resume.from_column` must be in every message"));
+                };
+                // The decoder says what is wrong with it.
+                tracing::warn!(field = column.shown(), behind, "{}", why.why());
+                pushed
             }
         };
-        self.value = Some(value);
-        let before = self.groups.complete();
-        let pushed = self.groups.push(value, message)?;
         if self.groups.complete() > before {
             // Something new, and not the same part of a group as at every try before.
             self.retries.news();
@@ -141,6 +136,7 @@ impl GrpcSource {
             return;
         }
         let now = Instant::now();
+        self.retries.closed(now, true);
         let mut pause = self.retries.pause();
         let idle = self.idle();
         match self.rest.ended(self.groups.open(), now, idle) {
@@ -176,6 +172,8 @@ impl GrpcSource {
             self.quiet_since = now;
             let status =
                 Status::deadline_exceeded(format!("nothing came for {} ms", silence.as_millis()));
+            // However long it was silent, it did not hold.
+            self.link.set_connected(false);
             self.failed(&status)?;
             return Ok(None);
         }

@@ -29,7 +29,7 @@ fn the_stream_goes_on_after_every_passing_failure() {
             acts
         });
         let mut source = server.source(RESUME);
-        let all = read(&mut source, &Offsets::default()).expect("read");
+        let all = read_to_end(&mut source, &Offsets::default()).expect("read");
         assert_eq!(listed(&all), expected(&SIZES), "{code:?}");
         offsets_after(&all);
         assert_eq!(source.link().expect("a link").reconnects(), 3);
@@ -168,6 +168,78 @@ fn silence_and_failure_again_and_again_end_with_retry_for() {
     assert!(server.starts().len() > 2);
 }
 
+#[test]
+fn a_deadline_longer_than_what_counts_as_held_does_not_disable_retry_for() {
+    let server = Server::start(|_, _| vec![Act::Hold]);
+    let mut source = server.source(&format!("{RESUME}, deadline: 100ms, retry_for: 1s"));
+    source.retries.held = Duration::from_millis(50);
+    let error = block_on(async {
+        source.open(&Offsets::default()).await.expect("open");
+        let end = async {
+            loop {
+                if let Err(error) = source.next().await {
+                    return error;
+                }
+            }
+        };
+        let end = tokio::time::timeout(Duration::from_secs(20), end);
+        end.await.expect("it ends")
+    });
+    assert!(error.message().contains("DEADLINE_EXCEEDED"), "{error}");
+}
+
+#[test]
+fn connections_that_held_and_ended_well_are_no_failures() {
+    let server = Server::start(|number, _| match number % 2 {
+        0 => vec![Act::Fail(Code::Unavailable)],
+        _ => vec![Act::Pause(Duration::from_millis(100))],
+    });
+    let more = format!("{RESUME}, at_end: reconnect, retry_for: 1s");
+    let mut source = server.source(&more);
+    source.retries.held = Duration::from_millis(50);
+    block_on(async {
+        source.open(&Offsets::default()).await.expect("open");
+        // Without an end, whatever the time: far more than `retry_for`.
+        while server.starts().len() < 16 {
+            let event = tokio::time::timeout(Duration::from_millis(50), source.next());
+            if let Ok(event) = event.await {
+                event.expect("it goes on");
+            }
+        }
+    });
+}
+
+#[test]
+fn the_deadline_counts_from_when_there_is_a_connection() {
+    let server = Server::start(|_, start| ledgers(&SIZES, start));
+    let mut source = server.source(&format!("{RESUME}, deadline: 400ms"));
+    let all = block_on(async {
+        source.open(&Offsets::default()).await.expect("open");
+        let connection = std::mem::replace(&mut source.connection, Connection::Over);
+        let Connection::Opening(opening) = connection else {
+            panic!("it is opened at once");
+        };
+        let link = source.link().expect("a link");
+        source.connection = Connection::Opening(Box::pin(async move {
+            tokio::time::sleep(Duration::from_millis(900)).await;
+            link.set_connected(true);
+            // Some looks at it, and then the answer.
+            tokio::time::sleep(Duration::from_millis(150)).await;
+            opening.await
+        }));
+        let mut all = Vec::new();
+        loop {
+            match source.next().await.expect("next") {
+                SourceEvent::Batch(raw) => all.push(raw),
+                SourceEvent::End => return all,
+                _ => {}
+            }
+        }
+    });
+    assert_eq!(listed(&all), expected(&SIZES));
+    assert_eq!(source.link().expect("a link").reconnects(), 0);
+}
+
 /// Stands before a server and passes bytes on, until it swallows those of the connections that are open
 /// then: they stay, and nobody answers any more.
 struct Swallower {
@@ -252,22 +324,26 @@ fn a_connection_that_nobody_answers_is_found_by_keep_alive() {
         let mut all = Vec::new();
         let ended = block_on(async {
             source.open(&Offsets::default()).await.expect("open");
-            let reading = async {
+            let mut more = async |enough: usize| {
                 loop {
                     match source.next().await.expect("next") {
                         SourceEvent::Batch(raw) => all.push(raw),
                         SourceEvent::End => break,
                         _ => {}
                     }
-                    if listed(&all).len() == 4 {
-                        between.swallow.store(true, Ordering::Release);
+                    if listed(&all).len() == enough {
+                        break;
                     }
                 }
             };
+            more(4).await;
+            between.swallow.store(true, Ordering::Release);
             let limit = Duration::from_secs(if keep_alive { 30 } else { 3 });
-            tokio::time::timeout(limit, reading).await.is_ok()
+            let rest = tokio::time::timeout(limit, more(usize::MAX));
+            rest.await.is_ok()
         });
         assert_eq!(ended, keep_alive, "without pings nobody knows");
+        assert!(listed(&all).len() >= 4, "it was read before");
         if keep_alive {
             assert_eq!(listed(&all), expected(&SIZES));
             offsets_after(&all);

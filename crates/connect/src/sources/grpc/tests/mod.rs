@@ -59,8 +59,9 @@ fn event(ledger: u32, text: &str) -> Bytes {
 enum Act {
     Send(Bytes),
     Fail(Code),
-    /// Says nothing any more.
+    /// Says nothing any more, or for so long.
     Hold,
+    Pause(Duration),
 }
 
 /// What the server does for the request number `n` that begins at a ledger.
@@ -106,6 +107,10 @@ impl ServerStreamingService<Bytes> for Scripted {
                         Act::Send(message) => Ok(message),
                         Act::Fail(code) => Err(Status::new(code, "as the script says")),
                         Act::Hold => std::future::pending().await,
+                        Act::Pause(span) => {
+                            tokio::time::sleep(span).await;
+                            continue;
+                        }
                     };
                     let bytes = item.as_ref().map_or(0, Bytes::len) as u64;
                     if sender.send(item).await.is_err() {
@@ -167,9 +172,11 @@ impl Server {
         };
         let (asked, sent) = (Arc::clone(&scripted.asked), Arc::clone(&scripted.sent));
         // Not by `block_on`: a test may be within a runtime of its own.
+        let begun = Instant::now();
         let listener = loop {
-            if let Ok(listener) = std::net::TcpListener::bind(address) {
-                break listener;
+            match std::net::TcpListener::bind(address) {
+                Ok(listener) => break listener,
+                Err(error) => assert!(begun.elapsed() < Duration::from_mins(1), "{error}"),
             }
             std::thread::yield_now();
         };
@@ -231,6 +238,21 @@ fn ledgers(sizes: &[usize], start: u32) -> Vec<Act> {
         }
     }
     acts
+}
+
+/// Reads until the source ends; silence, as of a slow machine, does not count.
+fn read_to_end(source: &mut dyn Source, from: &Offsets) -> Result<Vec<RawBatch>> {
+    block_on(async {
+        source.open(from).await?;
+        let mut all = Vec::new();
+        loop {
+            match source.next().await? {
+                SourceEvent::Batch(raw) => all.push(raw),
+                SourceEvent::End => return Ok(all),
+                _ => {}
+            }
+        }
+    })
 }
 
 /// Offset, ordinal and bytes of each message.

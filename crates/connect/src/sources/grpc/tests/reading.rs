@@ -6,14 +6,14 @@ use super::*;
 fn batches_hold_whole_groups_and_reading_goes_on_behind_each() {
     let server = Server::start(|_, start| ledgers(&SIZES, start));
     let from = Offsets::default();
-    let all = read(&mut server.source(RESUME), &from).expect("read");
+    let all = read_to_end(&mut server.source(RESUME), &from).expect("read");
     assert_eq!(listed(&all), expected(&SIZES));
     assert!(all.last().expect("the last").last);
     let end = offsets_after(&all);
     assert!(end.0["p"].done);
     for count in 0..all.len() {
         let from = offsets_after(&all[..count]);
-        let rest = read(&mut server.source(RESUME), &from).expect("read");
+        let rest = read_to_end(&mut server.source(RESUME), &from).expect("read");
         let mut offsets = from.clone();
         for raw in &rest {
             account(&mut offsets, raw);
@@ -36,7 +36,7 @@ fn batches_hold_whole_groups_and_reading_goes_on_behind_each() {
         config.request.insert("end".to_owned(), 6.into());
         GrpcSource::new(&config, &pool(), "p", Path::new("")).expect("a source")
     };
-    let all = read(&mut source(), &Offsets::default()).expect("read");
+    let all = read_to_end(&mut source(), &Offsets::default()).expect("read");
     assert_eq!(listed(&all), expected(&SIZES));
     let end = offsets_after(&all);
     assert_eq!(listed(&read(&mut source(), &end).expect("read")), []);
@@ -114,7 +114,7 @@ fn without_resume_messages_are_counted_and_a_reconnect_takes_what_comes() {
         }
         acts
     });
-    let all = read(&mut server.source("lossy: true"), &Offsets::default()).expect("read");
+    let all = read_to_end(&mut server.source("lossy: true"), &Offsets::default()).expect("read");
     let offsets: Vec<u64> = listed(&all).iter().map(|(offset, _, _)| *offset).collect();
     assert_eq!(offsets, [0, 1, 2, 3, 4, 5]);
     assert_eq!(offsets_after(&all).0["p"].offset, 6);
