@@ -89,9 +89,7 @@ impl Front {
                 formats::schema_to_yaml(&schema, 2)
             ));
             inferred = Some(formats::schema_to_json(&schema)?);
-            let (config, format) = (file.source.clone(), format.clone());
-            let anew = move || config.build(&format, &context);
-            source = Box::new(peeked.or_anew(anew));
+            source = Box::new(peeked.or_anew(anew(file, &format, &context)));
             first = Some(seen);
             schema
         };
@@ -101,9 +99,7 @@ impl Front {
                 seen
             } else {
                 let (seen, peeked) = sources::peek(source, from).await?;
-                let anew = file.clone();
-                let build = move || anew.source.build(&anew.format, &self::context(&anew));
-                source = Box::new(peeked.or_anew(build));
+                source = Box::new(peeked.or_anew(anew(file, &format, &context)));
                 seen
             };
             key = Some(key_of(file, &seen)?);
@@ -137,6 +133,16 @@ impl Front {
             sql: file.transform.as_ref().map(|t| t.sql.trim().to_owned()),
         })
     }
+}
+
+/// Makes the source once more, of the same surroundings.
+fn anew(
+    file: &PipelineFile,
+    format: &FormatConfig,
+    context: &SourceContext,
+) -> impl FnOnce() -> Result<Box<dyn Source>> + Send + 'static {
+    let (source, format, context) = (file.source.clone(), format.clone(), context.clone());
+    move || source.build(&format, &context)
 }
 
 /// The key that the first changes carry.

@@ -15,7 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// A source that was opened and looked at; it gives again what was seen.
 pub struct Peeked {
     seen: VecDeque<SourceEvent>,
-    inner: Box<dyn Source>,
+    /// None: it could not be made anew.
+    inner: Option<Box<dyn Source>>,
     /// Where it was opened.
     from: Offsets,
     again: Option<Again>,
@@ -25,6 +26,11 @@ pub struct Peeked {
 type Again = Box<dyn FnOnce() -> Result<Box<dyn Source>> + Send>;
 
 impl Peeked {
+    fn inner(&mut self) -> Result<&mut Box<dyn Source>> {
+        let gone = || Error::internal("a source is read that could not be opened");
+        self.inner.as_mut().ok_or_else(gone)
+    }
+
     /// How to make the source anew, should it have to begin elsewhere than where it was looked at:
     /// another process may have read on meanwhile, and this one taken it over.
     #[must_use]
@@ -90,7 +96,7 @@ async fn peek_for(
         first,
         Peeked {
             seen,
-            inner: source,
+            inner: Some(source),
             from: from.clone(),
             again: None,
         },
@@ -100,7 +106,9 @@ async fn peek_for(
 #[async_trait]
 impl Source for Peeked {
     fn ask(&mut self, bytes: usize) {
-        self.inner.ask(bytes);
+        if let Some(inner) = &mut self.inner {
+            inner.ask(bytes);
+        }
     }
 
     async fn open(&mut self, from: &Offsets) -> Result<()> {
@@ -111,34 +119,36 @@ impl Source for Peeked {
             Error::fenced("another process read on while this one looked at the first events")
                 .hint("start it again")
         })?;
+        self.seen.clear();
+        // It may hold what can be held once: a port, the lock of a log.
+        drop(self.inner.take());
         let mut source = again()?;
         source.open(from).await?;
-        self.seen.clear();
-        self.inner = source;
+        self.inner = Some(source);
         Ok(())
     }
 
     async fn next(&mut self) -> Result<SourceEvent> {
         match self.seen.pop_front() {
             Some(event) => Ok(event),
-            None => self.inner.next().await,
+            None => self.inner()?.next().await,
         }
     }
 
     async fn committed(&mut self, upto: &Offsets) -> Result<()> {
-        self.inner.committed(upto).await
+        self.inner()?.committed(upto).await
     }
 
     fn lag(&self) -> Option<u64> {
-        self.inner.lag()
+        self.inner.as_ref()?.lag()
     }
 
     fn link(&self) -> Option<std::sync::Arc<calve_engine::seams::Link>> {
-        self.inner.link()
+        self.inner.as_ref()?.link()
     }
 
     fn stop(&mut self) -> bool {
-        self.inner.stop()
+        self.inner.as_mut().is_some_and(|inner| inner.stop())
     }
 }
 

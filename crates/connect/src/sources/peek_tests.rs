@@ -1,5 +1,7 @@
 //! What was looked at comes again, and looking ends.
 
+use std::sync::Arc;
+
 use arrow::array::AsArray;
 use calve_engine::{Error, ErrorKind};
 use calve_model::SourcePartition;
@@ -86,6 +88,35 @@ fn what_was_seen_comes_again_in_its_order() {
         }
         let expected = ["discovered 1", "0..0", "0..3", "3..7", "end", "end"];
         assert_eq!(again, expected);
+    });
+}
+
+/// A source of what only one can have.
+struct Owner(#[expect(dead_code, reason = "it is held")] Arc<()>);
+
+#[async_trait]
+impl Source for Owner {
+    async fn open(&mut self, _: &Offsets) -> Result<()> {
+        Ok(())
+    }
+
+    async fn next(&mut self) -> Result<SourceEvent> {
+        Ok(SourceEvent::End)
+    }
+}
+
+#[test]
+fn the_source_is_gone_when_it_is_made_anew() {
+    let one = Arc::new(());
+    let (_, peeked) = look(Box::new(Owner(Arc::clone(&one)))).expect("looked");
+    let mut peeked = peeked.or_anew(move || {
+        assert_eq!(Arc::strong_count(&one), 1, "nobody else has it");
+        Ok(Box::new(Owner(one)))
+    });
+    block_on(async {
+        let elsewhere = offsets_after(&[raw("{}\n", 0)]);
+        peeked.open(&elsewhere).await.expect("open");
+        assert!(matches!(peeked.next().await, Ok(SourceEvent::End)));
     });
 }
 
