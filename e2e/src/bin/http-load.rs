@@ -66,10 +66,13 @@ fn one(load: Load, connection: u64, begun: Instant) -> Seen {
         if load.rate > 0.0 {
             // Connections take turns.
             let turn = request as f64 + connection as f64 / load.connections as f64;
+            // What was due before the end counts, however late it is posted.
+            if turn * apart >= load.seconds {
+                break;
+            }
             from = begun + Duration::from_secs_f64(turn * apart);
             thread::sleep(from.saturating_duration_since(Instant::now()));
-        }
-        if begun.elapsed().as_secs_f64() >= load.seconds {
+        } else if begun.elapsed().as_secs_f64() >= load.seconds {
             break;
         }
         let body = &bodies[(request % BODIES) as usize];
