@@ -5,12 +5,13 @@ use std::{
     io::{Read as _, Seek as _, SeekFrom, Write as _},
     net::TcpStream,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, ChildStdin, Command, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::{Duration, Instant},
 };
 
 use calve_e2e::{
@@ -103,6 +104,8 @@ impl Place {
     }
 }
 
+/// How long anything may take.
+const PATIENCE: Duration = Duration::from_mins(1);
 const FAST: &str = "commit: { every: 60ms, min_interval: 10ms }";
 /// Nothing is committed before the end.
 const NEVER: &str = "commit: { every: 1h }";
@@ -164,7 +167,11 @@ fn killed_at_random(sink: Sink, seed: u64) {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     for _ in 0..KILLS {
         let before = done.load(Ordering::Relaxed);
-        while done.load(Ordering::Relaxed) < before + 100 {
+        // A client that has panicked says why when it is joined.
+        let alive = || clients.iter().all(|client| !client.is_finished());
+        let begun = Instant::now();
+        while done.load(Ordering::Relaxed) < before + 100 && alive() {
+            assert!(begun.elapsed() < PATIENCE, "{}", place.log());
             pause(1);
         }
         pause(random.random_range(0..150));
@@ -231,7 +238,9 @@ fn told_to_stop_in_mid_traffic_it_writes_all_that_it_answered() {
             })
         })
         .collect();
+    let begun = Instant::now();
     while answered.load(Ordering::Relaxed) < 500 {
+        assert!(begun.elapsed() < PATIENCE, "{}", place.log());
         pause(5);
     }
     assert!(running.terminate().success(), "{}", place.log());
@@ -279,6 +288,7 @@ fn a_slow_sink_stops_the_clients_and_loses_nothing() {
             429 => {
                 assert!(answer.retry_after);
                 busy += 1;
+                pause(10);
             }
             _ => panic!("{answer:?} round={round}"),
         }
@@ -287,7 +297,13 @@ fn a_slow_sink_stops_the_clients_and_loses_nothing() {
         }
     }
     assert!(busy >= 20 && taken > 3, "busy={busy} taken={taken}");
-    let metrics = get(serve, "/metrics");
+    // Figures follow in their time.
+    let counted = format!("status=\"429\"}} {busy}");
+    let metrics = (0..600).find_map(|_| {
+        pause(50);
+        Some(get(serve, "/metrics")).filter(|metrics| metrics.contains(&counted))
+    });
+    let metrics = metrics.unwrap_or_else(|| get(serve, "/metrics"));
     let figure = |name: &str| {
         let line = metrics.lines().find(|line| line.starts_with(name));
         let value = line.and_then(|line| line.rsplit(' ').next());
@@ -308,7 +324,9 @@ fn a_slow_sink_stops_the_clients_and_loses_nothing() {
     running.kill();
     // The same without a fault: it takes on at once.
     let running = place.start("");
+    let begun = Instant::now();
     while busy > 0 {
+        assert!(begun.elapsed() < PATIENCE, "{}", place.log());
         let answer = connection.post("", &events(taken * 100, 100));
         match answer.map(|answer| answer.status) {
             Ok(200) => (taken, busy) = (taken + 1, busy - 1),
@@ -330,32 +348,103 @@ fn get(port: u16, path: &str) -> String {
 }
 
 #[test]
-fn standard_input_with_a_log_survives_a_kill() {
+fn an_append_that_is_killed_or_fails_at_any_step_is_written_once() {
     let dir = tempfile::tempdir().expect("a folder");
-    let place = Place::new(dir.path(), Sink::Iceberg, "", NEVER);
+    let place = Place::new(dir.path(), Sink::Parquet, "", FAST);
+    let mut first = 0;
+    for step in ["wal.write", "wal.sync"] {
+        let running = place.start(&format!("{step}=kill@3"));
+        let port = place.port;
+        let client = thread::spawn(move || {
+            let mut connection = Client::new(port);
+            for from in (first..first + 50).step_by(10) {
+                connection.post_until_taken(&format!("{step}-{from}"), &events(from, 10));
+            }
+        });
+        assert!(!running.wait().success());
+        let running = place.start("");
+        client.join().expect("a client");
+        assert!(running.terminate().success(), "{}", place.log());
+        first += 50;
+
+        let running = place.start(&format!("{step}=error@3"));
+        let mut connection = Client::new(place.port);
+        let mut answers = Vec::new();
+        for at in [0, 1, 2, 2, 3] {
+            let key = format!("Idempotency-Key: {step}-error-{at}\r\n");
+            let answer = connection.post(&key, &events(first + at * 10, 10));
+            let answer = answer.expect("an answer");
+            assert_eq!(answer.body["repeated"], Value::Null, "{answer:?}");
+            answers.push(answer.status);
+        }
+        assert_eq!(answers, [200, 200, 503, 200, 200], "{step}");
+        assert!(running.terminate().success(), "{}", place.log());
+        first += 40;
+    }
+    assert_eq!(place.ids(), (0..first).collect::<Vec<_>>());
+}
+
+/// A pipeline that reads its standard input through a log.
+fn of_stdin(place: &Place) {
     let text = fs::read_to_string(place.file()).expect("read");
     let (from, to) = (text.find("source:"), text.find("format:"));
     let (from, to) = (from.expect("a source"), to.expect("a format"));
-    let wal = place.dir.join("wal");
     let source = format!(
         "source: {{ stdin: {{ wal: {{ path: \"{}\", segment_size: 64KiB }} }} }}\n",
-        wal.display()
+        place.dir.join("wal").display()
     );
     let text = format!("{}{source}{}", &text[..from], &text[to..]);
     fs::write(place.file(), text).expect("write");
-    let run = |input: &[u8], ends: bool| {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(place.dir.join("log"));
-        let mut command = Command::new(calve());
-        command.arg("run").arg(place.file());
-        let command = command.stdin(Stdio::piped()).stderr(log.expect("a log"));
-        let mut child = command.spawn().expect("start calve");
-        let mut pipe = child.stdin.take().expect("a pipe");
-        pipe.write_all(input).expect("write");
-        (child, (!ends).then_some(pipe))
-    };
+}
+
+/// calve with this input, of which the end comes when the pipe is dropped.
+fn piped(place: &Place, input: &[u8]) -> (Child, ChildStdin) {
+    let log = fs::File::options()
+        .create(true)
+        .append(true)
+        .open(place.dir.join("log"));
+    let mut command = Command::new(calve());
+    command.arg("run").arg(place.file());
+    let command = command.stdin(Stdio::piped()).stderr(log.expect("a log"));
+    let mut child = command.spawn().expect("start calve");
+    let mut pipe = child.stdin.take().expect("a pipe");
+    pipe.write_all(input).expect("write");
+    (child, pipe)
+}
+
+#[test]
+fn standard_input_with_a_log_goes_on_where_its_schema_evolves() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), Sink::Iceberg, "", FAST);
+    of_stdin(&place);
+    infer_schema(&place);
+    // Behind what is looked at to infer the schema.
+    let mut input = events(0, 150_000);
+    input.extend(b"{\"id\":150000,\"region\":\"eu\",\"amount\":1.5,\"sku\":\"new\"}\n");
+    input.extend(events(150_001, 150_000));
+    let (mut child, pipe) = piped(&place, &input);
+    drop(pipe);
+    assert!(child.wait().expect("wait").success(), "{}", place.log());
+    assert!(place.log().contains("evolves"), "{}", place.log());
+    let ids = place.ids();
+    assert_eq!(ids.len(), 300_001);
+    assert!(ids.iter().copied().eq(0..300_001));
+}
+
+/// The schema is not declared.
+fn infer_schema(place: &Place) {
+    let text = fs::read_to_string(place.file()).expect("read");
+    let columns = text.lines().find(|line| line.starts_with("format:"));
+    let inferred = text.replace(columns.expect("a format"), "format: json");
+    fs::write(place.file(), inferred).expect("write");
+}
+
+#[test]
+fn standard_input_with_a_log_survives_a_kill() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), Sink::Iceberg, "", NEVER);
+    of_stdin(&place);
+    let wal = place.dir.join("wal");
     let logged = || -> u64 {
         let sizes = place.segments().into_iter().map(fs::metadata);
         sizes
@@ -365,7 +454,7 @@ fn standard_input_with_a_log_survives_a_kill() {
     for round in 0..3 {
         let input = events(round * 5000, 5000);
         let before = if round == 0 { 0 } else { logged() };
-        let (mut child, _pipe) = run(&input, false);
+        let (mut child, _pipe) = piped(&place, &input);
         let appended = (0..1200).find(|_| {
             pause(20);
             wal.exists() && logged() >= before + input.len() as u64
@@ -375,7 +464,8 @@ fn standard_input_with_a_log_survives_a_kill() {
         child.wait().expect("wait");
         assert!(appended.is_some(), "{}", place.log());
     }
-    let (mut child, _) = run(&events(15_000, 10), true);
+    let (mut child, pipe) = piped(&place, &events(15_000, 10));
+    drop(pipe);
     assert!(child.wait().expect("wait").success(), "{}", place.log());
     assert_eq!(place.ids(), (0..15_010).collect::<Vec<_>>());
 }
@@ -515,10 +605,7 @@ fn arrow_streams_and_requests_of_which_the_rest_is_taken() {
 fn a_schema_is_inferred_from_the_first_requests_and_evolves() {
     let dir = tempfile::tempdir().expect("a folder");
     let place = Place::new(dir.path(), Sink::Iceberg, "", FAST);
-    let text = fs::read_to_string(place.file()).expect("read");
-    let columns = text.lines().find(|line| line.starts_with("format:"));
-    let inferred = text.replace(columns.expect("a format"), "format: json");
-    fs::write(place.file(), inferred).expect("write");
+    infer_schema(&place);
     let running = place.start("");
     let mut connection = Client::new(place.port);
     // The schema is not known: what is no object is refused all the same.
@@ -534,7 +621,7 @@ fn a_schema_is_inferred_from_the_first_requests_and_evolves() {
     });
     assert!(inferred.is_some(), "{}", place.log());
     // Once the schema is known, a text is no id.
-    let refused = (0..100).find(|_| {
+    let refused = (0..1200).find(|_| {
         pause(50);
         let bad = connection.post("", b"{\"id\":\"none\",\"region\":\"eu\"}\n");
         bad.is_ok_and(|answer| answer.status == 400)

@@ -1,10 +1,7 @@
 //! Token transfers over gRPC where something is wrong that will not pass: it is said, with the way out,
 //! and stops the run or is a reject. Events, ranges, credentials, certificates.
 
-use std::{
-    fs,
-    time::{Duration, Instant},
-};
+use std::fs;
 
 use bytes::Bytes;
 use calve_e2e::{
@@ -211,13 +208,12 @@ fn a_server_that_wants_a_certificate_gets_one_or_says_so() {
 
     for own in [None, Some("foreign-"), Some("false-")] {
         let name = own.unwrap_or("unknown");
-        let begun = Instant::now();
         let (code, place) = run(name, own);
         let log = place.log();
         assert_eq!(code, Some(2), "{name}: {log}");
         assert!(log.contains("certificate"), "{name}: {log}");
         assert!(log.contains("`tls.cert`"), "{name}: the hint: {log}");
-        assert!(begun.elapsed() < Duration::from_secs(20), "{name}: at once");
+        assert!(!log.contains("the stream is interrupted"), "{name}: {log}");
         assert!(!log.contains("BEGIN"), "{name}: {log}");
     }
     assert_eq!(server.asked().len(), 1);

@@ -74,8 +74,12 @@ fn event(n: usize) -> String {
 #[test]
 fn what_is_acknowledged_is_read_also_after_a_restart() {
     let dir = TempDir::new().expect("a folder");
+    let config = HttpConfig {
+        batch_bytes: ByteSize(64),
+        ..config()
+    };
     block_on(async {
-        let mut source = opened(dir.path(), &config(), &Offsets::default()).await;
+        let mut source = opened(dir.path(), &config, &Offsets::default()).await;
         let address = source.address();
         let posting = thread::spawn(move || {
             let each = |n| {
@@ -90,19 +94,23 @@ fn what_is_acknowledged_is_read_also_after_a_restart() {
         let mut lines: Vec<String> = text(&batches).lines().map(str::to_owned).collect();
         lines.sort();
         assert_eq!(lines.len(), 40, "{lines:?}");
-        assert!(batches.len() < 40, "small requests are put together");
+        assert!(
+            (2..40).contains(&batches.len()),
+            "small requests are put together, as far as they fit: {}",
+            batches.len()
+        );
         let offsets = offsets_after(&batches);
         drop(source);
         // Nothing was committed: all of it comes again, from wherever the checkpoint is.
-        let mut again = opened(dir.path(), &config(), &Offsets::default()).await;
+        let mut again = opened(dir.path(), &config, &Offsets::default()).await;
         assert_eq!(text(&read(&mut again).await), text(&batches));
         drop(again);
         let half = offsets_after(&batches[..1]);
-        let mut again = opened(dir.path(), &config(), &half).await;
+        let mut again = opened(dir.path(), &config, &half).await;
         assert_eq!(text(&read(&mut again).await), text(&batches[1..]));
         again.committed(&offsets).await.expect("trim");
         drop(again);
-        let mut end = opened(dir.path(), &config(), &offsets).await;
+        let mut end = opened(dir.path(), &config, &offsets).await;
         assert_eq!(read(&mut end).await.len(), 0);
         assert_eq!(post(end.address(), "", &event(1)).0, 200);
         assert_eq!(text(&read(&mut end).await), event(1));
@@ -324,6 +332,11 @@ fn answers_on_their_way_are_given_before_the_end() {
             thread::yield_now();
         }
         let ending = thread::spawn(move || drop(source));
+        let begun = Instant::now();
+        while TcpStream::connect(address).is_ok() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it listens on");
+            thread::yield_now();
+        }
         stream.write_all(b":1}\n").expect("send");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).expect("receive");

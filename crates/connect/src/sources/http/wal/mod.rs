@@ -269,7 +269,7 @@ impl Log {
         };
         let (asks, asked) = mpsc::channel(WAITING);
         let writer = thread::Builder::new()
-            .name("http-log".to_owned())
+            .name("wal".to_owned())
             .spawn(move || writer.run(asked))
             .map_err(|e| Error::io("cannot start the thread that writes the log", e))?;
         Ok(Self {

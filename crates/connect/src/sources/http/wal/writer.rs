@@ -153,9 +153,9 @@ impl Writer {
         self.shared.buffer_bytes.store(held, Ordering::Relaxed);
         let done = written
             .map_err(cannot)
-            .and_then(|()| failing(&self.shared, "http.log.write"))
+            .and_then(|()| failing(&self.shared, "wal.write"))
             .and_then(|()| self.file.sync_data().map_err(cannot))
-            .and_then(|()| failing(&self.shared, "http.log.sync"));
+            .and_then(|()| failing(&self.shared, "wal.sync"));
         if let Err(error) = done {
             // At once, so that a full disk has the room again.
             return Err(match self.mend() {
