@@ -116,6 +116,20 @@ impl Place {
         json!({ "kind": kind, "dir": self.dir, "rejects": self.dir.join("rejects") })
     }
 
+    /// That independent readers find these ledgers in the table, whole and in their order.
+    ///
+    /// # Panics
+    /// When they do not.
+    pub fn assert_holds(&self, expected: &Value) {
+        let found = self.read();
+        assert_eq!(found["ledgers"], *expected, "{found}");
+        assert_eq!(
+            (&found["torn"], &found["bad_indexes"]),
+            (&json!([]), &json!(0)),
+            "{found}"
+        );
+    }
+
     /// What independent readers find in the table.
     pub fn read(&self) -> Value {
         python("transfers.py", &[self.spec()]).remove(0)

@@ -45,12 +45,7 @@ fn every_kind_of_failure_of_the_server_is_survived_in_the_middle_of_a_ledger() {
     let place = Place::new(root.path().to_owned(), Sink::Iceberg);
     place.write(&server.endpoint(), &range(first, last), "");
     place.run();
-    let found = place.read();
-    assert_eq!(found["ledgers"], expected, "{found}");
-    assert_eq!(
-        (&found["torn"], &found["bad_indexes"]),
-        (&json!([]), &json!(0))
-    );
+    place.assert_holds(&expected);
     assert_eq!(server.asked().len(), 8, "{:?}", server.asked());
     assert_eq!(place.log().matches("the stream is interrupted").count(), 7);
 }
@@ -196,12 +191,7 @@ fn a_live_server_that_stops_between_two_events_tears_no_ledger() {
     let running = place.start("");
     wait_for(&place, all);
     assert!(running.terminate().success(), "{}", place.log());
-    let found = place.read();
-    assert_eq!(found["ledgers"], expected, "{found}");
-    assert_eq!(
-        (&found["torn"], &found["bad_indexes"]),
-        (&json!([]), &json!(0))
-    );
+    place.assert_holds(&expected);
     assert_eq!(server.asked().len(), 6, "{:?}", server.asked());
 }
 
@@ -216,12 +206,7 @@ fn a_range_may_be_made_longer_afterwards() {
         place.write(&server.endpoint(), &range(FIRST, FIRST + last), "");
         place.run();
     }
-    let found = place.read();
-    assert_eq!(found["ledgers"], expected, "{found}");
-    assert_eq!(
-        (&found["torn"], &found["bad_indexes"]),
-        (&json!([]), &json!(0))
-    );
+    place.assert_holds(&expected);
     let asked = server.asked();
     assert_eq!(
         asked.len(),
@@ -259,12 +244,7 @@ fn a_stream_that_the_deadline_cuts_goes_on_behind_what_is_durable() {
     wait_until(&place, || server.asked().len() >= 3);
     running.kill();
     place.run();
-    let found = place.read();
-    assert_eq!(found["ledgers"], expected, "{found}");
-    assert_eq!(
-        (&found["torn"], &found["bad_indexes"]),
-        (&json!([]), &json!(0))
-    );
+    place.assert_holds(&expected);
     assert!(place.log().contains("DEADLINE_EXCEEDED"), "{}", place.log());
     let asked = server.asked();
     // Four silences, of which the server may have begun one while the process died, and a start.
@@ -319,10 +299,5 @@ fn a_sink_that_stands_still_holds_the_server_back() {
     );
     running.kill();
     place.run();
-    let found = place.read();
-    assert_eq!(found["ledgers"], expected);
-    assert_eq!(
-        (&found["torn"], &found["bad_indexes"]),
-        (&json!([]), &json!(0))
-    );
+    place.assert_holds(&expected);
 }
