@@ -4,6 +4,20 @@ use arrow::{array::RecordBatch, compute::concat_batches, util::pretty::pretty_fo
 use bytes::Bytes;
 use calve_engine::{Decoder, Payload, RawBatch, Result, Source, SourceEvent};
 use calve_model::{OffsetRange, Offsets, SourcePartition};
+use prost_reflect::DescriptorPool;
+
+use crate::descriptors::DescriptorConfig;
+
+/// The types of one `.proto` file.
+pub(crate) fn pool_of(proto: &str) -> DescriptorPool {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("t.proto"), proto).expect("written");
+    let config = DescriptorConfig {
+        proto: vec!["t.proto".into()],
+        ..DescriptorConfig::default()
+    };
+    config.load(folder.path()).expect("a right .proto file")
+}
 
 pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -8,7 +8,7 @@ use tonic::{
 
 /// A codec that leaves messages as they are.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct RawCodec;
+pub(super) struct RawCodec;
 
 impl Codec for RawCodec {
     type Encode = Bytes;

@@ -90,7 +90,7 @@ fn hash(path: &[u32], value: &[u8]) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use prost_reflect::{DescriptorPool, DynamicMessage, prost::Message};
+    use prost_reflect::{DynamicMessage, prost::Message};
 
     use super::*;
 
@@ -101,11 +101,7 @@ mod tests {
                 "syntax = \"proto3\"; package p; message Event {{ Meta meta = 1; repeated string names = 2; \
                  map<string, int64> sums = 3; {added} }} message Meta {{ uint32 ledger = 1; {added} }}"
             );
-            let folder = tempfile::tempdir().expect("a folder");
-            let file = folder.path().join("p.proto");
-            std::fs::write(&file, text).expect("write");
-            let set = protox::compile([&file], [folder.path()]).expect("compiles");
-            let pool = DescriptorPool::from_file_descriptor_set(set).expect("a pool");
+            let pool = crate::sources::testing::pool_of(&text);
             pool.get_message_by_name("p.Event").expect("the message")
         })
     }

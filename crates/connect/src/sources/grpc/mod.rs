@@ -33,11 +33,8 @@ use prost_reflect::{DescriptorPool, MessageDescriptor};
 use tokio::time::Instant;
 use tonic::{Status, Streaming, transport::Endpoint};
 
+pub use self::config::{AtEnd, Compression, GrpcConfig, ResumeConfig, TlsConfig};
 pub(crate) use self::config::{max_message_size, ten_seconds};
-pub use self::{
-    codec::RawCodec,
-    config::{AtEnd, Compression, GrpcConfig, ResumeConfig, TlsConfig},
-};
 use self::{
     groups::{Groups, Limits, Mark, Taken},
     path::FieldPath,

@@ -1,8 +1,9 @@
 //! Numbers of messages, and of what is no message.
 
-use prost_reflect::{DescriptorPool, DynamicMessage, Value, prost::Message};
+use prost_reflect::{DynamicMessage, Value, prost::Message};
 
 use super::*;
+use crate::sources::testing::pool_of;
 
 const PROTO: &str = r#"
         syntax = "proto3";
@@ -27,11 +28,7 @@ const PROTO: &str = r#"
     "#;
 
 fn event() -> MessageDescriptor {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("p.proto");
-    std::fs::write(&file, PROTO).expect("write");
-    let set = protox::compile([&file], [folder.path()]).expect("compiles");
-    let pool = DescriptorPool::from_file_descriptor_set(set).expect("a pool");
+    let pool = pool_of(PROTO);
     pool.get_message_by_name("p.Event").expect("the message")
 }
 

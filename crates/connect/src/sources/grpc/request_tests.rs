@@ -3,6 +3,7 @@
 use prost_reflect::DescriptorPool;
 
 use super::*;
+use crate::sources::testing::pool_of;
 
 const PROTO: &str = r#"
     syntax = "proto3";
@@ -24,11 +25,7 @@ const PROTO: &str = r#"
 "#;
 
 fn pool() -> DescriptorPool {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("p.proto");
-    std::fs::write(&file, PROTO).expect("write");
-    let set = protox::compile([&file], [folder.path()]).expect("compiles");
-    DescriptorPool::from_file_descriptor_set(set).expect("a pool")
+    pool_of(PROTO)
 }
 
 fn config(more: &str) -> GrpcConfig {

@@ -10,18 +10,7 @@ use prost_reflect::{DescriptorPool, DynamicMessage, prost::Message as _};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::descriptors;
-
-/// The types of one `.proto` file.
-pub(super) fn pool(source: &str) -> DescriptorPool {
-    let folder = tempfile::tempdir().expect("folder");
-    std::fs::write(folder.path().join("t.proto"), source).expect("written");
-    let config = descriptors::DescriptorConfig {
-        proto: vec!["t.proto".into()],
-        ..descriptors::DescriptorConfig::default()
-    };
-    config.load(folder.path()).expect("a right .proto file")
-}
+pub(super) use crate::sources::testing::pool_of as pool;
 
 pub(super) fn config(pool: &DescriptorPool, yaml: &str) -> ProtobufConfig {
     let mut config: ProtobufConfig = serde_yaml_ng::from_str(yaml).expect("yaml");

@@ -22,8 +22,8 @@ use tonic::{
     server::{Grpc, NamedService, ServerStreamingService},
 };
 
-use super::*;
-use crate::sources::testing::{account, block_on, offsets_after, read};
+use super::{codec::RawCodec, *};
+use crate::sources::testing::{account, block_on, offsets_after, pool_of, read};
 
 const PROTO: &str = r#"
     syntax = "proto3";
@@ -36,13 +36,7 @@ const PROTO: &str = r#"
 
 fn pool() -> DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
-    let made = POOL.get_or_init(|| {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("p.proto");
-        std::fs::write(&file, PROTO).expect("write");
-        let set = protox::compile([&file], [folder.path()]).expect("compiles");
-        DescriptorPool::from_file_descriptor_set(set).expect("a pool")
-    });
+    let made = POOL.get_or_init(|| pool_of(PROTO));
     made.clone()
 }
 

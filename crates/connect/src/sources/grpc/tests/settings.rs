@@ -138,11 +138,7 @@ fn only_the_bound_of_a_request_may_change_and_nothing_of_it_is_kept_in_clear() {
 
 #[test]
 fn descriptors_come_from_servers_of_both_reflections() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let file = folder.path().join("p.proto");
-    std::fs::write(&file, PROTO).expect("write");
-    let set = protox::compile([&file], [folder.path()]).expect("compiles");
-    let set = set.encode_to_vec();
+    let set = pool().encode_to_vec();
     let builder = || {
         tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(&set)
     };
