@@ -16,11 +16,8 @@ use tokio::task::JoinHandle;
 
 use super::{
     SourceContext,
-    http::{
-        WalConfig,
-        wal::{Content, Entry, Lock, Log, LogOptions, NotAppended},
-    },
     stdin::{PARTITION, StdinSource},
+    wal::{Content, Entry, Lock, Log, LogOptions, NotAppended, WalConfig, batch_of},
 };
 use crate::formats::FormatConfig;
 
@@ -109,14 +106,7 @@ impl LoggedStdin {
     fn batch(&mut self) -> Result<RawBatch> {
         let most = self.batch_bytes;
         let log = self.log()?;
-        let (tag, records) = (log.id(), log.read(most)?);
-        let from = records.first().map_or(0, |record| record.position);
-        let bytes: Vec<&[u8]> = records.iter().map(|record| &*record.payload).collect();
-        let bytes = match &records[..] {
-            [one] => one.payload.clone(),
-            _ => Bytes::from(bytes.concat()),
-        };
-        Ok(batch(from, bytes, Some(tag)))
+        Ok(batch_of(PARTITION, &log.read(most)?, log.id()))
     }
 
     /// Appends what was read, on a task of its own.
@@ -171,20 +161,6 @@ impl Drop for LoggedStdin {
                 self.inner.give_back(&appending.bytes);
             }
         }
-    }
-}
-
-fn batch(from: u64, bytes: Bytes, tag: Option<String>) -> RawBatch {
-    RawBatch {
-        partition: SourcePartition::new(PARTITION),
-        range: OffsetRange {
-            from,
-            to: from + bytes.len() as u64,
-        },
-        payload: Payload::Bytes(bytes),
-        last: false,
-        tag,
-        arrival: None,
     }
 }
 
@@ -243,9 +219,14 @@ impl Source for LoggedStdin {
                     continue;
                 }
                 let end = self.log()?.end();
-                let mut last = batch(end, Bytes::new(), None);
-                last.last = true;
-                return Ok(SourceEvent::Batch(last));
+                return Ok(SourceEvent::Batch(RawBatch {
+                    partition: SourcePartition::new(PARTITION),
+                    range: OffsetRange { from: end, to: end },
+                    payload: Payload::Bytes(Bytes::new()),
+                    last: true,
+                    tag: None,
+                    arrival: None,
+                }));
             }
             match self.inner.next().await? {
                 SourceEvent::Batch(raw) => self.append(raw)?,

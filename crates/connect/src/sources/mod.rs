@@ -17,6 +17,7 @@ pub(crate) mod tag;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod token_transfers;
+pub(crate) mod wal;
 
 use std::path::{Path, PathBuf};
 
@@ -34,6 +35,7 @@ pub use self::{
     replay::ReplayConfig,
     stdin::StdinConfig,
     token_transfers::TokenTransfersConfig,
+    wal::WalConfig,
 };
 use crate::{
     formats::{FormatConfig, JsonConfig, ProtobufConfig},

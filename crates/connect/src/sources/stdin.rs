@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
-use super::{http::WalConfig, logged::LoggedStdin, records::Records, tag::FileTag};
+use super::{logged::LoggedStdin, records::Records, tag::FileTag, wal::WalConfig};
 use crate::{formats::FormatConfig, units::ByteSize};
 
 /// Name of the one source partition.

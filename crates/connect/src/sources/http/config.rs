@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     formats::FormatConfig,
-    sources::SourceContext,
+    sources::wal::WalConfig,
     units::{ByteSize, Span},
 };
 
@@ -68,17 +68,6 @@ pub struct HttpTls {
     pub key: PathBuf,
 }
 
-/// The write-ahead log.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct WalConfig {
-    /// A folder on a local disk. Default: beside the checkpoints, where those are in a local folder.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// Size of its files, which are removed one by one when what they hold is committed.
-    pub segment_size: ByteSize,
-}
-
 /// What becomes of a request with events that cannot be decoded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -88,43 +77,6 @@ pub enum OnBadEvent {
     RejectRequest,
     /// The others are taken; the answer names those that are not.
     AcceptRest,
-}
-
-impl Default for WalConfig {
-    fn default() -> Self {
-        Self {
-            path: None,
-            segment_size: ByteSize(64 << 20),
-        }
-    }
-}
-
-impl WalConfig {
-    /// Checks what can be checked without I/O.
-    ///
-    /// # Errors
-    /// `Config`.
-    pub(crate) fn validate(&self) -> Result<()> {
-        let bytes = self.segment_size.0;
-        if !(1 << 10..=1 << 30).contains(&bytes) {
-            return Err(Error::config(format!(
-                "wal.segment_size is not between 1KiB and 1GiB: segment_size={bytes}"
-            )));
-        }
-        Ok(())
-    }
-
-    /// Where the log is.
-    ///
-    /// # Errors
-    /// `Config` when nothing says it.
-    pub(crate) fn folder(&self, context: &SourceContext) -> Result<PathBuf> {
-        let given = self.path.as_ref().map(|path| context.base.join(path));
-        given.or_else(|| context.wal.clone()).ok_or_else(|| {
-            Error::config("there is no local folder for the write-ahead log: path=wal.path")
-                .hint("name a folder on a local disk: `wal: { path: /var/lib/calve/orders }`")
-        })
-    }
 }
 
 impl Default for HttpConfig {

@@ -17,9 +17,11 @@ use super::{
     check::{Check, Checks},
     config::OnBadEvent,
     refusal::{BadEvent, MOST_NAMED, Refusal},
-    wal::Content,
 };
-use crate::formats::{FormatConfig, protobuf::Framing};
+use crate::{
+    formats::{FormatConfig, protobuf::Framing},
+    sources::wal::Content,
+};
 
 /// What is checked at once: bytes, if a record is not larger, or rows of Arrow.
 const PIECE_BYTES: usize = 256 << 10;

@@ -27,9 +27,11 @@ use super::{
     events::{self, Kind, Taking},
     flights::Flights,
     refusal::{BadEvent, Refusal},
-    wal::{Appender, Entry, Key, Known},
 };
-use crate::formats::FormatConfig;
+use crate::{
+    formats::FormatConfig,
+    sources::wal::{Appender, Entry, Key, Known},
+};
 
 const LONGEST_KEY: usize = 255;
 /// How much is read of the body of a request that is refused, and for how long.

@@ -1,6 +1,6 @@
 //! HTTP: events that are posted to calve, acknowledged when they are durable.
 //!
-//! A request is checked ([`intake`], [`events`]) and appended to a write-ahead log ([`wal`]); then it is
+//! A request is checked ([`intake`], [`events`]) and appended to a write-ahead log ([`super::wal`]); then it is
 //! answered. The source reads the log like a file, so it can be read again after a crash; what is
 //! committed is removed. [`server`] has threads of its own: answers wait neither for the reader nor for
 //! the sink, only for the disk. Beyond what may be pending requests are refused, so nothing grows
@@ -19,13 +19,11 @@ mod intake;
 mod refusal;
 mod server;
 mod tls;
-pub(crate) mod wal;
 
 use std::{collections::VecDeque, path::PathBuf, sync::Arc, time::Duration};
 
 use arrow::array::RecordBatch;
 use async_trait::async_trait;
-use bytes::Bytes;
 use calve_engine::{
     Error, Payload, RawBatch, Result, Source, SourceEvent,
     seams::{Intake as Figures, IntakeLevels, Link},
@@ -37,13 +35,11 @@ use self::{
     body::Budget,
     intake::Intake,
     server::{Server, Serving},
-    wal::{Content, Lock, Log, LogOptions, Record},
 };
-pub use self::{
-    check::Checks,
-    config::{HttpConfig, HttpTls, OnBadEvent, WalConfig},
+use super::{
+    SourceContext,
+    wal::{Content, Lock, Log, LogOptions, Record, batch_of},
 };
-use super::SourceContext;
 use crate::formats::FormatConfig;
 
 /// Name of the one source partition.
@@ -133,10 +129,9 @@ impl HttpSource {
         let (id, records) = (log.id(), log.read(most)?);
         let content = |record: &Record| record.content;
         for run in records.chunk_by(|a, b| content(a) == content(b)) {
-            let tag = Some(id.clone());
             match run[0].content {
-                Content::Bytes => self.ready.push_back(bytes_of(run, tag)),
-                Content::Arrow => self.ready.extend(rows_of(run, tag.as_ref())?),
+                Content::Bytes => self.ready.push_back(batch_of(PARTITION, run, id.clone())),
+                Content::Arrow => self.ready.extend(rows_of(run, &id)?),
             }
         }
         Ok(())
@@ -156,40 +151,7 @@ impl HttpSource {
     }
 }
 
-fn range_of(run: &[Record]) -> OffsetRange {
-    let (first, last) = (&run[0], &run[run.len() - 1]);
-    OffsetRange {
-        from: first.position,
-        to: last.position + u64::from(last.units),
-    }
-}
-
-fn batch(range: OffsetRange, payload: Payload, tag: Option<String>) -> RawBatch {
-    RawBatch {
-        partition: SourcePartition::new(PARTITION),
-        range,
-        payload,
-        last: false,
-        tag,
-        arrival: None,
-    }
-}
-
-fn bytes_of(run: &[Record], tag: Option<String>) -> RawBatch {
-    let payload = if let [one] = run {
-        one.payload.clone()
-    } else {
-        let bytes = run.iter().map(|record| record.payload.len()).sum();
-        let mut all = Vec::with_capacity(bytes);
-        for record in run {
-            all.extend_from_slice(&record.payload);
-        }
-        Bytes::from(all)
-    };
-    batch(range_of(run), Payload::Bytes(payload), tag)
-}
-
-fn rows_of(run: &[Record], tag: Option<&String>) -> Result<Vec<RawBatch>> {
+fn rows_of(run: &[Record], log: &str) -> Result<Vec<RawBatch>> {
     let read = |record: &Record| -> Result<RecordBatch> {
         arrow_body::read(&record.payload)
             .map_err(|error| Error::corrupt(error).context(format!("offset={}", record.position)))
@@ -201,7 +163,14 @@ fn rows_of(run: &[Record], tag: Option<&String>) -> Result<Vec<RawBatch>> {
         let to = from + rows.num_rows() as u64;
         let range = OffsetRange { from, to };
         from = to;
-        batch(range, Payload::Rows(rows), tag.cloned())
+        RawBatch {
+            partition: SourcePartition::new(PARTITION),
+            range,
+            payload: Payload::Rows(rows),
+            last: false,
+            tag: Some(log.to_owned()),
+            arrival: None,
+        }
     };
     Ok(rows.into_iter().map(one).collect())
 }

@@ -4,7 +4,7 @@ use calve_engine::{Error, ErrorKind};
 use hyper::StatusCode;
 use serde::Serialize;
 
-use super::wal::NotAppended;
+use crate::sources::wal::NotAppended;
 
 /// Events of one answer that are named, at the most; all are counted.
 pub(super) const MOST_NAMED: usize = 100;

@@ -12,7 +12,10 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::{
-    sources::testing::{block_on, offsets_after, text},
+    sources::{
+        WalConfig,
+        testing::{block_on, offsets_after, text},
+    },
     units::ByteSize,
 };
 

@@ -5,21 +5,26 @@
 //! offset of its own, as in a file. Segments are files named by their first offset; one thread
 //! ([`writer`]) appends, with one fsync for all that wait. [`segments`] finds out at the start what is
 //! there: a torn tail is cut off, damage to what was acknowledged is `Corrupt`. [`keys`] remembers
-//! idempotency keys longer than the events. One process at a time has the log (a lock on a file).
+//! idempotency keys longer than the events, and [`trim`] removes what is committed. One process at a
+//! time has the log ([`lock`]).
 //!
 //! Start with [`Log::open_locked`], [`Appender::append`], [`Log::read`].
 
+mod appender;
+mod config;
 mod keys;
+mod lock;
 mod reader;
 mod record;
 mod segments;
+mod trim;
 mod writer;
 
 use std::{
     collections::VecDeque,
-    fs::{self, File, TryLockError},
+    fs::File,
     io::{Seek as _, SeekFrom},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -28,19 +33,23 @@ use std::{
 };
 
 use bytes::Bytes;
-use calve_engine::{Error, ErrorKind, Result, clock, durable};
+use calve_engine::{Error, Payload, RawBatch, Result};
+use calve_model::{OffsetRange, SourcePartition};
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
 
+pub use self::config::WalConfig;
+pub(crate) use self::{
+    appender::{Appender, Entry, NotAppended},
+    keys::Known,
+    lock::Lock,
+    record::{Content, Key},
+};
 use self::{
     keys::Keys,
     reader::Reader,
     record::LogId,
-    writer::{Append, Ask, Writer},
-};
-pub(crate) use self::{
-    keys::Known,
-    record::{Content, Key},
+    writer::{Ask, Writer},
 };
 
 /// Appends that wait for the thread; more wait for room.
@@ -59,53 +68,44 @@ pub(crate) struct LogOptions {
     pub(crate) most_keys: usize,
 }
 
-/// What is appended.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) content: Content,
-    /// Bytes of the payload, or its rows; not zero.
-    pub(crate) units: u32,
-    pub(crate) events: u32,
-    /// Events of the same request that are not in the payload.
-    pub(crate) refused: u32,
-    pub(crate) key: Option<Key>,
-    pub(crate) payload: Bytes,
-}
-
-/// Why an entry was not appended.
-#[derive(Debug)]
-pub(crate) enum NotAppended {
-    /// It is not in the log.
-    Failed(Error),
-    /// The next start may find it in the log, or not.
-    Unknown(Error),
-}
-
-impl std::fmt::Display for NotAppended {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (Self::Failed(error) | Self::Unknown(error)) = self;
-        error.fmt(f)
-    }
-}
-
-impl From<NotAppended> for Error {
-    fn from(error: NotAppended) -> Self {
-        let (NotAppended::Failed(error) | NotAppended::Unknown(error)) = error;
-        error
-    }
-}
-
 /// What is read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Record {
     /// The offset at which it begins, and how many it covers.
     pub(crate) position: u64,
     pub(crate) units: u32,
-    pub(crate) events: u32,
     /// When it came, in milliseconds since 1970.
     pub(crate) time_ms: i64,
     pub(crate) content: Content,
     pub(crate) payload: Bytes,
+}
+
+impl Record {
+    /// The offset behind it.
+    fn end(&self) -> u64 {
+        self.position + u64::from(self.units)
+    }
+}
+
+/// Records of bytes that follow each other, as one batch.
+pub(crate) fn batch_of(partition: &str, records: &[Record], log: String) -> RawBatch {
+    let payload = if let [one] = records {
+        one.payload.clone()
+    } else {
+        let bytes: Vec<&[u8]> = records.iter().map(|record| &*record.payload).collect();
+        Bytes::from(bytes.concat())
+    };
+    RawBatch {
+        partition: SourcePartition::new(partition),
+        range: OffsetRange {
+            from: records.first().map_or(0, |first| first.position),
+            to: records.last().map_or(0, Record::end),
+        },
+        payload: Payload::Bytes(payload),
+        last: false,
+        tag: Some(log),
+        arrival: None,
+    }
 }
 
 /// What the appending thread, the reader and those who append share.
@@ -329,73 +329,6 @@ impl Log {
         }
     }
 
-    /// Removes the segments that hold nothing behind `upto`; their keys stay. What cannot be removed
-    /// now is removed at another time.
-    ///
-    /// # Errors
-    /// `Corrupt` when a file of keys is damaged.
-    pub(crate) fn trim(&mut self, upto: u64) -> Result<()> {
-        let now_ms = clock::now_ms();
-        let mut state = self.shared.state.lock();
-        let gone = state.bases.partition_point(|base| *base <= upto);
-        let gone = gone.saturating_sub(1);
-        if gone == 0 {
-            return Ok(());
-        }
-        let removed: Vec<u64> = state.bases[..gone].to_vec();
-        let upto = state.bases[gone];
-        let fresh = state.keys.take_fresh(upto, now_ms);
-        let bytes = if fresh.is_empty() {
-            0
-        } else {
-            keys::file_bytes(fresh.len())
-        };
-        let (merged, expired) = state.keys.plan(bytes, now_ms);
-        let ttl_ms = state.keys.ttl_ms();
-        drop(state);
-        for path in &expired {
-            let _ = fs::remove_file(path);
-        }
-        if !fresh.is_empty() {
-            let still = |known: &Known| now_ms - known.time_ms < ttl_ms;
-            match keys::write(&self.folder, upto, &merged, &fresh, still) {
-                Ok(written) => {
-                    for path in merged.iter().filter(|path| *path != written.path()) {
-                        let _ = fs::remove_file(path);
-                    }
-                    self.shared.state.lock().keys.merged(&merged, written);
-                }
-                Err(error) => {
-                    self.shared.state.lock().keys.put_back(fresh);
-                    if error.kind() == ErrorKind::Corrupt {
-                        return Err(error);
-                    }
-                    tracing::warn!("the log is not trimmed now: {error}");
-                    return Ok(());
-                }
-            }
-        }
-        // The oldest first: whenever it ends, what is left has no gap.
-        for base in removed {
-            let path = segments::path(&self.folder, base);
-            match fs::remove_file(&path) {
-                Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-                Err(error) => {
-                    tracing::warn!(file = %path.display(), "cannot remove a segment of the log: {error}");
-                    break;
-                }
-            }
-            self.shared
-                .state
-                .lock()
-                .bases
-                .retain(|known| *known != base);
-        }
-        let _ = durable::sync_dir(&self.folder);
-        Ok(())
-    }
-
     /// Ends the appending thread; appends that come later fail.
     pub(crate) fn seal(&mut self) {
         if let Some(writer) = self.writer.take() {
@@ -411,125 +344,6 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         self.seal();
-    }
-}
-
-/// The right to a log's folder, which one process has at a time.
-#[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "it is held")] File);
-
-impl Lock {
-    /// Makes the folder, if need be, and takes it.
-    ///
-    /// # Errors
-    /// `Config` when another process has it.
-    pub(crate) fn take(folder: &Path) -> Result<Self> {
-        let cannot = |e| Error::io(format!("cannot lock the log: path={}", folder.display()), e);
-        durable::create_dirs(folder).map_err(cannot)?;
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(folder.join("lock"))
-            .map_err(cannot)?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self(file)),
-            Err(TryLockError::WouldBlock) => Err(Error::config(format!(
-                "another process has the log: path={}",
-                folder.display()
-            ))
-            .hint(
-                "only one process may run a pipeline; two pipelines need two folders: `wal.path`",
-            )),
-            Err(TryLockError::Error(e)) => Err(cannot(e)),
-        }
-    }
-}
-
-/// Appends to the log. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct Appender {
-    id: LogId,
-    shared: Arc<Shared>,
-    asks: mpsc::Sender<Ask>,
-}
-
-/// Room among what is pending, given back when this is dropped.
-pub(crate) struct Room {
-    shared: Arc<Shared>,
-    bytes: u64,
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.shared.taken(self.bytes);
-    }
-}
-
-impl Appender {
-    /// Room for an append of so many bytes; none when more than `most` would be pending.
-    pub(crate) fn room(&self, bytes: u64, most: u64) -> Option<Room> {
-        let pending = &self.shared.pending;
-        let taken = pending.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |pending| {
-            (pending + bytes <= most).then_some(pending + bytes)
-        });
-        taken.ok().map(|_| Room {
-            shared: Arc::clone(&self.shared),
-            bytes,
-        })
-    }
-
-    /// Appends; answers the offset at which the entry begins, once it is durable. `room` is of as many
-    /// bytes as the payload. When the call is dropped, the entry may be appended all the same.
-    ///
-    /// # Errors
-    /// `Full` or `Unavailable` when it could not be written.
-    pub(crate) async fn append(&self, entry: Entry, mut room: Room) -> Result<u64, NotAppended> {
-        let (reply, answer) = oneshot::channel();
-        let closed = "the log is closed: the pipeline is stopping";
-        let ended = || NotAppended::Failed(Error::unavailable(closed));
-        let append = Append {
-            payload_crc: self.id.crc(&entry.payload),
-            entry,
-            reply,
-        };
-        let sent = self.asks.send(Ask::Append(append)).await;
-        sent.map_err(|_| ended())?;
-        let position = answer.await.map_err(|_| ended())??;
-        // It is taken by the reader.
-        room.bytes = 0;
-        Ok(position)
-    }
-
-    /// What was answered to an earlier request with this key.
-    pub(crate) fn known(&self, key: &[u8; 16]) -> Option<Known> {
-        self.shared.state.lock().keys.get(key, clock::now_ms())
-    }
-
-    /// Bytes that are appended and not read.
-    pub(crate) fn pending(&self) -> u64 {
-        self.shared.pending.load(Ordering::Relaxed)
-    }
-
-    /// How long the oldest record has not been read, in milliseconds; zero where all are read.
-    pub(crate) fn oldest_unread_ms(&self) -> u64 {
-        let state = self.shared.state.lock();
-        if state.read >= state.durable {
-            return 0;
-        }
-        (clock::now_ms() - state.oldest_ms).max(0) as u64
-    }
-
-    /// Bytes of memory that the log holds.
-    pub(crate) fn held_bytes(&self) -> u64 {
-        let state = self.shared.state.lock();
-        let held = state.recent_bytes as u64 + state.keys.held_bytes();
-        held + self.shared.buffer_bytes.load(Ordering::Relaxed)
-    }
-
-    /// Keys that were forgotten before their time.
-    pub(crate) fn forgotten_keys(&self) -> u64 {
-        self.shared.state.lock().keys.forgotten()
     }
 }
 

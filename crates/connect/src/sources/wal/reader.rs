@@ -162,7 +162,6 @@ impl Reader {
         Ok(Record {
             position: header.position,
             units: header.units,
-            events: header.events,
             time_ms: header.time_ms,
             content: header.content,
             payload: Bytes::from(payload),

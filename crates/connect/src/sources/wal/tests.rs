@@ -1,6 +1,6 @@
 //! The log against cuts, flips, two owners, full disks and trimming.
 
-use std::{collections::BTreeMap, fs};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use calve_engine::ErrorKind;
 use tempfile::TempDir;

@@ -213,7 +213,6 @@ impl Writer {
             state.recent.push_back(Record {
                 position: header.position,
                 units: header.units,
-                events: header.events,
                 time_ms: header.time_ms,
                 content: header.content,
                 payload,
