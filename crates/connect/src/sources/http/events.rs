@@ -140,7 +140,9 @@ pub(super) fn take(
             if kind == Kind::Lines {
                 lines(body)
             } else {
-                values(&body)?
+                let text = values(&body)?;
+                drop(body);
+                text
             }
         }
         Kind::Message => taking.framing.frame_of(&body).into(),
