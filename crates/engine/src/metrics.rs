@@ -1,6 +1,9 @@
 //! What a running pipeline says about itself: counters that anyone may read without locking the
 //! engine, in Prometheus' text format or as a [`Status`]. Labels never hold a table partition's value.
 
+mod intake;
+mod labels;
+mod series;
 mod status;
 
 use std::borrow::Cow;
@@ -10,20 +13,15 @@ use std::sync::{
 };
 
 use parking_lot::RwLock;
-use prometheus_client::{
-    encoding::{EncodeLabelSet, text},
-    metrics::{
-        counter::Counter,
-        family::Family,
-        gauge::Gauge,
-        histogram::{Histogram, exponential_buckets},
-    },
-    registry::{Registry, Unit},
-};
+use prometheus_client::{encoding::text, registry::Registry};
 
 pub use self::status::{ProcessMemory, Status};
+use self::{
+    labels::{FigureLabel, OutcomeLabel, OutputLabel, PartLabel, StageLabel, Unlabelled},
+    series::Series,
+};
 use crate::{
-    seams::{Intake, Link},
+    seams::Link,
     shard::{REJECTS, TABLE},
 };
 
@@ -58,42 +56,6 @@ impl Stage {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StageLabel {
-    stage: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PartLabel {
-    part: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct FigureLabel {
-    figure: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutcomeLabel {
-    table: String,
-    output: String,
-    outcome: &'static str,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct StatusLabel {
-    status: u32,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OutputLabel {
-    table: String,
-    output: String,
-}
-
-/// No label of its own: a family, so that a series that is not known is left out.
-type Unlabelled = Vec<(&'static str, &'static str)>;
-
 /// The counters of one shard. Cheap to clone.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
@@ -103,107 +65,17 @@ struct Inner {
     pipeline: String,
     shard: String,
     table: String,
-    events: Counter,
-    bytes: Counter,
-    rejected: Counter,
-    late: Counter,
-    rows: Family<OutputLabel, Counter>,
-    files: Family<OutputLabel, Counter>,
+    series: Series,
     written_bytes: AtomicU64,
     committed_rows: AtomicU64,
     committed_files: AtomicU64,
     snapshots: AtomicU64,
-    commits: Family<OutcomeLabel, Counter>,
-    commit_seconds: Family<OutputLabel, Histogram>,
-    stages: Family<StageLabel, Histogram>,
     watermark: AtomicI64,
-    watermark_lag: Family<Unlabelled, Gauge<f64, AtomicU64>>,
-    source_lag: Family<Unlabelled, Gauge>,
-    reconnects: Family<Unlabelled, Counter>,
-    intake: IntakeFigures,
     link: RwLock<Option<Arc<Link>>>,
-    memory: Gauge,
-    held: Family<PartLabel, Gauge>,
-    memory_limit: Gauge,
-    resident: Gauge,
-    wanted_rows: Family<Unlabelled, Gauge>,
-    commit_interval: Family<Unlabelled, Gauge<f64, AtomicU64>>,
-    anonymous: Gauge,
-    allocator: Family<FigureLabel, Gauge>,
-    batch_rows: Gauge,
-    open_files: Gauge,
     last_commit_ms: AtomicI64,
     connected: AtomicBool,
     behind: AtomicBool,
     state: RwLock<(&'static str, String)>,
-}
-
-/// Those of a source that is given events by requests.
-#[derive(Default)]
-struct IntakeFigures {
-    requests: Family<StatusLabel, Counter>,
-    accepted: Family<Unlabelled, Counter>,
-    repeated: Family<Unlabelled, Counter>,
-    forgotten: Family<Unlabelled, Counter>,
-    pending: Family<Unlabelled, Gauge>,
-    oldest: Family<Unlabelled, Gauge<f64, AtomicU64>>,
-}
-
-impl IntakeFigures {
-    fn register(&self, registry: &mut Registry) {
-        registry.register(
-            "http_requests",
-            "requests to the HTTP source by status",
-            self.requests.clone(),
-        );
-        registry.register(
-            "http_events_accepted",
-            "events that the HTTP source has acknowledged",
-            self.accepted.clone(),
-        );
-        registry.register(
-            "http_requests_repeated",
-            "requests that the HTTP source had acknowledged before",
-            self.repeated.clone(),
-        );
-        registry.register(
-            "http_keys_forgotten",
-            "idempotency keys that were forgotten before their time",
-            self.forgotten.clone(),
-        );
-        registry.register_with_unit(
-            "http_pending",
-            "events acknowledged and not read",
-            Unit::Bytes,
-            self.pending.clone(),
-        );
-        registry.register_with_unit(
-            "http_oldest_unread",
-            "how long the oldest of those has waited",
-            Unit::Seconds,
-            self.oldest.clone(),
-        );
-    }
-
-    fn take(&self, intake: &Intake) {
-        let none = Unlabelled::new();
-        let (answers, accepted, repeated) = intake.take_counts();
-        for (status, count) in answers {
-            let label = StatusLabel {
-                status: u32::from(status),
-            };
-            self.requests.get_or_create(&label).inc_by(count);
-        }
-        self.accepted.get_or_create(&none).inc_by(accepted);
-        self.repeated.get_or_create(&none).inc_by(repeated);
-        let levels = intake.levels();
-        let forgotten = self.forgotten.get_or_create(&none);
-        forgotten.inc_by(levels.forgotten_keys.saturating_sub(forgotten.get()));
-        let pending = i64::try_from(levels.pending_bytes).unwrap_or(i64::MAX);
-        self.pending.get_or_create(&none).set(pending);
-        let oldest = levels.oldest_unread_ms as f64 / 1e3;
-        self.oldest.get_or_create(&none).set(oldest);
-    }
 }
 
 const NO_WATERMARK: i64 = i64::MIN;
@@ -243,174 +115,39 @@ impl Metrics {
             |name: &'static str, value: &str| (Cow::Borrowed(name), Cow::Owned(value.to_owned()));
         let labels = [label("pipeline", pipeline), label("shard", shard)];
         let mut registry = Registry::with_prefix_and_labels("calve", labels.into_iter());
-        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_1, 4.0, 10));
         let inner = Inner {
-            events: Counter::default(),
-            bytes: Counter::default(),
-            rejected: Counter::default(),
-            late: Counter::default(),
-            rows: Family::default(),
-            files: Family::default(),
+            series: Series::registered(&mut registry),
             written_bytes: AtomicU64::new(0),
             committed_rows: AtomicU64::new(0),
             committed_files: AtomicU64::new(0),
             snapshots: AtomicU64::new(0),
-            commits: Family::default(),
-            commit_seconds: Family::new_with_constructor(seconds),
-            stages: Family::new_with_constructor(seconds),
             watermark: AtomicI64::new(NO_WATERMARK),
-            watermark_lag: Family::default(),
-            source_lag: Family::default(),
-            reconnects: Family::default(),
-            intake: IntakeFigures::default(),
             link: RwLock::new(None),
-            memory: Gauge::default(),
-            held: Family::default(),
-            memory_limit: Gauge::default(),
-            resident: Gauge::default(),
-            wanted_rows: Family::default(),
-            commit_interval: Family::default(),
-            anonymous: Gauge::default(),
-            allocator: Family::default(),
-            batch_rows: Gauge::default(),
-            open_files: Gauge::default(),
             last_commit_ms: AtomicI64::new(0),
             connected: AtomicBool::new(false),
             behind: AtomicBool::new(false),
             state: RwLock::new(("starting", String::new())),
-            registry: Registry::default(),
+            registry,
             pipeline: pipeline.to_owned(),
             shard: shard.to_owned(),
             table: escaped(table),
         };
-        let up: Gauge = Gauge::default();
-        up.set(1);
-        registry.register("up", "the pipeline's process runs", up);
-        registry.register(
-            "events_received",
-            "events read from the source",
-            inner.events.clone(),
-        );
-        registry.register(
-            "bytes_received",
-            "bytes read from the source",
-            inner.bytes.clone(),
-        );
-        registry.register(
-            "events_rejected",
-            "events that went to the rejects",
-            inner.rejected.clone(),
-        );
-        registry.register(
-            "events_late",
-            "events behind the watermark and the allowed lateness",
-            inner.late.clone(),
-        );
-        registry.register("events_written", "rows made visible", inner.rows.clone());
-        registry.register(
-            "files_written",
-            "data files made visible",
-            inner.files.clone(),
-        );
-        registry.register("commits", "commits by outcome", inner.commits.clone());
-        registry.register_with_unit(
-            "commit_duration",
-            "time of a commit",
-            Unit::Seconds,
-            inner.commit_seconds.clone(),
-        );
-        registry.register_with_unit(
-            "stage_duration",
-            "time in a stage, a batch",
-            Unit::Seconds,
-            inner.stages.clone(),
-        );
-        registry.register_with_unit(
-            "watermark_lag",
-            "processing time less watermark",
-            Unit::Seconds,
-            inner.watermark_lag.clone(),
-        );
-        registry.register(
-            "source_lag",
-            "bytes or events not read yet",
-            inner.source_lag.clone(),
-        );
-        registry.register(
-            "source_reconnects",
-            "times that the source had to connect again",
-            inner.reconnects.clone(),
-        );
-        inner.intake.register(&mut registry);
-        registry.register_with_unit(
-            "memory",
-            "bytes of limits.memory that are held",
-            Unit::Bytes,
-            inner.memory.clone(),
-        );
-        registry.register_with_unit(
-            "memory_limit",
-            "what limits.memory is",
-            Unit::Bytes,
-            inner.memory_limit.clone(),
-        );
-        registry.register_with_unit(
-            "memory_held",
-            "bytes of limits.memory that are held, by part",
-            Unit::Bytes,
-            inner.held.clone(),
-        );
-        registry.register_with_unit(
-            "process_resident_memory",
-            "bytes of the process in memory, those of the executable included",
-            Unit::Bytes,
-            inner.resident.clone(),
-        );
-        registry.register_with_unit(
-            "process_anonymous_memory",
-            "bytes of the process in memory that are not pages of files",
-            Unit::Bytes,
-            inner.anonymous.clone(),
-        );
-        registry.register_with_unit(
-            "allocator",
-            "what the allocator holds: bytes committed now and at most, and addresses reserved",
-            Unit::Bytes,
-            inner.allocator.clone(),
-        );
-        registry.register(
-            "batch_rows",
-            "rows of the last batch",
-            inner.batch_rows.clone(),
-        );
-        registry.register(
-            "batch_rows_wanted",
-            "events that a batch is to have",
-            inner.wanted_rows.clone(),
-        );
-        registry.register_with_unit(
-            "commit_interval",
-            "how long an epoch lasts",
-            Unit::Seconds,
-            inner.commit_interval.clone(),
-        );
-        registry.register("open_files", "data files open", inner.open_files.clone());
         // They begin at zero: a series that comes with its first value has no rate then.
         for output in [TABLE, REJECTS] {
             let label = inner.label(output);
-            drop(inner.rows.get_or_create(&label));
-            drop(inner.files.get_or_create(&label));
-            drop(inner.commit_seconds.get_or_create(&label));
+            drop(inner.series.rows.get_or_create(&label));
+            drop(inner.series.files.get_or_create(&label));
+            drop(inner.series.commit_seconds.get_or_create(&label));
             let outcome = inner.outcome(output, "committed");
-            drop(inner.commits.get_or_create(&outcome));
+            drop(inner.series.commits.get_or_create(&outcome));
         }
-        Self(Arc::new(Inner { registry, ..inner }))
+        Self(Arc::new(inner))
     }
 
     /// Rows behind the watermark and the allowed lateness.
     pub(crate) fn late(&self, rows: u64) {
         if rows > 0 {
-            self.0.late.inc_by(rows);
+            self.0.series.late.inc_by(rows);
         }
     }
 
@@ -421,6 +158,7 @@ impl Metrics {
         if watermark != NO_WATERMARK {
             let lag = crate::clock::now_ms() as f64 / 1e3 - watermark as f64 / 1e6;
             self.0
+                .series
                 .watermark_lag
                 .get_or_create(&Unlabelled::new())
                 .set(lag.max(0.0));
@@ -428,9 +166,9 @@ impl Metrics {
         // For writing: of two that encode at once, one adds what is new.
         let link = self.0.link.write();
         if let Some(intake) = link.as_ref().and_then(|link| link.intake()) {
-            self.0.intake.take(intake);
+            self.0.series.intake.take(intake);
         } else if let Some(link) = &*link {
-            let counter = self.0.reconnects.get_or_create(&Unlabelled::new());
+            let counter = self.0.series.reconnects.get_or_create(&Unlabelled::new());
             counter.inc_by(link.reconnects().saturating_sub(counter.get()));
         }
         drop(link);
@@ -444,6 +182,7 @@ impl Metrics {
         let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let watermark = inner.watermark.load(Ordering::Relaxed);
         let lag = inner
+            .series
             .source_lag
             .get(&Unlabelled::new())
             .map(|lag| lag.get());
@@ -453,18 +192,18 @@ impl Metrics {
             shard: inner.shard.clone(),
             state,
             last_snapshot,
-            events: inner.events.get(),
-            bytes: inner.bytes.get(),
-            rejected: inner.rejected.get(),
-            late: inner.late.get(),
+            events: inner.series.events.get(),
+            bytes: inner.series.bytes.get(),
+            rejected: inner.series.rejected.get(),
+            late: inner.series.late.get(),
             rows_committed: load(&inner.committed_rows),
             files_committed: load(&inner.committed_files),
             bytes_committed: load(&inner.written_bytes),
             snapshots: load(&inner.snapshots),
             last_commit_ms: inner.last_commit_ms.load(Ordering::Relaxed),
             watermark: (watermark != NO_WATERMARK).then_some(watermark),
-            memory_bytes: inner.memory.get().max(0) as u64,
-            open_files: inner.open_files.get().max(0) as u64,
+            memory_bytes: inner.series.memory.get().max(0) as u64,
+            open_files: inner.series.open_files.get().max(0) as u64,
             source_lag: lag.map(|lag| lag.max(0) as u64),
             connected: inner.connected.load(Ordering::Relaxed)
                 && inner.link.read().as_ref().is_none_or(|l| l.is_connected()),
@@ -498,15 +237,16 @@ impl Metrics {
 
     /// Events were read.
     pub fn received(&self, events: u64, bytes: u64, rejected: u64) {
-        self.0.events.inc_by(events);
-        self.0.bytes.inc_by(bytes);
-        self.0.rejected.inc_by(rejected);
-        self.0.batch_rows.set(events as i64);
+        self.0.series.events.inc_by(events);
+        self.0.series.bytes.inc_by(bytes);
+        self.0.series.rejected.inc_by(rejected);
+        self.0.series.batch_rows.set(events as i64);
     }
 
     /// A stage took this long.
     pub fn stage(&self, stage: Stage, seconds: f64) {
         self.0
+            .series
             .stages
             .get_or_create(&StageLabel {
                 stage: stage.name(),
@@ -521,19 +261,21 @@ impl Metrics {
 
     /// What `limits.memory` is.
     pub fn set_memory_limit(&self, bytes: u64) {
-        self.0.memory_limit.set(bytes as i64);
+        self.0.series.memory_limit.set(bytes as i64);
     }
 
     /// What each part of the pipeline holds of `limits.memory`.
     pub fn set_levels(&self, held: [(&'static str, usize); 3], open_files: usize) {
-        let inner = &self.0;
+        let series = &self.0.series;
         for (part, bytes) in held {
-            let gauge = inner.held.get_or_create(&PartLabel { part });
-            gauge.set(bytes as i64);
+            series
+                .held
+                .get_or_create(&PartLabel { part })
+                .set(bytes as i64);
         }
         let all: usize = held.iter().map(|(_, bytes)| bytes).sum();
-        inner.memory.set(all as i64);
-        self.0.open_files.set(open_files as i64);
+        series.memory.set(all as i64);
+        self.0.series.open_files.set(open_files as i64);
     }
 
     /// What the controller of sizes wants: events of a batch, where it says so, and how long an epoch
@@ -541,24 +283,30 @@ impl Metrics {
     pub fn set_sizes(&self, batch_rows: Option<u64>, commit_every: std::time::Duration) {
         let inner = &self.0;
         if let Some(rows) = batch_rows {
-            let gauge = inner.wanted_rows.get_or_create(&Unlabelled::new());
+            let gauge = inner.series.wanted_rows.get_or_create(&Unlabelled::new());
             gauge.set(rows as i64);
         }
-        let gauge = inner.commit_interval.get_or_create(&Unlabelled::new());
+        let gauge = inner
+            .series
+            .commit_interval
+            .get_or_create(&Unlabelled::new());
         gauge.set(commit_every.as_secs_f64());
     }
 
     /// What the system and the allocator say.
     pub fn set_process(&self, memory: ProcessMemory) {
         let inner = &self.0;
-        inner.resident.set(memory.resident as i64);
-        inner.anonymous.set(memory.anonymous as i64);
+        inner.series.resident.set(memory.resident as i64);
+        inner.series.anonymous.set(memory.anonymous as i64);
         for (figure, bytes) in [
             ("committed", memory.committed),
             ("committed_peak", memory.committed_peak),
             ("reserved", memory.reserved),
         ] {
-            let gauge = inner.allocator.get_or_create(&FigureLabel { figure });
+            let gauge = inner
+                .series
+                .allocator
+                .get_or_create(&FigureLabel { figure });
             gauge.set(bytes as i64);
         }
     }
@@ -567,10 +315,10 @@ impl Metrics {
     pub fn set_source_lag(&self, lag: Option<u64>) {
         match lag {
             Some(lag) => {
-                let gauge = self.0.source_lag.get_or_create(&Unlabelled::new());
+                let gauge = self.0.series.source_lag.get_or_create(&Unlabelled::new());
                 gauge.set(i64::try_from(lag).unwrap_or(i64::MAX));
             }
-            None => self.0.source_lag.clear(),
+            None => self.0.series.source_lag.clear(),
         }
     }
 
@@ -578,16 +326,27 @@ impl Metrics {
     pub fn commit_tried(&self, output: &str, outcome: &'static str, seconds: f64) {
         let inner = &self.0;
         let outcome = inner.outcome(output, outcome);
-        inner.commits.get_or_create(&outcome).inc();
-        let took = inner.commit_seconds.get_or_create(&inner.label(output));
+        inner.series.commits.get_or_create(&outcome).inc();
+        let took = inner
+            .series
+            .commit_seconds
+            .get_or_create(&inner.label(output));
         took.observe(seconds);
     }
 
     /// An output holds an epoch's files now.
     pub fn committed(&self, output: &str, prepared: &crate::Prepared, snapshot: Option<String>) {
         let label = self.0.label(output);
-        self.0.rows.get_or_create(&label).inc_by(prepared.rows);
-        self.0.files.get_or_create(&label).inc_by(prepared.files);
+        self.0
+            .series
+            .rows
+            .get_or_create(&label)
+            .inc_by(prepared.rows);
+        self.0
+            .series
+            .files
+            .get_or_create(&label)
+            .inc_by(prepared.files);
         if output == TABLE {
             self.0
                 .committed_rows
