@@ -177,7 +177,7 @@ fn per_second(number: u64, elapsed: Duration) -> f64 {
 }
 
 fn live_line(status: &Status, now_ms: i64, events: f64, bytes: f64) -> String {
-    let mut parts = Vec::with_capacity(9);
+    let mut parts = Vec::with_capacity(10);
     if status.state != "running" {
         parts.push(status.state.to_owned());
     }
@@ -201,6 +201,9 @@ fn live_line(status: &Status, now_ms: i64, events: f64, bytes: f64) -> String {
         parts.push(format!("watermark lag {}", human::duration(lag)));
     }
     parts.push(format!("{} held", human::bytes(status.memory_bytes)));
+    if let Some((stage, busy)) = status.waits_for() {
+        parts.push(format!("waits for {stage} {:.0} %", busy * 100.0));
+    }
     if status.behind {
         parts.push("commits behind".to_owned());
     }
@@ -315,11 +318,13 @@ mod tests {
         status.watermark = Some(56_000_000);
         status.memory_bytes = 120_000_000;
         status.behind = true;
+        status.stages[4].busy = 0.828;
+        status.bottleneck = Some("commit");
         status.state = "stopping";
         assert_eq!(
             live_line(&status, 60_000, 1_250_000.0, 98_300_000.0),
             "stopping  1.25 M events/s  98.3 MB/s  12.4 M events  3 rejected  1,024 files  \
-             commit 2.1 s ago  watermark lag 4.0 s  120 MB held  commits behind"
+             commit 2.1 s ago  watermark lag 4.0 s  120 MB held  waits for commit 83 %  commits behind"
         );
     }
 

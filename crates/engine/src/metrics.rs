@@ -1,9 +1,11 @@
 //! What a running pipeline says about itself: counters that anyone may read without locking the
 //! engine, in Prometheus' text format or as a [`Status`]. Labels never hold a table partition's value.
 
+mod flow;
 mod intake;
 mod labels;
 mod series;
+mod shares;
 mod status;
 
 use std::borrow::Cow;
@@ -12,17 +14,22 @@ use std::sync::{
     atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering},
 };
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use prometheus_client::{encoding::text, registry::Registry};
 
-pub use self::status::{ProcessMemory, Status};
+pub(crate) use self::shares::{Change, Condition};
 use self::{
     labels::{FigureLabel, OutcomeLabel, OutputLabel, PartLabel, StageLabel, Unlabelled},
     series::Series,
+    shares::Shares,
+};
+pub use self::{
+    shares::FlowStage,
+    status::{ProcessMemory, StageShares, Status},
 };
 use crate::{
     seams::Link,
-    shard::{REJECTS, TABLE},
+    shard::{REJECTS, TABLE, moment},
 };
 
 /// A stage that time is spent in.
@@ -76,6 +83,7 @@ struct Inner {
     connected: AtomicBool,
     behind: AtomicBool,
     state: RwLock<(&'static str, String)>,
+    shares: Mutex<Shares>,
 }
 
 const NO_WATERMARK: i64 = i64::MIN;
@@ -127,11 +135,13 @@ impl Metrics {
             connected: AtomicBool::new(false),
             behind: AtomicBool::new(false),
             state: RwLock::new(("starting", String::new())),
+            shares: Mutex::default(),
             registry,
             pipeline: pipeline.to_owned(),
             shard: shard.to_owned(),
             table: escaped(table),
         };
+        inner.series.flow.show(&inner.shares.lock().look(moment()));
         // They begin at zero: a series that comes with its first value has no rate then.
         for output in [TABLE, REJECTS] {
             let label = inner.label(output);
@@ -163,6 +173,8 @@ impl Metrics {
                 .get_or_create(&Unlabelled::new())
                 .set(lag.max(0.0));
         }
+        let look = self.0.shares.lock().look(moment());
+        self.0.series.flow.show(&look);
         // For writing: of two that encode at once, one adds what is new.
         let link = self.0.link.write();
         if let Some(intake) = link.as_ref().and_then(|link| link.intake()) {
@@ -187,6 +199,7 @@ impl Metrics {
             .get(&Unlabelled::new())
             .map(|lag| lag.get());
         let (state, last_snapshot) = inner.state.read().clone();
+        let look = inner.shares.lock().look(moment());
         Status {
             pipeline: inner.pipeline.clone(),
             shard: inner.shard.clone(),
@@ -212,6 +225,8 @@ impl Metrics {
                 connects.then(|| link.reconnects())
             }),
             behind: inner.behind.load(Ordering::Relaxed),
+            stages: StageShares::of(&look),
+            bottleneck: look.bottleneck.map(FlowStage::name),
         }
     }
 
@@ -252,6 +267,13 @@ impl Metrics {
                 stage: stage.name(),
             })
             .observe(seconds);
+    }
+
+    /// A stage of the flow does something else now.
+    pub(crate) fn change(&self, change: Change) {
+        // Under the lock, so that no change is told of behind a later one.
+        let mut shares = self.0.shares.lock();
+        shares.change(moment(), change);
     }
 
     /// The watermark moved; microseconds of event time.

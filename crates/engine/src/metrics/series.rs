@@ -13,6 +13,7 @@ use prometheus_client::{
 };
 
 use super::{
+    flow::FlowSeries,
     intake::IntakeFigures,
     labels::{FigureLabel, OutcomeLabel, OutputLabel, PartLabel, StageLabel, Unlabelled},
 };
@@ -28,6 +29,7 @@ pub(super) struct Series {
     pub(super) commits: Family<OutcomeLabel, Counter>,
     pub(super) commit_seconds: Family<OutputLabel, Histogram>,
     pub(super) stages: Family<StageLabel, Histogram>,
+    pub(super) flow: FlowSeries,
     pub(super) watermark_lag: Family<Unlabelled, Gauge<f64, AtomicU64>>,
     pub(super) source_lag: Family<Unlabelled, Gauge>,
     pub(super) reconnects: Family<Unlabelled, Counter>,
@@ -58,6 +60,7 @@ impl Series {
             commits: Family::default(),
             commit_seconds: Family::new_with_constructor(seconds),
             stages: Family::new_with_constructor(seconds),
+            flow: FlowSeries::default(),
             watermark_lag: Family::default(),
             source_lag: Family::default(),
             reconnects: Family::default(),
@@ -120,6 +123,7 @@ impl Series {
             Unit::Seconds,
             self.stages.clone(),
         );
+        self.flow.register(registry);
         registry.register_with_unit(
             "watermark_lag",
             "processing time less watermark",

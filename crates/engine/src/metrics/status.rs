@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::shares::{FlowStage, Look};
+
 /// One look at a running pipeline.
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -45,6 +47,47 @@ pub struct Status {
     pub reconnects: Option<u64>,
     /// Too many epochs are prepared and not committed.
     pub behind: bool,
+    /// What each stage did in the last ten seconds, from the source on.
+    pub stages: Vec<StageShares>,
+    /// The stage that the others wait for, by name; none: nothing is held up, or there is little to do.
+    pub bottleneck: Option<&'static str>,
+}
+
+impl Status {
+    /// The stage that the others wait for, and the share of time in which it was busy.
+    pub fn waits_for(&self) -> Option<(&'static str, f64)> {
+        let stage = self.bottleneck?;
+        let found = self.stages.iter().find(|s| s.stage == stage)?;
+        Some((stage, found.busy))
+    }
+}
+
+/// Shares of the time of one stage, together 1; all zero where it did not run.
+#[derive(Clone, Debug, Serialize)]
+pub struct StageShares {
+    /// Its name: source, batchers, writer, files, commit.
+    pub stage: &'static str,
+    /// It worked, or waited for an outside system that did.
+    pub busy: f64,
+    /// It waited for input.
+    pub starved: f64,
+    /// It waited for what comes behind it.
+    pub blocked: f64,
+}
+
+impl StageShares {
+    pub(super) fn of(look: &Look) -> Vec<Self> {
+        // Enough to read, and what rounding leaves over is nobody's.
+        let short = |share: f64| (share * 1e4).round() / 1e4;
+        let named = FlowStage::ALL.into_iter().zip(look.shares);
+        let shares = named.map(|(stage, [busy, starved, blocked])| Self {
+            stage: stage.name(),
+            busy: short(busy),
+            starved: short(starved),
+            blocked: short(blocked),
+        });
+        shares.collect()
+    }
 }
 
 /// What the process holds, in bytes.

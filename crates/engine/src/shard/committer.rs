@@ -16,7 +16,7 @@ use crate::{
     checkpoint::{Checkpoints, Record, offsets_digest},
     error::{Error, Policy, Result},
     fault,
-    metrics::Metrics,
+    metrics::{Change, Condition, Metrics},
     seams::{Commit, Outcome, Output},
 };
 
@@ -46,6 +46,7 @@ impl Committer {
         missing: Vec<(Arc<Record>, String, Vec<String>)>,
     ) -> Result<()> {
         for (record, digest, outputs) in missing {
+            self.metrics.change(Change::Commit(Condition::Busy));
             tracing::info!(
                 epoch = record.epoch.0,
                 "committing an epoch that an earlier run prepared"
@@ -54,6 +55,7 @@ impl Committer {
                 self.commit(&record, &digest, &name).await?;
             }
         }
+        self.metrics.change(Change::Commit(Condition::Starved));
         Ok(())
     }
 
@@ -61,6 +63,7 @@ impl Committer {
         let mut newest = Epoch::NONE;
         let mut retired = Epoch::NONE;
         while let Some((record, digest, since)) = prepared.recv().await {
+            self.metrics.change(Change::Commit(Condition::Busy));
             let turn = ground::now();
             for name in self.outputs.keys() {
                 self.commit(&record, &digest, name).await?;
@@ -83,6 +86,7 @@ impl Committer {
                 self.checkpoints.retire(newest).await?;
                 retired = newest;
             }
+            self.metrics.change(Change::Commit(Condition::Starved));
         }
         if newest > retired {
             self.checkpoints.retire(newest).await?;

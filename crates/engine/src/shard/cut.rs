@@ -14,11 +14,12 @@ use super::{
     in_flight::InFlight,
     panes::{self, OpenWindows, SealedWindows},
     reader::{Item, What},
+    watched::watched,
 };
 use crate::{
     checkpoint::{Checkpoints, Record, Totals},
     error::{Error, Result},
-    metrics::Metrics,
+    metrics::{Change, Condition, Metrics},
     rejects::RejectsWriter,
     seams::{Prepared, Progress, Sealed, TableWriter},
     windows::SavedWindows,
@@ -113,13 +114,16 @@ impl Cutter {
             let tick = self.windows.as_ref().and_then(OpenWindows::next_tick);
             let wait =
                 |until: Option<Moment>| until.unwrap_or_default().saturating_sub(ground::now());
+            self.metrics.change(Change::Writer(Condition::Starved));
             let item = tokio::select! {
                 biased;
                 () = ground::sleep(wait(deadline)), if deadline.is_some() => {
+                    self.metrics.change(Change::Writer(Condition::Busy));
                     self.cut(&cuts).await?;
                     continue;
                 }
                 () = ground::sleep(wait(tick)), if tick.is_some() => {
+                    self.metrics.change(Change::Writer(Condition::Busy));
                     self.tick().await?;
                     continue;
                 }
@@ -128,12 +132,14 @@ impl Cutter {
             let Some(item) = item else {
                 return Err(Error::internal("the reader ended without saying so"));
             };
+            self.metrics.change(Change::Writer(Condition::Busy));
             early.insert(item.number, item);
             while let Some(item) = early.remove(&next) {
                 next += 1;
                 let Item { what, held, .. } = item;
                 match what? {
                     What::Batch(batch, spent) => {
+                        self.metrics.change(Change::Taken);
                         let begun = ground::now();
                         let (rows, bytes) = (batch.events, batch.bytes);
                         self.take(*batch).await?;
@@ -398,7 +404,15 @@ impl Cutter {
         };
         self.metrics.set_behind(cuts.capacity() == 0);
         // Closed only when the preparer has failed, and its error is the one that counts.
-        if cuts.send(cut).await.is_err() {
+        let metrics = &self.metrics;
+        let sent = watched(cuts.send(cut), |waits| {
+            metrics.change(Change::Writer(if waits {
+                Condition::Blocked
+            } else {
+                Condition::Busy
+            }));
+        });
+        if sent.await.is_err() {
             std::future::pending::<()>().await;
         }
         self.metrics.set_behind(false);

@@ -20,10 +20,10 @@ use crate::{
 };
 
 /// Processing time since some moment before the shard began; only differences mean anything.
-pub(super) type Moment = Duration;
+pub(crate) type Moment = Duration;
 
 /// Processing time now.
-pub(super) fn now() -> Moment {
+pub(crate) fn now() -> Moment {
     static BEGIN: std::sync::LazyLock<std::time::Instant> =
         std::sync::LazyLock::new(std::time::Instant::now);
     #[cfg(test)]

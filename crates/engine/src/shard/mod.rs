@@ -16,6 +16,7 @@ mod panes;
 mod preparer;
 mod reader;
 mod start;
+mod watched;
 
 #[cfg(test)]
 mod simulation;
@@ -30,13 +31,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use flow::{BatchRows, CommitEvery};
 use ground::Task;
-pub(crate) use ground::blocking;
+pub(crate) use ground::{blocking, now as moment};
 
 use crate::{
     checkpoint::{Checkpoints, Totals},
     error::{Error, Result},
     event_time::EventTime,
-    metrics::Metrics,
+    metrics::{Change, Metrics},
     rejects::{self, RejectsWriter},
     seams::{BatcherFactory, Output, Source, TableWriter},
     windows::Windowed,
@@ -137,6 +138,7 @@ pub async fn run(shard: Shard, stop: CancellationToken) -> Result<Summary> {
     let result = run_until(shard, stop, abort).await;
     drop(reader);
     metrics.set_connected(false);
+    metrics.change(Change::Ended);
     metrics.set_state(if result.is_ok() { "done" } else { "failed" });
     result
 }
@@ -192,6 +194,7 @@ async fn run_until(
     let (prepared, prepared_queue) = mpsc::channel(PREPARED_EPOCHS);
     let (acks, newest_ack) = watch::channel(Offsets::default());
 
+    metrics.change(Change::Started(pool.current_num_threads() as u32));
     // What earlier owners prepared comes first, in epoch order, before anything is read.
     let committer = committer::Committer {
         checkpoints: checkpoints.clone(),
@@ -248,9 +251,10 @@ async fn run_until(
     };
     let mut preparing = Task::spawn(preparer.run(cut_queue, prepared));
     let mut committing = Task::spawn(committer.run(prepared_queue));
+    let watched = |table| watched::watched_table(table, metrics.clone());
     let tables = cut::Tables {
-        table,
-        late,
+        table: watched(table),
+        late: late.map(watched),
         rejects,
     };
     let cutter = cut::Cutter::new(

@@ -14,12 +14,13 @@ use super::{
     cut::Cut,
     flow::{self, Flow},
     ground,
+    watched::watched,
 };
 use crate::{
     checkpoint::{Checkpoints, Record},
     error::{Error, Result},
     fault,
-    metrics::{Metrics, Stage},
+    metrics::{Change, Condition, Metrics, Stage},
     windows::SavedWindows,
 };
 
@@ -39,6 +40,7 @@ impl Preparer {
         prepared: mpsc::Sender<committer::Ready>,
     ) -> Result<Epoch> {
         while let Some(mut cut) = cuts.recv().await {
+            self.metrics.change(Change::Files(Condition::Busy));
             let turn = ground::now();
             let waited = turn.saturating_sub(cut.at);
             let begun = Instant::now();
@@ -93,13 +95,16 @@ impl Preparer {
             let record = Arc::new(record);
             self.base = (*record).clone();
             self.metrics.set_behind(prepared.capacity() == 0);
-            if prepared
-                .send((record, digest, ground::now()))
-                .await
-                .is_err()
-            {
+            let metrics = &self.metrics;
+            let sent = watched(prepared.send((record, digest, ground::now())), |waits| {
+                if waits {
+                    metrics.change(Change::Files(Condition::Blocked));
+                }
+            });
+            if sent.await.is_err() {
                 std::future::pending::<()>().await;
             }
+            self.metrics.change(Change::Files(Condition::Starved));
         }
         Ok(self.base.epoch)
     }

@@ -18,11 +18,12 @@ use super::{
     flow::Flow,
     ground::{self, Moment},
     in_flight::InFlight,
+    watched::watched,
 };
 use crate::{
     batch::RawBatch,
     error::{Error, Result},
-    metrics::{Metrics, Stage},
+    metrics::{Change, Condition, Metrics, Stage},
     seams::{Progress, Source, SourceEvent},
 };
 
@@ -135,6 +136,7 @@ impl Reader {
                     break;
                 }
                 Ok(()) = acks.changed() => {
+                    metrics.change(reads(false));
                     let upto = acks.borrow_and_update().clone();
                     match source.committed(&upto).await {
                         Ok(()) => continue,
@@ -143,8 +145,8 @@ impl Reader {
                 }
                 // While there is no room nothing is read: even one event may be large.
                 event = async {
-                    hands.in_flight.room().await;
-                    source.next().await
+                    hands.room(hands.in_flight.room()).await;
+                    watched(source.next(), |waits| metrics.change(reads(waits))).await
                 } => event,
             };
             if stopping && hands.items.is_closed() {
@@ -155,8 +157,9 @@ impl Reader {
                     metrics.stage(Stage::Read, begun.elapsed().as_secs_f64());
                     metrics.set_source_lag(source.lag());
                     let at = ground::now();
-                    let bytes = hands.in_flight.enter(raw.bytes()).await;
-                    let Ok(slot) = Arc::clone(&hands.slots).acquire_owned().await else {
+                    let bytes = hands.room(hands.in_flight.enter(raw.bytes())).await;
+                    let slot = Arc::clone(&hands.slots).acquire_owned();
+                    let Ok(slot) = hands.room(slot).await else {
                         break;
                     };
                     if asked.is_none() {
@@ -184,6 +187,7 @@ impl Reader {
             }
             number += 1;
         }
+        metrics.change(Change::Source(Condition::Starved));
         // What is read is told to be durable until the committer has ended.
         while acks.changed().await.is_ok() {
             let upto = acks.borrow_and_update().clone();
@@ -193,7 +197,28 @@ impl Reader {
     }
 }
 
+/// The source works while it is polled, and waits for something outside between.
+fn reads(waits: bool) -> Change {
+    Change::Source(if waits {
+        Condition::Starved
+    } else {
+        Condition::Busy
+    })
+}
+
 impl Hands {
+    /// Waits for room behind the reader.
+    async fn room<T>(&self, room: impl Future<Output = T>) -> T {
+        let found = watched(room, |waits| {
+            if waits {
+                self.metrics.change(Change::Source(Condition::Blocked));
+            }
+        });
+        let found = found.await;
+        self.metrics.change(reads(false));
+        found
+    }
+
     fn over(
         &self,
         number: u64,
@@ -203,7 +228,10 @@ impl Hands {
     ) {
         let (batchers, items) = (Arc::clone(&self.batchers), self.items.clone());
         let in_flight = self.in_flight.clone();
+        let metrics = self.metrics.clone();
+        metrics.change(Change::Handed);
         ground::spawn_batch(&self.pool, move || {
+            metrics.change(Change::Begun);
             let begun = ground::now();
             let size = raw.bytes();
             let what =
@@ -215,6 +243,7 @@ impl Hands {
             if let Ok(Made::Rows(made)) = &what {
                 in_flight.became(size, made.held_bytes);
             }
+            metrics.change(Change::Done);
             // Fails only when the loop has ended, and then nobody waits for it.
             let _ = items.try_send(Item {
                 number,
@@ -235,7 +264,8 @@ impl Hands {
     }
 
     async fn say(&self, number: u64, what: Result<What>) {
-        let Ok(slot) = Arc::clone(&self.slots).acquire_owned().await else {
+        let slot = Arc::clone(&self.slots).acquire_owned();
+        let Ok(slot) = self.room(slot).await else {
             return;
         };
         let _ = self
