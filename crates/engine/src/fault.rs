@@ -4,11 +4,15 @@
 //! `CALVE_FAULT=name=action[@n[+]],…`: at the n-th pass (default the first; with `+`, at every pass
 //! from then on) through point `name`,
 //! `kill` sends SIGKILL to the process, `stop` sends SIGSTOP (a later SIGCONT lets it go on),
-//! `error` makes the step fail as unavailable, `lost` lets the step happen and loses its answer.
+//! `error` makes the step fail as unavailable, `full` as if the disk were full, `lost` lets the step happen
+//! and loses its answer, and `stall=SECONDS` holds it up for so long (`commit.before=stall=60@3`).
 
-use std::sync::{
-    LazyLock,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        LazyLock,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use crate::error::{Error, Result};
@@ -52,10 +56,46 @@ pub fn point(name: &str) -> Result<()> {
     if FAULTS.is_empty() {
         return Ok(());
     }
-    match hit(name) {
+    let action = hit(name);
+    if let Some(time) = action.and_then(stalled) {
+        wait(time);
+    }
+    failed(name, action)
+}
+
+/// The same for a step that waits for others: a stall holds up nothing else on the runtime.
+///
+/// # Errors
+/// As [`point`].
+#[allow(
+    clippy::disallowed_methods,
+    reason = "only where a test asked for it; the simulation has no faults of this kind"
+)]
+pub async fn passed(name: &str) -> Result<()> {
+    if FAULTS.is_empty() {
+        return Ok(());
+    }
+    let action = hit(name);
+    if let Some(time) = action.and_then(stalled) {
+        tokio::time::sleep(time).await;
+    }
+    failed(name, action)
+}
+
+fn failed(name: &str, action: Option<&str>) -> Result<()> {
+    match action {
         Some("error") => Err(Error::unavailable(format!("fault injected: point={name}"))),
+        Some("full") => {
+            let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
+            Err(Error::io(format!("fault injected: point={name}"), full))
+        }
         _ => Ok(()),
     }
+}
+
+fn stalled(action: &str) -> Option<Duration> {
+    let seconds: f64 = action.strip_prefix("stall=")?.parse().ok()?;
+    Duration::try_from_secs_f64(seconds).ok()
 }
 
 /// Whether the answer of the step at point `name` is lost.
@@ -75,17 +115,17 @@ fn hit(name: &str) -> Option<&'static str> {
             action => return Some(action),
         };
         let _ = rustix::process::kill_process(rustix::process::getpid(), signal);
-        wait_for_delivery();
+        // The signal goes to the process, and any of its threads may take it: without a pause this one
+        // could run on into the step that it was to die before.
+        wait(Duration::from_millis(50));
     }
     None
 }
 
-/// The signal goes to the process, and any of its threads may take it: without a pause this one
-/// could run on into the step that it was to die before.
 #[allow(
     clippy::disallowed_methods,
     reason = "only where a test asked for it, and nothing else must go on"
 )]
-fn wait_for_delivery() {
-    std::thread::sleep(std::time::Duration::from_millis(50));
+fn wait(time: Duration) {
+    std::thread::sleep(time);
 }

@@ -116,7 +116,7 @@ impl Committer {
             prepared: prepared.clone(),
         };
         let begun = ground::now();
-        fault::point("commit.before")?;
+        fault::passed("commit.before").await?;
         let tried = retrying("commit", self.retry_for, || async {
             let begun = ground::now();
             let outcome = output.commit(&commit).await;
