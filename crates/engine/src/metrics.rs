@@ -300,9 +300,14 @@ impl Metrics {
         self.0.series.open_files.set(open_files as i64);
     }
 
-    /// What the controller of sizes wants: events of a batch, where it says so, and how long an epoch
-    /// lasts.
-    pub fn set_sizes(&self, batch_rows: Option<u64>, commit_every: std::time::Duration) {
+    /// What the controller of sizes wants: events of a batch, where it says so, how long an epoch
+    /// lasts, and how many files are made durable at once.
+    pub fn set_sizes(
+        &self,
+        batch_rows: Option<u64>,
+        commit_every: std::time::Duration,
+        files_in_flight: u64,
+    ) {
         let inner = &self.0;
         if let Some(rows) = batch_rows {
             let gauge = inner.series.wanted_rows.get_or_create(&Unlabelled::new());
@@ -313,6 +318,11 @@ impl Metrics {
             .commit_interval
             .get_or_create(&Unlabelled::new());
         gauge.set(commit_every.as_secs_f64());
+        let gauge = inner
+            .series
+            .files_in_flight
+            .get_or_create(&Unlabelled::new());
+        gauge.set(files_in_flight as i64);
     }
 
     /// What the system and the allocator say.

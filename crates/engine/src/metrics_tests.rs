@@ -69,7 +69,7 @@ fn names<'a>(samples: &'a [Sample], name: &str) -> Vec<&'a Sample> {
 fn worked() -> Metrics {
     let metrics = Metrics::of_table("orders", "main", "shop.orders");
     metrics.received(100, 5_000, 3);
-    metrics.set_sizes(Some(16_000), std::time::Duration::from_secs(30));
+    metrics.set_sizes(Some(16_000), std::time::Duration::from_secs(30), 8);
     metrics.set_process(ProcessMemory {
         resident: 60 << 20,
         anonymous: 6 << 20,
@@ -141,6 +141,7 @@ fn every_metric_is_there_with_its_labels() {
         ("calve_batch_rows", "gauge", &[]),
         ("calve_batch_rows_wanted", "gauge", &[]),
         ("calve_commit_interval_seconds", "gauge", &[]),
+        ("calve_files_in_flight", "gauge", &[]),
         ("calve_open_files", "gauge", &[]),
     ];
     let (types, samples) = parse(&worked().encode());

@@ -354,6 +354,12 @@ pub trait TableWriter: Send {
         Ok(())
     }
 
+    /// How many files are best made durable at once, from the next [`TableWriter::seal`] on: flow control
+    /// looks for what costs least.
+    fn files_in_flight(&mut self, files: usize) {
+        let _ = files;
+    }
+
     /// Cuts: all that was appended so far belongs to `epoch`. Returns at once; the files become
     /// complete and durable in [`Sealed::finish`], while the writer takes rows of the next epoch.
     fn seal(&mut self, epoch: Epoch) -> Box<dyn Sealed>;

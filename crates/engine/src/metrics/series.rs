@@ -40,6 +40,7 @@ pub(super) struct Series {
     pub(super) resident: Gauge,
     pub(super) wanted_rows: Family<Unlabelled, Gauge>,
     pub(super) commit_interval: Family<Unlabelled, Gauge<f64, AtomicU64>>,
+    pub(super) files_in_flight: Family<Unlabelled, Gauge>,
     pub(super) anonymous: Gauge,
     pub(super) allocator: Family<FigureLabel, Gauge>,
     pub(super) batch_rows: Gauge,
@@ -71,6 +72,7 @@ impl Series {
             resident: Gauge::default(),
             wanted_rows: Family::default(),
             commit_interval: Family::default(),
+            files_in_flight: Family::default(),
             anonymous: Gauge::default(),
             allocator: Family::default(),
             batch_rows: Gauge::default(),
@@ -192,6 +194,11 @@ impl Series {
             "how long an epoch lasts",
             Unit::Seconds,
             self.commit_interval.clone(),
+        );
+        registry.register(
+            "files_in_flight",
+            "files that are made durable at once",
+            self.files_in_flight.clone(),
         );
         registry.register("open_files", "data files open", self.open_files.clone());
     }

@@ -365,6 +365,11 @@ impl Cutter {
             None => (None, None, Vec::new()),
         };
         self.tables.table.before_seal().await?;
+        let files_in_flight = self.flow.files_in_flight();
+        self.tables.table.files_in_flight(files_in_flight);
+        if let Some(late) = &mut self.tables.late {
+            late.files_in_flight(files_in_flight);
+        }
         let table = self.tables.table.seal(self.epoch);
         let late = self.tables.late.as_mut().map(|late| late.seal(self.epoch));
         let rejects = self.tables.rejects.seal();

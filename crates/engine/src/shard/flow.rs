@@ -94,9 +94,11 @@ impl Flow {
             }
             state.told = Some(sizes);
             drop(state);
-            self.0
-                .metrics
-                .set_sizes(self.wanted(&sizes), self.commit_every());
+            self.0.metrics.set_sizes(
+                self.wanted(&sizes),
+                self.commit_every(),
+                sizes.files_in_flight,
+            );
         }
     }
 
@@ -121,6 +123,11 @@ impl Flow {
                 Duration::from_micros(every.max(0) as u64)
             }
         }
+    }
+
+    /// How many files are made durable at once now.
+    pub(super) fn files_in_flight(&self) -> usize {
+        self.0.state.lock().controller.sizes().files_in_flight as usize
     }
 
     /// The first batch tells how large an event is before it is decoded: until then many are read.

@@ -75,6 +75,10 @@ impl TableWriter for WatchedTable {
         self.table.before_seal().await
     }
 
+    fn files_in_flight(&mut self, files: usize) {
+        self.table.files_in_flight(files);
+    }
+
     fn seal(&mut self, epoch: Epoch) -> Box<dyn Sealed> {
         self.table.seal(epoch)
     }

@@ -167,6 +167,10 @@ impl TableWriter for LogWriter {
         self.table.open_files()
     }
 
+    fn files_in_flight(&mut self, files: usize) {
+        self.table.files_in_flight(files);
+    }
+
     fn seal(&mut self, epoch: calve_model::Epoch) -> Box<dyn calve_engine::seams::Sealed> {
         self.table.seal(epoch)
     }

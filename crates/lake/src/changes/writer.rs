@@ -155,6 +155,10 @@ impl TableWriter for ChangesWriter {
         Ok(())
     }
 
+    fn files_in_flight(&mut self, files: usize) {
+        self.table.files_in_flight(files);
+    }
+
     fn seal(&mut self, epoch: Epoch) -> Box<dyn Sealed> {
         let now = now_ms() / 1000;
         let ordered = self.parts.codec.ordered();

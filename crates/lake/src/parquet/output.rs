@@ -309,7 +309,7 @@ impl ParquetOutput {
             let whole = File::open(&self.root).and_then(|root| Ok(rustix::fs::syncfs(root)?));
             return whole.map_err(|error| failed("cannot sync the table", &self.root, error));
         }
-        sync::each(&folders, |folder| {
+        sync::each(&folders, sync::WAITING, |folder| {
             durable::sync_dir(folder).map_err(|error| failed("cannot sync a folder", folder, error))
         })
     }

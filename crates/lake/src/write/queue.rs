@@ -66,6 +66,8 @@ pub(crate) struct Shared {
     pub(crate) running: AtomicUsize,
     /// Rows that start a task; see [`task_rows`].
     pub(crate) task_rows: AtomicUsize,
+    /// Files that are made durable at once.
+    pub(crate) files_in_flight: AtomicUsize,
     /// Folders whose name is durable in the folder above.
     pub(crate) durable_dirs: Mutex<FxHashSet<PathBuf>>,
 }

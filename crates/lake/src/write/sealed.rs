@@ -14,8 +14,10 @@ use calve_engine::{
     error::{Error, Result},
     fault,
     seams::{Prepared, Sealed},
+    stores::upload::Pending,
 };
 use calve_model::Epoch;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::{
     placement::DescribedFile,
@@ -74,19 +76,18 @@ impl Sealed for FanoutSealed {
     async fn finish(self: Box<Self>) -> Result<Prepared> {
         self.close_files().await?;
         let shared = &self.generation.shared;
-        let mut files = Vec::new();
-        let mut unsynced = Vec::new();
+        let at_once = shared.files_in_flight.load(Ordering::Relaxed);
+        let (mut files, mut pending, mut unsynced) = (Vec::new(), Vec::new(), Vec::new());
         for partition in &self.partitions {
             for (sequence, done) in (0..).zip(partition.take_done()) {
-                let upload = if let Some(pending) = done.upload {
-                    pending.finish().await?
+                if let Some(upload) = done.upload {
+                    pending.push(upload);
                 } else {
                     unsynced.push(Unsynced {
                         path: shared.root.join(&done.path),
                         file: done.file,
                     });
-                    None
-                };
+                }
                 files.push(DescribedFile {
                     path: done.path,
                     partition: partition.key.clone(),
@@ -94,14 +95,23 @@ impl Sealed for FanoutSealed {
                     rows: done.rows,
                     bytes: done.bytes,
                     described: done.described,
-                    upload,
+                    upload: None,
                 });
             }
         }
-        fault::point("write.finish.before_fsync")?;
+        if !pending.is_empty() {
+            // A writer's files all go to the same place: there is an upload for each.
+            let finished = stream::iter(pending.into_iter().map(Pending::finish));
+            let finished: Vec<_> = finished.buffered(at_once).try_collect().await?;
+            for (file, upload) in files.iter_mut().zip(finished) {
+                file.upload = upload;
+            }
+        }
+        fault::passed("write.finish.before_fsync").await?;
         let blocking = shared.clone();
         let root: PathBuf = shared.root.clone();
-        tokio::task::spawn_blocking(move || sync::files(&root, unsynced, &blocking.durable_dirs))
+        let synced = move || sync::files(&root, unsynced, &blocking.durable_dirs, at_once);
+        tokio::task::spawn_blocking(synced)
             .await
             .map_err(|error| Error::internal("the task that syncs files died").because(error))??;
 

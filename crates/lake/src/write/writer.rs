@@ -35,6 +35,7 @@ use super::{
     queue::{Ask, Generation, PartitionWriter, Shared, task_rows},
     sealed::FanoutSealed,
     split::{FanoutSplitter, SplitRows},
+    sync,
 };
 
 /// An open file that holds less than this is closed rather than given another small row group.
@@ -112,6 +113,7 @@ impl FanoutWriter {
             open_files: AtomicUsize::new(0),
             running: AtomicUsize::new(0),
             task_rows: AtomicUsize::new(task_rows(1)),
+            files_in_flight: AtomicUsize::new(sync::WAITING),
             durable_dirs: Mutex::default(),
         });
         let generation = Generation::new(shared.clone());
@@ -319,6 +321,12 @@ impl TableWriter for FanoutWriter {
 
     fn open_files(&self) -> usize {
         self.shared.open_files.load(Ordering::Relaxed)
+    }
+
+    fn files_in_flight(&mut self, files: usize) {
+        self.shared
+            .files_in_flight
+            .store(files.max(1), Ordering::Relaxed);
     }
 
     fn seal(&mut self, epoch: Epoch) -> Box<dyn Sealed> {
