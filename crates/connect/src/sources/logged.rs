@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::{
     SourceContext,
-    stdin::{PARTITION, StdinSource},
+    stdin::{PARTITION, StdinConfig, StdinSource},
     wal::{Content, Entry, Lock, Log, LogOptions, NotAppended, WalConfig, batch_of},
 };
 use crate::formats::FormatConfig;
@@ -28,6 +28,8 @@ const RECENT_BYTES: usize = 16 << 20;
 pub(super) struct LoggedStdin {
     inner: StdinSource,
     batch_bytes: usize,
+    /// Nobody has said how large a batch is.
+    sizes_itself: bool,
     segment_bytes: u64,
     folder: PathBuf,
     lock: Option<Lock>,
@@ -56,15 +58,16 @@ impl LoggedStdin {
     /// `Config` when nothing says where the log is, or another process has it.
     pub(super) fn new(
         inner: StdinSource,
-        config: &WalConfig,
-        batch_bytes: usize,
+        config: &StdinConfig,
+        wal: &WalConfig,
         context: &SourceContext,
     ) -> Result<Self> {
-        let folder = config.folder(context)?;
+        let folder = wal.folder(context)?;
         Ok(Self {
             inner,
-            batch_bytes,
-            segment_bytes: config.segment_size.0,
+            batch_bytes: config.chunk_bytes.0 as usize,
+            sizes_itself: config.sizes_itself(),
+            segment_bytes: wal.segment_size.0,
             lock: Some(Lock::take(&folder)?),
             folder,
             log: None,
@@ -166,6 +169,13 @@ impl Drop for LoggedStdin {
 
 #[async_trait]
 impl Source for LoggedStdin {
+    /// What is read from the log, that is; what is appended at once is as it comes.
+    fn ask(&mut self, bytes: usize) {
+        if self.sizes_itself {
+            self.batch_bytes = bytes;
+        }
+    }
+
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         let position = from.0.get(PARTITION);
         let options = LogOptions {

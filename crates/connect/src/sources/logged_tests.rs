@@ -35,7 +35,11 @@ fn kept(dir: &Path, input: impl std::io::Read + Send + 'static, kept: Kept) -> L
         wal: Some(dir.join("wal")),
         ..SourceContext::default()
     };
-    LoggedStdin::new(inner, &wal, 200, &context).expect("a source")
+    let config = StdinConfig {
+        chunk_bytes: ByteSize(200),
+        ..config
+    };
+    LoggedStdin::new(inner, &config, &wal, &context).expect("a source")
 }
 
 fn lines(from: usize, count: usize) -> String {

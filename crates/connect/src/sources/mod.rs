@@ -102,9 +102,8 @@ impl SourceConfig {
             Self::File(config) => Box::new(file::FileSource::new(config, format, context)?),
             Self::Stdin(config) => {
                 let source = stdin::StdinSource::new(config, format);
-                let bytes = config.chunk_bytes.0 as usize;
                 match &config.wal {
-                    Some(wal) => Box::new(logged::LoggedStdin::new(source, wal, bytes, context)?),
+                    Some(wal) => Box::new(logged::LoggedStdin::new(source, config, wal, context)?),
                     None => Box::new(source),
                 }
             }

@@ -53,6 +53,11 @@ impl Default for StdinConfig {
 }
 
 impl StdinConfig {
+    /// Nobody has said how large a batch is.
+    pub(super) fn sizes_itself(&self) -> bool {
+        self.chunk_bytes == Self::default().chunk_bytes
+    }
+
     pub(crate) fn validate(&self, format: &FormatConfig) -> Result<()> {
         if let Some(wal) = &self.wal {
             wal.validate()?;
@@ -98,6 +103,8 @@ pub struct StdinSource {
     /// Where the next source of the same input looks.
     kept: Kept,
     opened: bool,
+    /// What makes a batch, as was asked for.
+    asked: Option<usize>,
 }
 
 impl StdinSource {
@@ -121,6 +128,7 @@ impl StdinSource {
             ended: false,
             kept: Kept::default(),
             opened: false,
+            asked: None,
         }
     }
 
@@ -220,6 +228,12 @@ fn spawn(mut input: Box<dyn Read + Send>, chunk_bytes: usize) -> Result<Reads> {
 
 #[async_trait]
 impl Source for StdinSource {
+    fn ask(&mut self, bytes: usize) {
+        if self.config.sizes_itself() {
+            self.asked = Some(bytes);
+        }
+    }
+
     /// Offsets go on where the last run ended, though the bytes before it cannot be read again.
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         self.offset = from.position(PARTITION);
@@ -243,8 +257,7 @@ impl Source for StdinSource {
                 PARTITION,
             )]));
         }
-        let chunk_bytes = self.config.chunk_bytes.0 as usize;
-        let mut target = chunk_bytes;
+        let mut target = self.asked.unwrap_or(self.config.chunk_bytes.0 as usize);
         loop {
             let Some(reads) = &mut self.reads else {
                 if self.ended {

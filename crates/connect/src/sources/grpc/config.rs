@@ -410,6 +410,14 @@ impl GrpcConfig {
         self.sizes()
     }
 
+    /// How large a batch may become where flow control asks; none: the file says how large it is.
+    pub(super) fn most_asked(&self) -> Option<usize> {
+        let group = self.resume.as_ref().map(|resume| resume.max_group_bytes);
+        let most = group.unwrap_or(self.max_message_size).0;
+        let room = MOST_BATCH_BYTES.saturating_sub(most) / 2;
+        (self.batch_bytes == batch_bytes()).then_some((room as usize).max(1))
+    }
+
     /// What a batch can come to must fit what decodes it. (It becomes columns of up to twice its size, whose
     /// values are counted in 31 bits.)
     fn sizes(&self) -> Result<()> {

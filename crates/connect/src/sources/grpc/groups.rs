@@ -372,6 +372,11 @@ impl Groups {
         self.complete
     }
 
+    /// So much makes a batch from now on.
+    pub(super) fn ask(&mut self, bytes: usize) {
+        self.limits.batch_bytes = bytes;
+    }
+
     /// Whether complete groups make a batch.
     pub(super) fn is_full(&self) -> bool {
         self.complete_bytes() + MESSAGE_BYTES * self.complete >= self.limits.batch_bytes

@@ -276,6 +276,12 @@ pub(super) async fn check_connect(config: &GrpcConfig, base: &Path) -> Result<()
 
 #[async_trait]
 impl Source for GrpcSource {
+    fn ask(&mut self, bytes: usize) {
+        if let Some(most) = self.config.most_asked() {
+            self.groups.ask(bytes.min(most));
+        }
+    }
+
     /// Connects only in `next`, which tries again and again.
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         let position = from.0.get(self.partition.as_str());

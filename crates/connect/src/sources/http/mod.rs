@@ -75,6 +75,8 @@ pub struct HttpSource {
     ready: VecDeque<RawBatch>,
     /// When what is there is given out, though it makes no full batch.
     linger: Option<Instant>,
+    /// What makes a batch.
+    batch_bytes: usize,
     /// Since when it is stopping.
     stopping: Option<Instant>,
 }
@@ -92,6 +94,7 @@ impl HttpSource {
         let folder = config.wal.folder(context)?;
         let lock = Lock::take(&folder)?;
         Ok(Self {
+            batch_bytes: config.batch_bytes.0 as usize,
             config: config.clone(),
             format: format.clone(),
             lock: Some(lock),
@@ -124,7 +127,7 @@ impl HttpSource {
 
     /// Takes what the log has, as batches.
     fn take(&mut self) -> Result<()> {
-        let most = self.config.batch_bytes.0 as usize;
+        let most = self.batch_bytes;
         let log = self.log()?;
         let (id, records) = (log.id(), log.read(most)?);
         let content = |record: &Record| record.content;
@@ -188,6 +191,14 @@ pub(super) fn check(config: &HttpConfig, context: &SourceContext) -> Result<()> 
 
 #[async_trait]
 impl Source for HttpSource {
+    fn ask(&mut self, bytes: usize) {
+        if self.config.batch_bytes == HttpConfig::default().batch_bytes {
+            // More than may wait never comes together.
+            let most = self.config.max_pending.0 as usize / 2;
+            self.batch_bytes = bytes.min(most.max(1));
+        }
+    }
+
     async fn open(&mut self, from: &Offsets) -> Result<()> {
         let position = from.0.get(PARTITION);
         let options = LogOptions {
@@ -273,7 +284,7 @@ impl Source for HttpSource {
             {
                 return Ok(SourceEvent::End);
             }
-            let most = self.config.batch_bytes.0;
+            let most = self.batch_bytes as u64;
             let log = self.log()?;
             if log.is_readable() {
                 let now = Instant::now();
