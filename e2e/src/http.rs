@@ -63,14 +63,22 @@ impl Client {
     /// # Errors
     /// When no whole answer came: then nobody knows whether the events were taken.
     pub fn post(&mut self, headers: &str, body: &[u8]) -> io::Result<Answer> {
-        let answer = self.try_post(headers, body);
+        self.post_as("application/x-ndjson", headers, body)
+    }
+
+    /// Posts what is of another type.
+    ///
+    /// # Errors
+    /// As [`Client::post`].
+    pub fn post_as(&mut self, kind: &str, headers: &str, body: &[u8]) -> io::Result<Answer> {
+        let answer = self.try_post(kind, headers, body);
         if answer.is_err() {
             self.stream = None;
         }
         answer
     }
 
-    fn try_post(&mut self, headers: &str, body: &[u8]) -> io::Result<Answer> {
+    fn try_post(&mut self, kind: &str, headers: &str, body: &[u8]) -> io::Result<Answer> {
         let stream = if let Some(stream) = &mut self.stream {
             stream
         } else {
@@ -81,7 +89,7 @@ impl Client {
             self.stream.insert(BufReader::new(stream))
         };
         let mut request = format!(
-            "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-ndjson\r\n\
+            "POST /events HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\n\
              Content-Length: {}\r\n{headers}\r\n",
             body.len()
         )

@@ -643,3 +643,146 @@ fn a_schema_is_inferred_from_the_first_requests_and_evolves() {
     assert!(place.log().contains("evolves"), "{}", place.log());
     assert_eq!(place.ids(), expected, "{}", place.log());
 }
+
+fn varint(mut n: u64, into: &mut Vec<u8>) {
+    while n >= 0x80 {
+        into.push(n as u8 | 0x80);
+        n >>= 7;
+    }
+    into.push(n as u8);
+}
+
+/// A message of `shop.Order`, as its encoding is defined.
+fn message(id: u64) -> Vec<u8> {
+    let mut bytes = vec![0x08];
+    varint(id, &mut bytes);
+    bytes.extend([0x12, 2]);
+    bytes.extend(b"eu");
+    bytes.push(0x19);
+    bytes.extend(1.5_f64.to_le_bytes());
+    bytes
+}
+
+#[test]
+fn messages_of_protobuf_behind_their_lengths_or_one_alone() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let place = Place::new(dir.path(), Sink::Iceberg, "", FAST);
+    let proto = place.dir.join("shop.proto");
+    let text = "syntax = \"proto3\"; package shop;\n\
+         message Order { int64 id = 1; string region = 2; double amount = 3; }\n";
+    fs::write(&proto, text).expect("write");
+    let text = fs::read_to_string(place.file()).expect("read");
+    let json = text.lines().find(|line| line.starts_with("format:"));
+    let format = format!(
+        "format: {{ protobuf: {{ message: shop.Order, proto: \"{}\" }} }}",
+        proto.display()
+    );
+    let text = text.replace(json.expect("a format"), &format);
+    fs::write(place.file(), text).expect("write");
+    let running = place.start("");
+    let mut client = Client::new(place.port);
+    let mut post = |kind: &str, body: &[u8]| {
+        let answer = client.post_as(kind, "", body).expect("an answer");
+        (answer.status, answer.body["accepted"].as_u64())
+    };
+    let (single, many) = (
+        "application/x-protobuf",
+        "application/x-protobuf; encoding=delimited",
+    );
+    let mut delimited = Vec::new();
+    for id in 1..=1000 {
+        let one = message(id);
+        varint(one.len() as u64, &mut delimited);
+        delimited.extend(one);
+    }
+    assert_eq!(post(many, &delimited), (200, Some(1000)));
+    assert_eq!(post(single, &message(0)), (200, Some(1)));
+    assert_eq!(post("application/protobuf", &message(1001)), (200, Some(1)));
+    // Cut in the middle of a message; no message at all; lines.
+    let cut = &delimited[..delimited.len() - 3];
+    assert_eq!(post(many, cut).0, 400);
+    assert_eq!(post(single, b"\x08").0, 400);
+    assert_eq!(post("application/x-ndjson", &events(5, 1)).0, 415);
+    assert!(running.terminate().success(), "{}", place.log());
+    assert_eq!(place.ids(), (0..=1001).collect::<Vec<_>>());
+}
+
+/// Mounts need a namespace of their own: the test runs again inside of one.
+#[test]
+fn a_full_disk_below_the_log_refuses_requests_until_there_is_room() {
+    let root = tempfile::tempdir().expect("a folder");
+    let this = thread::current();
+    let this = this.name().expect("a test's name");
+    let at = this.rfind("a_full_disk").expect("its own name");
+    let inside = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount"])
+        .arg(std::env::current_exe().expect("the test's own path"))
+        .arg("--exact")
+        .arg(format!("{}a_log_within_a_small_file_system", &this[..at]))
+        .args(["--ignored", "--nocapture"])
+        .env("CALVE_SMALL", root.path())
+        .output()
+        .expect("unshare (util-linux) makes a mount namespace for this test");
+    let said = String::from_utf8_lossy(&inside.stdout);
+    let failed = String::from_utf8_lossy(&inside.stderr);
+    assert!(
+        inside.status.success() && said.contains("1 passed"),
+        "{said}{failed}\nthis test needs user namespaces (kernel.unprivileged_userns_clone, \
+         kernel.apparmor_restrict_unprivileged_userns)"
+    );
+}
+
+#[test]
+#[ignore = "run by a_full_disk_below_the_log_refuses_requests_until_there_is_room, in a mount namespace"]
+fn a_log_within_a_small_file_system() {
+    let root = std::env::var_os("CALVE_SMALL").expect("set by the test that runs this one");
+    let place = Place::new(&Path::new(&root).join("p"), Sink::Iceberg, "", NEVER);
+    let wal = place.dir.join("wal");
+    fs::create_dir_all(&wal).expect("a folder");
+    let mount = |options: &[&str]| {
+        let mut mount = Command::new("mount");
+        let status = mount.args(options).arg(&wal).status().expect("mount");
+        assert!(status.success(), "cannot mount a small file system");
+    };
+    mount(&["-t", "tmpfs", "-o", "size=512k", "tmpfs"]);
+    let running = place.start("");
+    let mut client = Client::new(place.port);
+    let mut taken = 0;
+    let mut post = |events_of: u64| {
+        let answer = client.post("", &events(taken, events_of));
+        let answer = answer.expect("an answer");
+        if answer.status == 200 {
+            taken += events_of;
+        }
+        answer
+    };
+    let full = (0..1000)
+        .map(|_| post(100))
+        .find(|answer| answer.status != 200);
+    let full = full.expect("the disk is full");
+    assert_eq!(full.status, 507, "{full:?}");
+    assert!(full.retry_after, "{full:?}");
+    let why = full.body["error"].as_str().expect("a reason");
+    assert!(why.contains("the log cannot be written"), "{full:?}");
+    for _ in 0..20 {
+        let again = post(400);
+        assert_eq!(again.status, 507, "{again:?}");
+    }
+    // Smaller ones may still fit behind what was cut off; then those do not, either.
+    while post(1).status == 200 {}
+    // Killed while it is full: what was answered 200 is there, and nothing else.
+    running.kill();
+    let running = place.start("");
+    let mut client = Client::new(place.port);
+    let answer = client.post("", &events(taken, 400)).expect("an answer");
+    assert_eq!(answer.status, 507, "{answer:?}");
+    mount(&["-o", "remount,size=100m"]);
+    for n in 0..50 {
+        let first = taken + n * 100;
+        let answer = client.post("", &events(first, 100)).expect("an answer");
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    let expected: Vec<u64> = (0..taken + 5000).collect();
+    assert!(running.terminate().success(), "{}", place.log());
+    assert!(place.ids() == expected, "{}", place.log());
+}
