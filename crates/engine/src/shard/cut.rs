@@ -182,6 +182,7 @@ impl Cutter {
                         drop(held);
                         self.close_windows(source_ended).await?;
                         self.cut(&cuts).await?;
+                        self.metrics.change(Change::Writer(Condition::Starved));
                         return Ok(self.summary(source_ended));
                     }
                 }
