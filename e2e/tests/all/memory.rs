@@ -96,7 +96,10 @@ fn events_that_become_a_thousand_rows_each() {
     let dir = tempfile::tempdir().expect("a folder");
     let mut lines = String::new();
     for id in 0..10_000 {
-        let _ = writeln!(lines, "{{\"id\":{id},\"name\":\"a name of some length {id}\"}}");
+        let _ = writeln!(
+            lines,
+            "{{\"id\":{id},\"name\":\"a name of some length {id}\"}}"
+        );
     }
     fs::write(dir.path().join("in.ndjson"), lines).expect("write");
     let text = "
