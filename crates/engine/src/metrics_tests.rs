@@ -108,7 +108,7 @@ fn worked() -> Metrics {
 
 #[test]
 fn every_metric_is_there_with_its_labels() {
-    let everywhere: [(&str, &str, &[&str]); 22] = [
+    let everywhere: [(&str, &str, &[&str]); 30] = [
         ("calve_up", "gauge", &[]),
         ("calve_events_received", "counter", &[]),
         ("calve_bytes_received", "counter", &[]),

@@ -175,7 +175,6 @@ fn follow(
         assert!(begun.elapsed().as_secs_f64() < seconds() + 120.0);
         pause(100);
     };
-    println!("blocked at the end of the stall: source {most_blocked}; {stopped}");
     assert!(most_blocked > 0.15, "{most_blocked}");
     assert!(
         running.1.elapsed().as_secs_f64() > seconds(),
@@ -297,9 +296,10 @@ fn http_answers_429_while_commits_stall() {
     let mut client = Client::new(port);
     let mut taken = 0;
     let mut post = || {
-        let body: String = (taken..taken + 500)
-            .map(|id| format!("{{\"id\":{id},\"ts\":0,\"region\":\"eu\"}}\n"))
-            .collect();
+        let mut body = String::new();
+        for id in taken..taken + 500 {
+            let _ = writeln!(body, "{{\"id\":{id},\"ts\":0,\"region\":\"eu\"}}");
+        }
         let answer = client.post("", body.as_bytes()).expect("an answer");
         match answer.status {
             200 => taken += 500,

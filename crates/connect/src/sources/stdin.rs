@@ -293,7 +293,8 @@ impl Source for StdinSource {
             let cut = self.cut();
             if cut > 0 {
                 return Ok(SourceEvent::Batch(self.take(cut, false)?));
-            } else if self.buffer.len() as u64 > self.config.max_line_bytes.0 {
+            }
+            if self.buffer.len() as u64 > self.config.max_line_bytes.0 {
                 return Err(Error::config(format!(
                     "{} is too long: offset={} max_line_bytes={}",
                     self.records.name(),
@@ -303,11 +304,10 @@ impl Source for StdinSource {
                 .hint(
                     "raise `max_line_bytes` of the source, if the input really holds such records",
                 ));
-            } else {
-                // Twice as much before looking again, but not beyond the limit.
-                let most = (self.config.max_line_bytes.0 as usize).saturating_add(1);
-                target = (self.buffer.len() * 2).min(most).max(self.buffer.len() + 1);
             }
+            // Twice as much before looking again, but not beyond the limit.
+            let most = (self.config.max_line_bytes.0 as usize).saturating_add(1);
+            target = (self.buffer.len() * 2).min(most).max(self.buffer.len() + 1);
         }
     }
 }

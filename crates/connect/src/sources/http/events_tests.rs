@@ -266,11 +266,11 @@ fn large_bodies_are_checked_in_pieces_with_the_same_answers() {
 
     let (arrow, most) = measured(FormatConfig::Arrow(ArrowConfig::default()));
     let ids = (0..50_000_i64).map(|n| (n != 40_000).then_some(n));
-    let names = StringArray::from_iter((0..50_000).map(|n| (n != 20_000).then_some("n")));
-    let ids: ArrayRef = Arc::new(StringArray::from_iter(ids.map(|n| match n {
-        Some(n) => Some(n.to_string()),
-        None => Some("none".to_owned()),
-    })));
+    let names: StringArray = (0..50_000).map(|n| (n != 20_000).then_some("n")).collect();
+    let ids: StringArray = ids
+        .map(|n| Some(n.map_or("none".to_owned(), |n| n.to_string())))
+        .collect();
+    let ids: ArrayRef = Arc::new(ids);
     let rows = RecordBatch::try_from_iter([("id", ids), ("name", Arc::new(names) as ArrayRef)]);
     let body = arrow_body::write(&rows.expect("rows")).expect("write");
     let taken = take(

@@ -36,6 +36,10 @@ use self::{
     intake::Intake,
     server::{Server, Serving},
 };
+pub use self::{
+    check::Checks,
+    config::{HttpConfig, HttpTls, OnBadEvent},
+};
 use super::{
     SourceContext,
     wal::{Content, Lock, Log, LogOptions, Record, batch_of},
