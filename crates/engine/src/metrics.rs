@@ -242,7 +242,12 @@ impl Metrics {
 
     /// The source's connection, to be looked at.
     pub fn set_link(&self, link: Option<Arc<Link>>) {
-        *self.0.link.write() = link;
+        let mut held = self.0.link.write();
+        // What the one before has counted is not lost.
+        if let Some(intake) = held.as_ref().and_then(|link| link.intake()) {
+            self.0.series.intake.take(intake);
+        }
+        *held = link;
     }
 
     /// Commits do not keep up.

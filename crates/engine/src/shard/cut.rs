@@ -148,7 +148,7 @@ impl Cutter {
                             bytes,
                             cost: flow::micros(spent.cost + ground::since(begun)),
                             age: flow::micros(ground::since(spent.read_at)),
-                            full: spent.full,
+                            wanted: spent.wanted,
                         });
                         if let Some(windows) = &mut self.windows
                             && !windows.relieve().await

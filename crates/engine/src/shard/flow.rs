@@ -28,6 +28,21 @@ pub enum BatchRows {
     Auto,
 }
 
+/// What a source is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) bytes: usize,
+    pub(super) rows: u64,
+}
+
+impl Asked {
+    /// The events that were asked for, where a batch of so many bytes has about as many.
+    pub(super) fn met_by(self, bytes: usize) -> Option<u64> {
+        let (least, most) = (self.bytes / 8 * 7, self.bytes / 8 * 9);
+        (least..=most).contains(&bytes).then_some(self.rows)
+    }
+}
+
 /// Shared by reader, loop, preparer and committer.
 #[derive(Clone)]
 pub(super) struct Flow(Arc<Inner>);
@@ -35,7 +50,7 @@ pub(super) struct Flow(Arc<Inner>);
 struct Inner {
     every: CommitEvery,
     rows: BatchRows,
-    /// Of a batch whose size is found: several are to be in flight, or batchers would take turns.
+    /// Of all batches together, as they are read.
     most_bytes: usize,
     state: Mutex<State>,
     metrics: Metrics,
@@ -50,22 +65,23 @@ struct State {
 
 /// Of a batch that is asked for, whatever its events are.
 const LEAST_BYTES: usize = 1 << 10;
-const MOST_BYTES: usize = 1 << 28;
-/// Batches that are in flight at least.
+/// Batches that are in flight at least, where their size is found, or batchers would take turns.
 const IN_FLIGHT: usize = 8;
 
 impl Flow {
     pub(super) fn new(options: &ShardOptions, metrics: Metrics) -> Self {
         let (every, rows) = (options.commit_every, options.batch_rows);
         let (CommitEvery::Fixed(freshness) | CommitEvery::Fresh(freshness)) = every;
+        let most_bytes = options.in_flight_bytes / (1 + in_flight::ROWS);
         let goal = Goal {
             freshness: micros(freshness),
             memory: options.memory_bytes,
+            batch: (most_bytes / IN_FLIGHT) as u64,
         };
         Self(Arc::new(Inner {
             every,
             rows,
-            most_bytes: options.in_flight_bytes / (1 + in_flight::ROWS) / IN_FLIGHT,
+            most_bytes,
             state: Mutex::new(State {
                 controller: Controller::new(goal),
                 event_bytes: None,
@@ -88,15 +104,15 @@ impl Flow {
         state.controller.see(fact);
         let sizes = state.controller.sizes();
         if state.told != Some(sizes) {
-            let changed = |of: fn(&Sizes) -> i64| state.told.as_ref().map(of) != Some(of(&sizes));
-            if changed(|sizes| sizes.commit_every) && self.is_fresh() {
+            let every = state.told.map(|told| told.commit_every);
+            if every != Some(sizes.commit_every) && self.is_fresh() {
                 tracing::debug!(every_ms = sizes.commit_every / 1000, "commit interval");
             }
             state.told = Some(sizes);
-            drop(state);
+            // Under the lock: what is told last is what counts last.
             self.0.metrics.set_sizes(
                 self.wanted(&sizes),
-                self.commit_every(),
+                self.every(&sizes),
                 sizes.files_in_flight,
             );
         }
@@ -116,12 +132,13 @@ impl Flow {
 
     /// How long an epoch lasts now.
     pub(super) fn commit_every(&self) -> Duration {
+        self.every(&self.0.state.lock().controller.sizes())
+    }
+
+    fn every(&self, sizes: &Sizes) -> Duration {
         match self.0.every {
             CommitEvery::Fixed(every) => every,
-            CommitEvery::Fresh(_) => {
-                let every = self.0.state.lock().controller.sizes().commit_every;
-                Duration::from_micros(every.max(0) as u64)
-            }
+            CommitEvery::Fresh(_) => Duration::from_micros(sizes.commit_every.max(0) as u64),
         }
     }
 
@@ -139,19 +156,16 @@ impl Flow {
         }
     }
 
-    /// Bytes of the next batch; none: as the source likes.
-    pub(super) fn batch_bytes(&self) -> Option<usize> {
+    /// Bytes and events of the next batch; none: as the source likes.
+    pub(super) fn next_batch(&self) -> Option<Asked> {
         if self.0.rows == BatchRows::Source {
             return None;
         }
         let state = self.0.state.lock();
         let rows = self.wanted(&state.controller.sizes())?;
         let bytes = rows as f64 * state.event_bytes?;
-        let most = match self.0.rows {
-            BatchRows::Fixed(_) => MOST_BYTES,
-            _ => self.0.most_bytes,
-        };
-        Some((bytes as usize).min(most).max(LEAST_BYTES))
+        let bytes = (bytes as usize).min(self.0.most_bytes).max(LEAST_BYTES);
+        Some(Asked { bytes, rows })
     }
 }
 

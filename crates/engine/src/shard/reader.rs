@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     batcher::{Batchers, Made, Processed},
-    flow::Flow,
+    flow::{Asked, Flow},
     ground::{self, Moment},
     in_flight::InFlight,
     watched::watched,
@@ -39,7 +39,7 @@ pub(super) struct Item {
 #[derive(Clone, Copy)]
 struct Read {
     at: Moment,
-    asked: Option<usize>,
+    asked: Option<Asked>,
 }
 
 /// What a batch has taken so far.
@@ -48,8 +48,8 @@ pub(super) struct Spent {
     pub(super) read_at: Moment,
     /// On the batcher's thread.
     pub(super) cost: Duration,
-    /// It is about as large as it was to be.
-    pub(super) full: bool,
+    /// Events that it was to have, where it has about as many.
+    pub(super) wanted: Option<u64>,
 }
 
 pub(super) enum What {
@@ -117,11 +117,11 @@ impl Reader {
         let mut asked = None;
         let mut stopping = false;
         loop {
-            let bytes = flow.batch_bytes();
-            if let Some(bytes) = bytes.filter(|_| bytes != asked) {
-                source.ask(bytes);
+            let next = flow.next_batch();
+            if let Some(next) = next.filter(|_| next != asked) {
+                source.ask(next.bytes);
             }
-            asked = bytes;
+            asked = next;
             let begun = Instant::now();
             let event = tokio::select! {
                 biased;
@@ -253,7 +253,7 @@ impl Hands {
                         Spent {
                             read_at: read.at,
                             cost: ground::since(begun),
-                            full: read.asked.is_none_or(|asked| size >= asked / 8 * 7),
+                            wanted: read.asked.and_then(|asked| asked.met_by(size)),
                         },
                     ),
                     Made::Evolve(schema) => What::Evolve(schema),

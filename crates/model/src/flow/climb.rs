@@ -68,6 +68,15 @@ impl Climb {
         self.ladder[self.at]
     }
 
+    /// Sizes above `most` are not used any more.
+    pub(super) fn limit(&mut self, most: u64) {
+        while self.at > 0 && self.ladder[self.at] > most {
+            self.at -= 1;
+            (self.from, self.cost) = (None, None);
+            (self.sum, self.seen) = (0.0, 0);
+        }
+    }
+
     /// A sample of the cost of the size that is used; sizes above `most` are not tried.
     pub(super) fn see(&mut self, cost: f64, most: u64) {
         self.sum += cost;

@@ -19,8 +19,10 @@ use climb::Climb;
 pub struct Goal {
     /// From the reading of an event to its row in the table, microseconds.
     pub freshness: Micros,
-    /// The memory budget, bytes.
+    /// The memory that may be held, bytes.
     pub memory: u64,
+    /// What one batch may have of it, bytes as they are read.
+    pub batch: u64,
 }
 
 /// What happened.
@@ -32,12 +34,13 @@ pub enum Fact {
         rows: u64,
         /// Bytes that it held.
         bytes: u64,
-        /// Time on a thread, microseconds.
+        /// Time on a thread and in the loop, microseconds.
         cost: Micros,
         /// From the reading of its first event until its rows were taken into an epoch, microseconds.
         age: Micros,
-        /// It was as large as was asked for; there was no shortage of events.
-        full: bool,
+        /// How many events it was to have when it was read, where it has about as many. Batches are under
+        /// way while sizes change, and a trial is judged by its own alone.
+        wanted: Option<u64>,
     },
     /// An epoch's files and its record are in their stores.
     Prepared {
@@ -77,8 +80,6 @@ const BATCH_ROWS: &[u64] = &[
 const FIRST_BATCH: usize = 5;
 const LANES: &[u64] = &[1, 2, 4, 8, 16, 32, 64];
 const FIRST_LANES: usize = 3;
-/// Batches between the reader and the writer, about: so many share a quarter of the budget.
-const BATCHES_IN_FLIGHT: u64 = 8;
 /// A batch takes a twentieth of the freshness at the most: it waits for none.
 const BATCH_SHARE: i64 = 20;
 /// Files on their way are worth a trial when they take so much of the freshness.
@@ -121,7 +122,7 @@ impl Controller {
                 bytes,
                 cost,
                 age,
-                full,
+                wanted,
             } => {
                 if rows == 0 {
                     return;
@@ -130,8 +131,9 @@ impl Controller {
                 let (size, time) = self.row.unwrap_or(now);
                 self.row = Some((size + (now.0 - size) / 8.0, time + (now.1 - time) / 8.0));
                 self.cadence.aged(age);
-                if full {
-                    let most = self.most_rows();
+                let most = self.most_rows();
+                self.batches.limit(most);
+                if wanted == Some(self.batches.size()) {
                     self.batches.see(now.1, most);
                 }
             }
@@ -174,7 +176,7 @@ impl Controller {
         let Some((bytes, time)) = self.row else {
             return u64::MAX;
         };
-        let memory = self.goal.memory as f64 / 4.0 / BATCHES_IN_FLIGHT as f64 / bytes.max(1.0);
+        let memory = self.goal.batch as f64 / bytes.max(1.0);
         let time = (self.goal.freshness / BATCH_SHARE) as f64 / time.max(1e-6);
         memory.min(time) as u64
     }

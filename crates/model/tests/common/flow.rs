@@ -154,6 +154,7 @@ impl Policy {
         let goal = Goal {
             freshness: micros(world.freshness),
             memory: 1 << 30,
+            batch: 1 << 25,
         };
         Self::Controlled(Box::new(Controller::new(goal)))
     }
@@ -329,7 +330,7 @@ pub(crate) fn run(world: &World, mut policy: Policy) -> Run {
             bytes: n as u64 * 100,
             cost: micros(cost),
             age: micros(t - oldest),
-            full: n >= want,
+            wanted: (n >= want).then_some(sizes.batch_rows),
         });
     }
     run
