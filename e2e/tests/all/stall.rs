@@ -189,9 +189,9 @@ fn follow(
     }
 }
 
-fn lines(count: u64) -> String {
+fn lines(from: u64, count: u64) -> String {
     let mut text = String::new();
-    for id in 0..count {
+    for id in from..from + count {
         let region = ["eu", "us", "apac"][id as usize % 3];
         let _ = writeln!(
             text,
@@ -204,7 +204,7 @@ fn lines(count: u64) -> String {
 
 fn of_a_file(dir: &Path, count: u64, more: &str) -> Place {
     let input = dir.join("in.ndjson");
-    fs::write(&input, lines(count)).expect("write");
+    fs::write(&input, lines(0, count)).expect("write");
     let source = format!("source: {{ file: {{ path: \"{}\" }} }}\n", input.display());
     Place::new(dir, &format!("{source}{ORDERS}{SMALL}{more}"))
 }
@@ -296,10 +296,7 @@ fn http_answers_429_while_commits_stall() {
     let mut client = Client::new(port);
     let mut taken = 0;
     let mut post = || {
-        let mut body = String::new();
-        for id in taken..taken + 500 {
-            let _ = writeln!(body, "{{\"id\":{id},\"ts\":0,\"region\":\"eu\"}}");
-        }
+        let body = lines(taken, 500);
         let answer = client.post("", body.as_bytes()).expect("an answer");
         match answer.status {
             200 => taken += 500,

@@ -26,8 +26,9 @@ use crate::{formats::FormatConfig, units::ByteSize};
 
 /// Name of the one source partition.
 pub(super) const PARTITION: &str = "stdin";
-/// Reads that wait to be taken.
-const READS: usize = 4;
+/// Reads that wait to be taken, and how large each is.
+const READS: usize = 8;
+const READ_BYTES: usize = 64 << 10;
 
 /// Standard input.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -205,7 +206,7 @@ impl StdinSource {
 fn spawn(mut input: Box<dyn Read + Send>, chunk_bytes: usize) -> Result<Reads> {
     let (sender, reads) = mpsc::channel(READS);
     let reader = move || {
-        let mut piece = vec![0; chunk_bytes.min(1 << 20)];
+        let mut piece = vec![0; chunk_bytes.min(READ_BYTES)];
         loop {
             let read = match input.read(&mut piece) {
                 Ok(0) => return,

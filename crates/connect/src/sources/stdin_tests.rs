@@ -266,3 +266,28 @@ fn text_bytes(raw: &RawBatch) -> &[u8] {
         other => panic!("{other:?}"),
     }
 }
+
+#[test]
+fn batches_are_as_large_as_is_asked_for() {
+    let input = "{\"n\":1}\n".repeat(400_000);
+    let sizes = |config: &StdinConfig| {
+        let pipe = std::io::Cursor::new(input.clone().into_bytes());
+        let mut source = StdinSource::of(config, &json(), Box::new(pipe));
+        source.ask(300_000);
+        let batches = read(&mut source, &Offsets::default()).expect("batches");
+        assert!(text(&batches) == input);
+        let sizes = batches.iter().map(RawBatch::bytes);
+        sizes.max().expect("batches")
+    };
+    // What is there already is taken with it, a piece more at the most.
+    let most = sizes(&StdinConfig::default());
+    assert!(
+        (READ_BYTES..=300_000 + READ_BYTES).contains(&most),
+        "{most}"
+    );
+    let most = sizes(&config(100_000, 1 << 20));
+    assert!(
+        most <= 100_000 + READ_BYTES,
+        "its own setting counts: {most}"
+    );
+}

@@ -349,3 +349,36 @@ fn answers_on_their_way_are_given_before_the_end() {
         assert_eq!(text(&read(&mut again).await), event(1));
     });
 }
+
+#[test]
+fn batches_are_as_large_as_is_asked_for() {
+    let line = format!("{{\"n\":\"{}\"}}\n", "x".repeat(900));
+    let most = |config: &HttpConfig, asked: usize| {
+        let dir = TempDir::new().expect("a folder");
+        block_on(async {
+            let mut source = opened(dir.path(), config, &Offsets::default()).await;
+            source.ask(asked);
+            let (address, line) = (source.address(), line.clone());
+            let posting = thread::spawn(move || {
+                assert!((0..40).all(|_| post(address, "", &line.repeat(20)).0 == 200));
+            });
+            posting.join().expect("posted");
+            let batches = read(&mut source).await;
+            let sizes = batches.iter().map(RawBatch::bytes);
+            sizes.max().expect("batches")
+        })
+    };
+    let one = line.len() * 20;
+    assert_eq!(most(&config(), 10 * one) / one, 10);
+    assert_eq!(most(&config(), 1) / one, 1, "a request is not split");
+    let fixed = HttpConfig {
+        batch_bytes: ByteSize(3 * one as u64),
+        ..config()
+    };
+    assert_eq!(most(&fixed, 10 * one) / one, 3, "its own setting counts");
+    let little = HttpConfig {
+        max_pending: ByteSize(40 * one as u64),
+        ..config()
+    };
+    assert_eq!(most(&little, 30 * one) / one, 20, "half of what may wait");
+}

@@ -277,3 +277,34 @@ fn a_group_goes_on_though_the_server_was_upgraded() {
     let rest = read(&mut third.source(&trusting), &from).expect("read");
     assert_eq!([places(&before), places(&rest)].concat(), all);
 }
+
+#[test]
+fn batches_are_as_large_as_is_asked_for() {
+    let large = "x".repeat(10_000);
+    let server = Server::start(move |_, _| {
+        let one = |ledger| Act::Send(event(ledger, &large));
+        (1..500).map(one).collect()
+    });
+    let sizes = |more: &str| {
+        let mut source = server.source(more);
+        block_on(async {
+            source.open(&Offsets::default()).await.expect("open");
+            source.ask(300_000);
+            let mut sizes = Vec::new();
+            loop {
+                match source.next().await.expect("next") {
+                    SourceEvent::Batch(raw) if raw.last => return sizes,
+                    SourceEvent::Batch(raw) => sizes.push(raw.bytes()),
+                    SourceEvent::End => return sizes,
+                    _ => {}
+                }
+            }
+        })
+    };
+    let own = "resume: { request_field: start, from_column: ledger, idle: 0s }";
+    let most = sizes(own).into_iter().max().expect("batches");
+    assert!((290_000..330_000).contains(&most), "{most}");
+    let fixed = format!("{own}, batch_bytes: 100KB");
+    let most = sizes(&fixed).into_iter().max().expect("batches");
+    assert!(most < 130_000, "its own setting counts: {most}");
+}
