@@ -21,7 +21,7 @@ const EVENTS: u64 = 60_000;
 const FILES: u64 = 3;
 const IN: &str = "{ file: { path: \"s3://data/in/*.ndjson\", chunk_bytes: 16KiB } }";
 /// Made-up events, so slowly that there is always more to read.
-const SLOWLY: &str = "{ generator: { kind: template, seed: 3, count: 30000, rate: 40000, malformed: 0.001, \
+const SLOWLY: &str = "{ generator: { kind: template, seed: 3, count: 30000, rate: 15000, malformed: 0.001, \
     batch_bytes: 16KiB, fields: { id: { sequence: 0 }, region: { choice: [eu, us, apac] }, \
     amount: { uniform: [0, 100] } } } }";
 const OFTEN: &str = "commit: { every: 1ms, min_interval: 1ms }";
