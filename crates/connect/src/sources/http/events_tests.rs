@@ -265,11 +265,15 @@ fn large_bodies_are_checked_in_pieces_with_the_same_answers() {
     );
 
     let (arrow, most) = measured(FormatConfig::Arrow(ArrowConfig::default()));
-    let ids = (0..50_000_i64).map(|n| (n != 40_000).then_some(n));
+    let id = |n: i64| {
+        Some(if n == 40_000 {
+            "none".to_owned()
+        } else {
+            n.to_string()
+        })
+    };
+    let ids: StringArray = (0..50_000).map(id).collect();
     let names: StringArray = (0..50_000).map(|n| (n != 20_000).then_some("n")).collect();
-    let ids: StringArray = ids
-        .map(|n| Some(n.map_or("none".to_owned(), |n| n.to_string())))
-        .collect();
     let ids: ArrayRef = Arc::new(ids);
     let rows = RecordBatch::try_from_iter([("id", ids), ("name", Arc::new(names) as ArrayRef)]);
     let body = arrow_body::write(&rows.expect("rows")).expect("write");
