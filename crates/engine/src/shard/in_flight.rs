@@ -61,8 +61,18 @@ impl InFlight {
             .expect("the semaphore of batches is never closed")
     }
 
-    /// Of `read` bytes became so many bytes of rows.
-    pub(super) fn became(&self, read: usize, rows: usize) {
+    /// Of `read` bytes became so many bytes of rows: the permit is for both from now on, or for as much of
+    /// it as there is.
+    pub(super) fn became(&self, read: usize, rows: usize, permit: &mut OwnedSemaphorePermit) {
+        let size = (read + rows).div_ceil(KIB).clamp(1, self.0.limit as usize);
+        let held = permit.num_permits();
+        if size < held {
+            drop(permit.split(held - size));
+        } else if let Ok(more) =
+            Arc::clone(&self.0.room).try_acquire_many_owned((size - held) as u32)
+        {
+            permit.merge(more);
+        }
         if read == 0 {
             return;
         }
@@ -96,10 +106,11 @@ mod tests {
     #[tokio::test]
     async fn the_first_batch_goes_alone_and_rows_count() {
         let flow = InFlight::new(1 << 20);
-        let first = flow.enter(1000).await;
+        let mut first = flow.enter(1000).await;
         assert_eq!(flow.held(), 1 << 20);
         assert!(waits(flow.room()).await && waits(flow.enter(1)).await);
-        flow.became(1000, 500);
+        flow.became(1000, 500, &mut first);
+        assert_eq!(flow.held(), 2 << 10);
         drop(first);
         // Four times what is read: itself, and three for rows.
         let held: Vec<_> = [flow.enter(100 << 10).await, flow.enter(100 << 10).await].into();
@@ -107,13 +118,18 @@ mod tests {
         assert!(!waits(flow.room()).await && waits(flow.enter(100 << 10)).await);
         drop(held);
         // An event that becomes a hundred rows.
-        flow.became(1 << 10, 100 << 10);
-        let one = flow.enter(10 << 10).await;
-        assert_eq!(flow.held(), 1010 << 10);
+        let mut one = flow.enter(1 << 10).await;
+        flow.became(1 << 10, 100 << 10, &mut one);
+        assert_eq!(flow.held(), 101 << 10);
         drop(one);
+        let mut one = flow.enter(10 << 10).await;
+        assert_eq!(flow.held(), 1010 << 10);
+        flow.became(10 << 10, 9_000 << 10, &mut one);
+        assert_eq!(flow.held(), 1010 << 10, "there is not more");
         for _ in 0..100 {
-            flow.became(1 << 10, 1);
+            flow.became(1 << 10, 1, &mut one);
         }
+        drop(one);
         let one = flow.enter(10 << 10).await;
         assert_eq!(flow.held(), 40 << 10);
         drop(one);

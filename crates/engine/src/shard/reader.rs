@@ -166,7 +166,7 @@ impl Reader {
                         flow.guess(&raw);
                     }
                     let read = Read { at, asked };
-                    hands.over(number, raw, read, (slot, Some(bytes)));
+                    hands.over(number, raw, read, (slot, bytes));
                 }
                 Ok(SourceEvent::Discovered(partitions)) => {
                     hands.say(number, Ok(What::Discovered(partitions))).await;
@@ -224,7 +224,7 @@ impl Hands {
         number: u64,
         raw: RawBatch,
         read: Read,
-        held: (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>),
+        (slot, mut bytes): (OwnedSemaphorePermit, OwnedSemaphorePermit),
     ) {
         let (batchers, items) = (Arc::clone(&self.batchers), self.items.clone());
         let in_flight = self.in_flight.clone();
@@ -241,7 +241,7 @@ impl Hands {
                     ))
                 });
             if let Ok(Made::Rows(made)) = &what {
-                in_flight.became(size, made.held_bytes);
+                in_flight.became(size, made.held_bytes, &mut bytes);
             }
             metrics.change(Change::Done);
             // Fails only when the loop has ended, and then nobody waits for it.
@@ -258,7 +258,7 @@ impl Hands {
                     ),
                     Made::Evolve(schema) => What::Evolve(schema),
                 }),
-                held,
+                held: (slot, Some(bytes)),
             });
         });
     }

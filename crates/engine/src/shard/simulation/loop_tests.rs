@@ -2,7 +2,10 @@
 //! counts. Those about threads run on real ones, the others in simulated time.
 
 use std::{
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU32, Ordering},
+    },
     time::Duration,
 };
 
@@ -51,15 +54,16 @@ impl Only {
     }
 }
 
-/// Holds the first batch back until three others are through.
-struct FirstIsLast {
+/// Holds the second batch back until three that came behind it are through; the first goes alone.
+struct SecondIsLast {
+    begun: AtomicU32,
     through: Mutex<u32>,
     changed: Condvar,
     held: OnceLock<bool>,
 }
 
-struct Factory(Arc<FirstIsLast>);
-struct HoldingDecoder(Arc<FirstIsLast>, Box<dyn Decoder>);
+struct Factory(Arc<SecondIsLast>);
+struct HoldingDecoder(Arc<SecondIsLast>, Box<dyn Decoder>);
 
 impl BatcherFactory for Factory {
     fn decoder(&self) -> Result<Box<dyn Decoder>> {
@@ -81,13 +85,13 @@ impl BatcherFactory for Factory {
 impl Decoder for HoldingDecoder {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         let mut through = self.0.through.lock();
-        let first = raw.range.from == 0 && raw.partition.as_str() == "p0";
-        if first && self.0.held.get().is_none() {
+        let second = self.0.begun.fetch_add(1, Ordering::Relaxed) == 1;
+        if second {
             let soon = Duration::from_secs(20);
             let waited = self
                 .0
                 .changed
-                .wait_while_for(&mut through, |n| *n < 3, soon);
+                .wait_while_for(&mut through, |n| *n < 4, soon);
             let _ = self.0.held.set(!waited.timed_out());
         } else {
             *through += 1;
@@ -102,14 +106,15 @@ impl Decoder for HoldingDecoder {
     }
 }
 
-/// On real threads; the first batch is decoded last where there are several.
+/// On real threads; the second batch is decoded last where there are several.
 fn rows_with(batchers: usize) -> (Vec<Event>, Vec<Event>) {
     let only = only(Plan {
         threads: batchers,
         ..Plan::calm(vec![700, 300])
     });
-    let hold = Arc::new(FirstIsLast {
-        through: Mutex::new(if batchers > 1 { 0 } else { 3 }),
+    let hold = Arc::new(SecondIsLast {
+        begun: AtomicU32::new(0),
+        through: Mutex::new(if batchers > 1 { 0 } else { 4 }),
         changed: Condvar::new(),
         held: OnceLock::new(),
     });
