@@ -94,8 +94,8 @@ fn without_windows(file: &PipelineFile, text: &mut Text) {
     text.line(
         "when",
         format!(
-            "rows become visible with each commit: {} after the first event of an epoch, and \
-             when the source ends or the run is stopped",
+            "rows become visible with each commit: an epoch ends {}, and when the source ends or the \
+             run is stopped",
             file.commit.words()
         ),
     );
@@ -338,10 +338,7 @@ fn visible(file: &PipelineFile, text: &mut Text) {
     text.line("durable", DURABLE);
     text.line(
         "",
-        format!(
-            "an epoch ends {} after its first event, if nothing fires before",
-            commit.words()
-        ),
+        format!("an epoch ends {}, if nothing fires before", commit.words()),
     );
     text.line(
         "",

@@ -4,7 +4,9 @@
 //! is possible without reading anything else. Start with [`file::PipelineFile`].
 
 mod auto;
+mod commit;
 mod file;
+mod limits;
 mod monitor;
 mod stores;
 mod suggest;
@@ -20,7 +22,8 @@ use serde_yaml_ng::Value;
 pub(crate) use calve_engine::Secret;
 
 pub(crate) use self::auto::AutoOr;
-pub(crate) use self::file::{Compact, PipelineFile, SinkConfig, beside};
+pub(crate) use self::commit::Compact;
+pub(crate) use self::file::{PipelineFile, SinkConfig, beside};
 
 /// Reads and validates a pipeline file. Variables come from the environment.
 ///
