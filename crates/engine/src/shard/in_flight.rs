@@ -13,6 +13,8 @@ const KIB: usize = 1024;
 /// Bytes of rows for a byte that is read, at the least that is reckoned with: decoded, transformed,
 /// and split.
 pub(super) const ROWS: usize = 3;
+/// What the rows of any batch take, however few they are; it says nothing of larger ones.
+const ANY_BATCH: usize = 64 << 10;
 
 /// Shared by the reader, which waits, the batchers, which say what became of a batch, and the loop.
 #[derive(Clone)]
@@ -76,7 +78,8 @@ impl InFlight {
         if read == 0 {
             return;
         }
-        let seen = u32::try_from(rows.div_ceil(read)).unwrap_or(u32::MAX);
+        let seen = rows.saturating_sub(ANY_BATCH).div_ceil(read);
+        let seen = u32::try_from(seen).unwrap_or(u32::MAX);
         // Two batchers that are here at once may lose one of two values, which are alike.
         let before = self.0.rows.load(Ordering::Relaxed);
         let after = seen.max(before - before.div_ceil(8).min(before));
@@ -119,8 +122,11 @@ mod tests {
         drop(held);
         // An event that becomes a hundred rows.
         let mut one = flow.enter(1 << 10).await;
-        flow.became(1 << 10, 100 << 10, &mut one);
-        assert_eq!(flow.held(), 101 << 10);
+        flow.became(1 << 10, 60 << 10, &mut one);
+        assert_eq!(flow.held(), 61 << 10);
+        drop(flow.enter(1 << 10).await);
+        flow.became(1 << 10, (100 << 10) + ANY_BATCH, &mut one);
+        assert_eq!(flow.held(), 165 << 10);
         drop(one);
         let mut one = flow.enter(10 << 10).await;
         assert_eq!(flow.held(), 1010 << 10);

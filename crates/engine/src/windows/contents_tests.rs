@@ -50,7 +50,7 @@ fn step() -> impl Strategy_<Value = Step> {
     let window = 0u8..10;
     prop_oneof![
         4 => prop::collection::vec((prop::option::weighted(0.9, window.clone()), 1usize..40), 1..6).prop_map(Step::Add),
-        1 => prop::collection::vec((Just(Some(3u8)), 3000usize..3001), 1..3).prop_map(Step::Add),
+        1 => prop::collection::vec((window.clone().prop_map(Some), 1500usize..3001), 2..4).prop_map(Step::Add),
         1 => (0u8..2, 0u8..4).prop_map(|(key, at)| Step::Merge(key * 5 + at, key * 5 + at + 1)),
         2 => window.clone().prop_map(Step::Fire),
         1 => window.clone().prop_map(Step::Emit),
@@ -77,6 +77,21 @@ struct Both {
 }
 
 impl Both {
+    fn new(dir: &std::path::Path) -> Self {
+        let store = Arc::new(LocalRecords::new(dir));
+        let checkpoints = Checkpoints::new(store, "windows", "main");
+        Self {
+            contents: Contents::default(),
+            runs: Runs::new(checkpoints.clone(), None),
+            checkpoints,
+            held: BTreeMap::new(),
+            emitted: BTreeMap::new(),
+            next: 0,
+            epoch: Epoch::NONE,
+            saved: None,
+        }
+    }
+
     async fn read(&mut self, mut pieces: Vec<Piece>) -> Vec<i64> {
         let mut found = Vec::new();
         pieces.reverse();
@@ -226,18 +241,7 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             let dir = tempfile::tempdir().expect("a folder");
-            let store = Arc::new(LocalRecords::new(dir.path()));
-            let checkpoints = Checkpoints::new(store, "windows", "main");
-            let mut both = Both {
-                contents: Contents::default(),
-                runs: Runs::new(checkpoints.clone(), None),
-                checkpoints,
-                held: BTreeMap::new(),
-                emitted: BTreeMap::new(),
-                next: 0,
-                epoch: Epoch::NONE,
-                saved: None,
-            };
+            let mut both = Both::new(dir.path());
             for step in steps {
                 both.step(step).await;
                 both.check().await;
@@ -245,6 +249,23 @@ proptest! {
             both.end().await;
         });
     }
+}
+
+#[tokio::test]
+async fn a_page_that_is_mostly_dead_gives_its_memory_back() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut both = Both::new(dir.path());
+    both.step(Step::Add(vec![(Some(1), 100), (Some(2), 9_900)]))
+        .await;
+    both.step(Step::Squeeze).await;
+    let before = both.contents.memory();
+    both.step(Step::Close(2)).await;
+    let after = both.contents.memory();
+    both.step(Step::Squeeze).await;
+    let squeezed = both.contents.memory();
+    assert!(squeezed < before / 10, "{before} {after} {squeezed}");
+    both.check().await;
+    both.end().await;
 }
 
 #[tokio::test]

@@ -128,7 +128,7 @@ pub(crate) fn encode(batches: &[RecordBatch]) -> Result<Vec<u8>> {
     writer.into_inner().map_err(arrow_failed)
 }
 
-/// Rows of several batches (batch, first row, rows) as one.
+/// Rows of several batches (batch, first row, rows) as one; of one alone, as a slice of it.
 pub(crate) fn gathered(
     batches: &[RecordBatch],
     places: &[(usize, u32, u32)],

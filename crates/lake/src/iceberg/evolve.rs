@@ -145,7 +145,8 @@ impl Follow<'_> {
             if let Some(new) = self.evolution.rename.get(&path) {
                 let new = new.rsplit_once('.').map_or(new.as_str(), |(_, name)| name);
                 let comes = wanted.field_by_name(&join(above, new)).is_some();
-                let free = !taken.contains(&new) && !is_partition_field(self.metadata, new);
+                let of_partition = above.is_empty() && is_partition_field(self.metadata, new);
+                let free = !taken.contains(&new) && !of_partition;
                 if comes && free {
                     self.renamed.insert(field.id, field.name.clone());
                     new.clone_into(&mut field.name);

@@ -79,7 +79,7 @@ impl Plan {
                 commit_rows: None,
                 max_delay: 10_000,
                 idle_timeout: Duration::from_millis(50),
-                in_flight_bytes: 64 << 10,
+                in_flight_bytes: 1 << 20,
                 retry_for: Duration::from_secs(5),
             },
             append: Duration::ZERO,
@@ -128,6 +128,8 @@ impl Plan {
             options: ShardOptions {
                 commit_every: CommitEvery::Fixed(millis(random.random_range(0..80))),
                 min_interval: millis(random.random_range(0..20)),
+                // In half of them there is room for a few batches only.
+                in_flight_bytes: if seed % 2 == 0 { 64 << 10 } else { 1 << 20 },
                 ..calm.options
             },
             append: millis(if random.random_bool(0.2) { 200 } else { 1 }),

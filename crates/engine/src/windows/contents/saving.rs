@@ -7,7 +7,10 @@ use arrow::array::RecordBatch;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{Contents, Durable, Of, Page, Piece, Pieces, Run, Runs};
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    windows::runs::copied,
+};
 
 /// Rows of a page that is made of pieces.
 const PAGE_ROWS: usize = 65_536;
@@ -132,7 +135,11 @@ impl Contents {
                 rows += distinct[at].rows as usize;
                 at += 1;
             }
-            let batch = self.gather(&distinct[first..at], runs).await?;
+            let mut batch = self.gather(&distinct[first..at], runs).await?;
+            if at - first == 1 {
+                // A piece alone comes as a slice, which holds all of the page that it is moved out of.
+                batch = copied(&batch)?;
+            }
             let page = self.next_page();
             self.put_page(page, batch, 0);
             let mut start = 0;
