@@ -129,7 +129,11 @@ impl Plan {
                 commit_every: CommitEvery::Fixed(millis(random.random_range(0..80))),
                 min_interval: millis(random.random_range(0..20)),
                 // In half of them there is room for a few batches only.
-                in_flight_bytes: if seed % 2 == 0 { 64 << 10 } else { 1 << 20 },
+                in_flight_bytes: if seed.is_multiple_of(2) {
+                    64 << 10
+                } else {
+                    1 << 20
+                },
                 ..calm.options
             },
             append: millis(if random.random_bool(0.2) { 200 } else { 1 }),
