@@ -356,7 +356,7 @@ mod tests {
             "name: a\nsource: generator\nsink: { parquet: { path: out } }\ncommit: { every: 7s }";
         let text = explain(&config::parse(text, &|_| None).expect("a file")).expect("words");
         assert!(
-            text.contains("visible with each commit: 7s (commit.every)"),
+            text.contains("an epoch ends 7s (commit.every) after its first event, and when"),
             "{text}"
         );
         assert!(!text.contains("timeline"), "{text}");
