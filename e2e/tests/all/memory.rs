@@ -103,7 +103,7 @@ fn events_that_become_a_thousand_rows_each() {
     }
     fs::write(dir.path().join("in.ndjson"), lines).expect("write");
     let text = "
-source: { file: { path: DIR/in.ndjson } }
+source: { file: { path: DIR/in.ndjson, chunk_bytes: 16KiB } }
 format: { json: { columns: { id: bigint, name: varchar } } }
 transform:
   sql: SELECT id, name, unnest(generate_series(1, 1000)) AS n FROM events
