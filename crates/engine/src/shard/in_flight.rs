@@ -66,6 +66,16 @@ impl InFlight {
     /// Of `read` bytes became so many bytes of rows: the permit is for both from now on, or for as much of
     /// it as there is.
     pub(super) fn became(&self, read: usize, rows: usize, permit: &mut OwnedSemaphorePermit) {
+        if read > 0 {
+            let seen = rows.saturating_sub(ANY_BATCH).div_ceil(read);
+            let seen = u32::try_from(seen).unwrap_or(u32::MAX);
+            // Two batchers that are here at once may lose one of two values, which are alike.
+            let before = self.0.rows.load(Ordering::Relaxed);
+            let after = seen.max(before - before.div_ceil(8).min(before));
+            self.0.rows.store(after.max(ROWS as u32), Ordering::Relaxed);
+            self.0.known.store(true, Ordering::Relaxed);
+        }
+        // Only now is there room: who takes it knows what to reckon with.
         let size = (read + rows).div_ceil(KIB).clamp(1, self.0.limit as usize);
         let held = permit.num_permits();
         if size < held {
@@ -75,16 +85,6 @@ impl InFlight {
         {
             permit.merge(more);
         }
-        if read == 0 {
-            return;
-        }
-        let seen = rows.saturating_sub(ANY_BATCH).div_ceil(read);
-        let seen = u32::try_from(seen).unwrap_or(u32::MAX);
-        // Two batchers that are here at once may lose one of two values, which are alike.
-        let before = self.0.rows.load(Ordering::Relaxed);
-        let after = seen.max(before - before.div_ceil(8).min(before));
-        self.0.rows.store(after.max(ROWS as u32), Ordering::Relaxed);
-        self.0.known.store(true, Ordering::Relaxed);
     }
 
     /// Bytes that are held, as they were reckoned.
