@@ -1,6 +1,6 @@
 //! Chooses how each column is encoded by what its data is, from a sample of a file's first rows.
 //!
-//! - dictionary, where values repeat so much that it stays small;
+//! - dictionary, where values repeat so much that it stays small (written by `dictionary`, where it can be);
 //! - `DELTA_BINARY_PACKED` for integers and times whose steps are narrower than the type;
 //! - `DELTA_BYTE_ARRAY` for strings that share prefixes with the one before, `DELTA_LENGTH_BYTE_ARRAY`
 //!   for other short ones, but not in Iceberg tables (see [`WriteOptions::text_deltas`]);
@@ -23,12 +23,12 @@ use parquet::{
     basic::Encoding,
     file::{
         metadata::KeyValue,
-        properties::{EnabledStatistics, WriterProperties},
+        properties::{EnabledStatistics, WriterProperties, WriterPropertiesPtr},
     },
     schema::types::{ColumnPath, SchemaDescriptor},
 };
 
-use super::{group::Groups, options::WriteOptions};
+use super::{dictionary, group::Groups, options::WriteOptions};
 
 /// Rows of a sample that are looked at.
 const SAMPLE: usize = 8192;
@@ -60,6 +60,14 @@ impl ColumnPlan {
     };
 }
 
+/// How a file is written.
+#[derive(Debug)]
+pub(crate) struct FilePlan {
+    pub(crate) properties: WriterPropertiesPtr,
+    /// By field: written as a [`DictionaryColumn`](super::dictionary::DictionaryColumn).
+    pub(crate) dictionaries: Vec<bool>,
+}
+
 /// What is the same for all files of a writer.
 #[derive(Debug)]
 pub(crate) struct FileLayout {
@@ -69,7 +77,7 @@ pub(crate) struct FileLayout {
     pub(crate) leaves: Vec<usize>,
     options: WriteOptions,
     /// One for each choice that was made; the table partitions that made it share them.
-    chosen: Mutex<Vec<(Vec<ColumnPlan>, Arc<WriterProperties>)>>,
+    chosen: Mutex<Vec<(Vec<ColumnPlan>, Arc<FilePlan>)>>,
 }
 
 impl FileLayout {
@@ -101,18 +109,45 @@ impl FileLayout {
         })
     }
 
-    /// Properties of a file that begins with the rows of `sample`.
-    pub(crate) fn properties(&self, sample: &[RecordBatch]) -> Arc<WriterProperties> {
+    /// The plan of a file that begins with the rows of `sample`.
+    pub(crate) fn plan(&self, sample: &[RecordBatch]) -> Arc<FilePlan> {
         let plans = self.plans(sample);
+        let dictionaries = self.dictionaries(&plans, sample);
         let mut chosen = self.chosen.lock();
-        if let Some((_, properties)) = chosen.iter().find(|(made, _)| *made == plans) {
-            return properties.clone();
+        let same = |(made, plan): &&(Vec<ColumnPlan>, Arc<FilePlan>)| {
+            *made == plans && plan.dictionaries == dictionaries
+        };
+        if let Some((_, plan)) = chosen.iter().find(same) {
+            return plan.clone();
         }
-        let properties = Arc::new(self.planned(&plans));
+        let plan = Arc::new(FilePlan {
+            properties: Arc::new(self.planned(&plans)),
+            dictionaries,
+        });
         if chosen.len() < MOST_CHOICES {
-            chosen.push((plans, properties.clone()));
+            chosen.push((plans, plan.clone()));
         }
-        properties
+        plan
+    }
+
+    /// Which columns are written as dictionaries by our own code.
+    fn dictionaries(&self, plans: &[ColumnPlan], sample: &[RecordBatch]) -> Vec<bool> {
+        let codec = self.options.compression.codec();
+        let rows: usize = sample.iter().map(RecordBatch::num_rows).sum();
+        let mut leaf = 0;
+        let fields = plans.iter().zip(self.schema.fields()).zip(&self.leaves);
+        fields
+            .map(|((plan, field), leaves)| {
+                let column = self.parquet.column(leaf);
+                leaf += leaves;
+                // Chosen without knowing the data, a dictionary may come to nothing.
+                plan.dictionary
+                    && rows >= ENOUGH
+                    && !plan.page_statistics
+                    && !self.options.bloom_filters.contains(&column.path().string())
+                    && dictionary::supported(field.data_type(), &column, codec)
+            })
+            .collect()
     }
 
     /// What is chosen for each field; nested ones are left alone.

@@ -19,11 +19,18 @@ use parquet::{
         ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves,
     },
     errors::ParquetError,
-    file::{metadata::ParquetMetaData, properties::WriterProperties, writer::SerializedFileWriter},
+    file::{
+        metadata::ParquetMetaData,
+        writer::{SerializedFileWriter, SerializedRowGroupWriter},
+    },
 };
 use rayon::prelude::*;
 
-use super::{budget::Piece, encoding::FileLayout};
+use super::{
+    budget::Piece,
+    dictionary::{DictionaryChunk, DictionaryColumn},
+    encoding::{FileLayout, FilePlan},
+};
 
 /// Bytes are given to the system in blocks of this size.
 const BLOCK: usize = 1 << 20;
@@ -109,6 +116,69 @@ impl Write for Sink {
     }
 }
 
+/// One field of the row group in progress.
+enum Column {
+    /// By leaf.
+    Encoded(Vec<ArrowColumnWriter>),
+    Dictionary(Box<DictionaryColumn>),
+}
+
+/// A finished column of one field.
+enum Chunk {
+    Encoded(Vec<ArrowColumnChunk>),
+    Dictionary(Box<DictionaryChunk>),
+}
+
+impl Column {
+    fn write(&mut self, field: &Field, rows: &ArrayRef) -> Result<(), ParquetError> {
+        match self {
+            Self::Encoded(writers) => encode_column(writers, field, rows),
+            Self::Dictionary(column) => column.write(rows),
+        }
+    }
+
+    fn memory(&self) -> usize {
+        match self {
+            Self::Encoded(writers) => writers.iter().map(ArrowColumnWriter::memory_size).sum(),
+            Self::Dictionary(column) => column.memory(),
+        }
+    }
+
+    fn estimated_bytes(&self) -> usize {
+        match self {
+            Self::Encoded(writers) => writers
+                .iter()
+                .map(ArrowColumnWriter::get_estimated_total_bytes)
+                .sum(),
+            Self::Dictionary(column) => column.estimated_bytes(),
+        }
+    }
+
+    fn close(self) -> Result<Chunk, ParquetError> {
+        Ok(match self {
+            Self::Encoded(writers) => {
+                let chunks = writers.into_iter().map(ArrowColumnWriter::close);
+                Chunk::Encoded(chunks.collect::<Result<_, _>>()?)
+            }
+            Self::Dictionary(column) => Chunk::Dictionary(Box::new(column.close()?)),
+        })
+    }
+}
+
+impl Chunk {
+    fn append<W: Write + Send>(
+        self,
+        group: &mut SerializedRowGroupWriter<'_, W>,
+    ) -> Result<(), ParquetError> {
+        match self {
+            Self::Encoded(chunks) => chunks
+                .into_iter()
+                .try_for_each(|chunk| chunk.append_to_row_group(group)),
+            Self::Dictionary(chunk) => group.append_column(&chunk.bytes, chunk.closed),
+        }
+    }
+}
+
 /// A data file that takes rows.
 pub(crate) struct OpenFile {
     pub(crate) path: String,
@@ -117,8 +187,10 @@ pub(crate) struct OpenFile {
     file: Option<Arc<File>>,
     writer: SerializedFileWriter<Sink>,
     factory: ArrowRowGroupWriterFactory,
-    /// By field, then by leaf; empty: no row group in progress.
-    columns: Vec<Vec<ArrowColumnWriter>>,
+    /// By field; empty: no row group in progress.
+    columns: Vec<Column>,
+    /// By field: whether its next row group is a dictionary of ours.
+    dictionaries: Vec<bool>,
     /// Rows in the row group in progress.
     pub(crate) group_rows: usize,
     /// Rows in all.
@@ -140,12 +212,12 @@ impl OpenFile {
         uploads: Option<&Uploads>,
         path: String,
         layout: &FileLayout,
-        properties: Arc<WriterProperties>,
+        plan: Arc<FilePlan>,
     ) -> Result<Self> {
         let full_path = root.join(&path);
         if let Some(uploads) = uploads {
             let sink = Sink::Remote(Some(uploads.begin(&path)?));
-            return Self::over(sink, None, path, full_path, layout, properties);
+            return Self::over(sink, None, path, full_path, layout, &plan);
         }
         let create = || {
             File::options()
@@ -173,7 +245,7 @@ impl OpenFile {
             written: 0,
             started: 0,
         };
-        Self::over(sink, Some(file), path, full_path, layout, properties)
+        Self::over(sink, Some(file), path, full_path, layout, &plan)
     }
 
     fn over(
@@ -182,19 +254,20 @@ impl OpenFile {
         path: String,
         full_path: PathBuf,
         layout: &FileLayout,
-        properties: Arc<WriterProperties>,
+        plan: &FilePlan,
     ) -> Result<Self> {
-        let writer = SerializedFileWriter::new(sink, layout.parquet.root_schema_ptr(), properties)
+        let schema = layout.parquet.root_schema_ptr();
+        let writer = SerializedFileWriter::new(sink, schema, plan.properties.clone())
             .map_err(|error| failed(&full_path, error))?;
         let factory = ArrowRowGroupWriterFactory::new(&writer, layout.schema.clone());
-        let columns = Vec::new();
         Ok(Self {
             path,
             full_path,
             file,
             writer,
             factory,
-            columns,
+            columns: Vec::new(),
+            dictionaries: plan.dictionaries.clone(),
             group_rows: 0,
             rows: 0,
         })
@@ -208,18 +281,10 @@ impl OpenFile {
         parallel: bool,
     ) -> Result<()> {
         if self.columns.is_empty() {
-            let group = self.writer.flushed_row_groups().len();
-            let flat = self.factory.create_column_writers(group);
-            let mut flat = flat
-                .map_err(|error| failed(&self.full_path, error))?
-                .into_iter();
-            self.columns = layout
-                .leaves
-                .iter()
-                .map(|count| flat.by_ref().take(*count).collect())
-                .collect();
+            self.begin_group(layout)
+                .map_err(|error| failed(&self.full_path, error))?;
         }
-        let encode = |(index, writers): (usize, &mut Vec<ArrowColumnWriter>)| {
+        let encode = |(index, writer): (usize, &mut Column)| {
             let field = layout.schema.field(index);
             pieces.iter().try_for_each(|piece| {
                 let column = piece
@@ -227,7 +292,7 @@ impl OpenFile {
                     .rows
                     .column(index)
                     .slice(piece.start, piece.rows);
-                encode_column(writers, field, &column)
+                writer.write(field, &column)
             })
         };
         let encoded = if parallel {
@@ -242,10 +307,45 @@ impl OpenFile {
         Ok(())
     }
 
+    fn begin_group(&mut self, layout: &FileLayout) -> Result<(), ParquetError> {
+        let group = self.writer.flushed_row_groups().len();
+        let mut flat = self.factory.create_column_writers(group)?.into_iter();
+        let mut leaf = 0;
+        for (leaves, dictionary) in layout.leaves.iter().zip(&self.dictionaries) {
+            let writers = flat.by_ref().take(*leaves).collect();
+            self.columns.push(if *dictionary {
+                let codec = self
+                    .writer
+                    .properties()
+                    .compression(layout.parquet.column(leaf).path());
+                Column::Dictionary(Box::new(DictionaryColumn::new(
+                    layout.parquet.column(leaf),
+                    codec,
+                )))
+            } else {
+                Column::Encoded(writers)
+            });
+            leaf += leaves;
+        }
+        Ok(())
+    }
+
+    /// Whether the row group should end because a dictionary does not pay; if so, the Parquet crate
+    /// encodes the column from then on: it has other encodings to fall back to.
+    pub(crate) fn dictionary_full(&mut self) -> bool {
+        let mut any = false;
+        for (column, dictionary) in self.columns.iter().zip(&mut self.dictionaries) {
+            if matches!(column, Column::Dictionary(column) if column.full()) {
+                *dictionary = false;
+                any = true;
+            }
+        }
+        any
+    }
+
     /// Memory held by the row group in progress, and by the part of an upload that is not full.
     pub(crate) fn memory(&self) -> usize {
-        let columns = self.columns.iter().flatten();
-        let columns: usize = columns.map(ArrowColumnWriter::memory_size).sum();
+        let columns: usize = self.columns.iter().map(Column::memory).sum();
         columns + self.unsent()
     }
 
@@ -259,11 +359,7 @@ impl OpenFile {
 
     /// Bytes that the row group in progress will have on disk, about.
     pub(crate) fn group_bytes(&self) -> usize {
-        self.columns
-            .iter()
-            .flatten()
-            .map(ArrowColumnWriter::get_estimated_total_bytes)
-            .sum()
+        self.columns.iter().map(Column::estimated_bytes).sum()
     }
 
     /// Bytes of complete row groups.
@@ -282,26 +378,21 @@ impl OpenFile {
             .map_err(|error| failed(&self.full_path, error))
     }
 
-    fn append_group(
-        &mut self,
-        columns: Vec<Vec<ArrowColumnWriter>>,
-        parallel: bool,
-    ) -> Result<(), ParquetError> {
-        let columns: Vec<_> = columns.into_iter().flatten().collect();
-        let chunks: Vec<ArrowColumnChunk> = if parallel {
+    fn append_group(&mut self, columns: Vec<Column>, parallel: bool) -> Result<(), ParquetError> {
+        let chunks: Vec<Chunk> = if parallel {
             columns
                 .into_par_iter()
-                .map(ArrowColumnWriter::close)
+                .map(Column::close)
                 .collect::<Result<_, _>>()?
         } else {
             columns
                 .into_iter()
-                .map(ArrowColumnWriter::close)
+                .map(Column::close)
                 .collect::<Result<_, _>>()?
         };
         let mut group = self.writer.next_row_group()?;
         for chunk in chunks {
-            chunk.append_to_row_group(&mut group)?;
+            chunk.append(&mut group)?;
         }
         group.close()?;
         let sink = self.writer.inner_mut();

@@ -5,7 +5,10 @@
 //! hash table of row numbers that copies no key. Null is a value like any other; NaN equals NaN.
 
 use arrow::{
-    array::{Array, ArrayRef, ArrowPrimitiveType, AsArray, PrimitiveArray, UInt32Array},
+    array::{
+        Array, ArrayRef, ArrowPrimitiveType, AsArray, GenericStringArray, OffsetSizeTrait,
+        PrimitiveArray, UInt32Array,
+    },
     buffer::NullBuffer,
     compute::take,
     datatypes::{
@@ -18,7 +21,11 @@ use arrow::{
 };
 use calve_engine::error::{Error, Result};
 
-use super::{arrow_failed, partition::KeyValue};
+use super::{
+    arrow_failed,
+    partition::KeyValue,
+    short::{self, SHORT, mix, mix_bytes, mix_key},
+};
 
 /// Tables of up to this many entries are used whatever the number of rows.
 const SMALL_TABLE: usize = 4096;
@@ -83,22 +90,6 @@ impl Groups {
 
 fn table_limit(rows: usize) -> usize {
     SMALL_TABLE.max(rows.saturating_mul(4))
-}
-
-fn mix(value: u64) -> u64 {
-    let wide = u128::from(value ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
-    (wide >> 64) as u64 ^ wide as u64
-}
-
-fn mix_bytes(bytes: &[u8]) -> u64 {
-    let mut hash = bytes.len() as u64;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        hash = mix(hash.rotate_left(17) ^ u64::from_le_bytes(*word));
-    }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    mix(hash.rotate_left(17) ^ u64::from_le_bytes(last))
 }
 
 /// Groups of codes below `cells`.
@@ -183,6 +174,11 @@ where
 {
     let (values, nulls) = (array.values(), array.nulls().filter(|n| n.null_count() > 0));
     let rows = values.len();
+    if nulls.is_none()
+        && let Some(groups) = close_together(values.iter().map(|v| (*v).into()), rows)
+    {
+        return groups;
+    }
     // The values behind nulls count too: at worst the table is not used.
     let (Some(low), Some(high)) = (values.iter().copied().min(), values.iter().copied().max())
     else {
@@ -212,6 +208,29 @@ where
     )
 }
 
+/// Groups of integers that lie around the first: found in one pass, without their lowest and highest
+/// first. None at the first value that is too far away.
+fn close_together(values: impl Iterator<Item = i64> + Clone, rows: usize) -> Option<Groups> {
+    let mut table = [NONE; SMALL_TABLE];
+    let base = values.clone().next()?.wrapping_sub(SMALL_TABLE as i64 / 2);
+    let mut groups = Groups {
+        ids: Vec::with_capacity(rows),
+        firsts: Vec::new(),
+    };
+    for (row, value) in values.enumerate() {
+        let cell = table.get_mut(value.wrapping_sub(base) as usize)?;
+        if *cell == NONE {
+            *cell = groups.firsts.len() as u32;
+            groups.firsts.push(row as u32);
+        }
+        groups.ids.push(*cell);
+    }
+    if groups.firsts.len() <= 1 {
+        return Some(Groups::one(rows));
+    }
+    Some(groups)
+}
+
 /// Groups of values that are cheap to get, with or without nulls.
 fn scalars<V: PartialEq>(
     rows: usize,
@@ -231,6 +250,17 @@ fn scalars<V: PartialEq>(
 
 fn bytes<'a>(array: &'a dyn Array, value: impl Fn(usize) -> &'a [u8]) -> Groups {
     scalars(array.len(), array.nulls(), value, |v| mix_bytes(v))
+}
+
+/// Strings that are all short are compared and hashed as numbers.
+fn strings<O: OffsetSizeTrait>(array: &GenericStringArray<O>) -> Groups {
+    let (values, offsets) = (array.value_data(), array.value_offsets());
+    let range = |row: usize| offsets[row].as_usize()..offsets[row + 1].as_usize();
+    if offsets.windows(2).all(|w| (w[1] - w[0]).as_usize() < SHORT) {
+        let key = |row| short::key(values, range(row));
+        return scalars(array.len(), array.nulls(), key, |key| mix_key(*key));
+    }
+    bytes(array, |row| &values[range(row)])
 }
 
 fn column(array: &dyn Array) -> Result<Groups> {
@@ -292,14 +322,8 @@ fn column(array: &dyn Array) -> Result<Groups> {
             let values = array.as_primitive::<Float64Type>().values();
             scalars(rows, nulls, |row| float_bits(values[row]), |v| mix(*v))
         }
-        DataType::Utf8 => {
-            let values = array.as_string::<i32>();
-            bytes(array, |row| values.value(row).as_bytes())
-        }
-        DataType::LargeUtf8 => {
-            let values = array.as_string::<i64>();
-            bytes(array, |row| values.value(row).as_bytes())
-        }
+        DataType::Utf8 => strings(array.as_string::<i32>()),
+        DataType::LargeUtf8 => strings(array.as_string::<i64>()),
         DataType::Utf8View => {
             let values = array.as_string_view();
             bytes(array, |row| values.value(row).as_bytes())

@@ -10,14 +10,17 @@
 
 mod budget;
 pub mod compression;
+mod dictionary;
 pub mod encoding;
 mod file;
+mod gather;
 mod group;
 pub mod options;
 pub mod partition;
 pub mod placement;
 mod queue;
 mod sealed;
+mod short;
 pub mod split;
 pub(crate) mod sync;
 pub mod writer;

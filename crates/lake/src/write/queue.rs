@@ -19,13 +19,12 @@ use calve_engine::{
     stores::upload::{Pending, Uploads},
 };
 use parking_lot::Mutex;
-use parquet::file::properties::WriterProperties;
 use rustc_hash::FxHashSet;
 use tokio::sync::Notify;
 
 use super::{
     budget::{Budget, Piece},
-    encoding::FileLayout,
+    encoding::{FileLayout, FilePlan},
     file::OpenFile,
     options::WriteOptions,
     partition::PartitionRef,
@@ -169,7 +168,7 @@ pub(crate) enum Ask {
 struct Files {
     open: Option<OpenFile>,
     /// Chosen at the first file of the table partition and kept for those that follow.
-    properties: Option<Arc<WriterProperties>>,
+    plan: Option<Arc<FilePlan>>,
     since_check: usize,
     done: Vec<DoneFile>,
 }
@@ -316,20 +315,18 @@ impl PartitionWriter {
     ) -> Result<()> {
         let shared = &generation.shared;
         let layout = &shared.layout;
-        let Files {
-            open, properties, ..
-        } = files;
+        let Files { open, plan, .. } = files;
         let file = if let Some(file) = open {
             file
         } else {
-            let properties = properties.get_or_insert_with(|| {
-                layout.properties(&chunk.iter().map(Piece::batch).collect::<Vec<_>>())
+            let plan = plan.get_or_insert_with(|| {
+                layout.plan(&chunk.iter().map(Piece::batch).collect::<Vec<_>>())
             });
             let number = shared.counter.fetch_add(1, Ordering::Relaxed);
             let unique = format!("{}-{number:05}", shared.prefix);
             let path = shared.placement.path(&self.key, &unique);
             let uploads = shared.uploads.as_ref();
-            let file = OpenFile::create(&shared.root, uploads, path, layout, properties.clone())?;
+            let file = OpenFile::create(&shared.root, uploads, path, layout, plan.clone())?;
             if uploads.is_none() {
                 generation.created.lock().push(shared.root.join(&file.path));
             }
@@ -337,6 +334,9 @@ impl PartitionWriter {
             open.insert(file)
         };
         file.write(&chunk, layout, parallel)?;
+        if file.dictionary_full() {
+            return self.end_group(generation, files, parallel);
+        }
         self.count(generation, files.open.as_ref());
         Ok(())
     }

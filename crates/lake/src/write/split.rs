@@ -3,10 +3,7 @@
 
 use std::{ops::Range, sync::Arc};
 
-use arrow::{
-    array::{ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array},
-    compute::take,
-};
+use arrow::array::{ArrayRef, RecordBatch};
 use calve_engine::{
     error::{Error, Result},
     seams::{Split, Splitter},
@@ -14,7 +11,7 @@ use calve_engine::{
 use rustc_hash::FxHashSet;
 
 use super::{
-    arrow_failed,
+    gather,
     group::Groups,
     partition::{PartitionRef, TablePartition},
     placement::{Placed, Placement},
@@ -96,7 +93,7 @@ impl FanoutSplitter {
             *to += 1;
         }
         Ok(SplitRows {
-            rows: gather(&rows, order)?,
+            rows: gather::reorder(&rows, order)?,
             groups: ranges,
         })
     }
@@ -113,18 +110,6 @@ impl FanoutSplitter {
         self.seen.insert(new.clone());
         Ok(new)
     }
-}
-
-fn gather(rows: &RecordBatch, order: Vec<u32>) -> Result<RecordBatch> {
-    let order = UInt32Array::from(order);
-    let columns = rows
-        .columns()
-        .iter()
-        .map(|column| take(column.as_ref(), &order, None))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(arrow_failed)?;
-    let options = RecordBatchOptions::new().with_row_count(Some(order.len()));
-    RecordBatch::try_new_with_options(rows.schema(), columns, &options).map_err(arrow_failed)
 }
 
 impl Splitter for FanoutSplitter {

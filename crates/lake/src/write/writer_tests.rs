@@ -419,3 +419,46 @@ async fn the_file_says_who_wrote_it_and_how() {
     let error = FanoutWriter::open(dir.path().to_owned(), "main", placement, &bad, pool(1));
     assert!(error.is_err_and(|e| e.kind() == ErrorKind::Config));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dictionary_that_grows_too_large_ends_its_row_group() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let schema: SchemaRef = Arc::new(Schema::new(vec![
+        Field::new("key", DataType::Int64, false),
+        Field::new("text", DataType::Utf8, false),
+    ]));
+    // The sample that the plan is made from says eight words; then every row has another.
+    let text = |row: i64| match row {
+        0..20_000 => format!("word {}", row % 8),
+        _ => format!("{:032x}", u128::from(row as u64) * 0x9e37_79b9_7f4a_7c15),
+    };
+    let batch = |from: i64, to: i64| {
+        let texts: StringArray = (from..to).map(text).map(Some).collect();
+        let keys: Int64Array = (from..to).map(|_| Some(1)).collect();
+        RecordBatch::try_new(schema.clone(), vec![Arc::new(keys), Arc::new(texts)]).expect("rows")
+    };
+    let placement = Arc::new(ByFirst(schema.clone()));
+    let options = WriteOptions::default();
+    let root = dir.path().to_owned();
+    let mut writer = FanoutWriter::open(root, "main", placement, &options, pool(2)).expect("open");
+    for from in (0..200_000).step_by(10_000) {
+        append(&mut writer, batch(from, from + 10_000)).await;
+    }
+    let prepared = finish(&mut writer).await;
+    let [(path, _, rows, groups)] = &files(&prepared)[..] else {
+        panic!("one file");
+    };
+    assert_eq!((*rows, *groups), (200_000, 2));
+    let file = File::open(dir.path().join(path)).expect("a file");
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("parquet");
+    let first = reader.metadata().row_group(0).column(1);
+    assert!(first.dictionary_page_offset().is_some());
+    let mut row = 0;
+    for batch in reader.build().expect("a reader") {
+        for value in batch.expect("a batch").column(1).as_string::<i32>() {
+            assert_eq!(value, Some(text(row).as_str()));
+            row += 1;
+        }
+    }
+    assert_eq!(row, 200_000);
+}
