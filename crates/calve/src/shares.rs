@@ -45,13 +45,18 @@ impl Shares {
         };
         let late = crate::windows::late_sink(file).is_some();
         let tables = if late { 2 } else { 1 };
-        // Parts of an upload cannot be small, and wait in memory until they are full.
-        let files = if file.sink.is_remote() { 8 } else { 16 };
+        // Parts of an upload cannot be small, and wait in memory until they are full. On a disk more
+        // would make row groups longer, and nothing faster.
+        let (files, most_files) = if file.sink.is_remote() {
+            (8, 256)
+        } else {
+            (16, 64)
+        };
         let merges = file.sink.changes().is_some();
         Self {
             budget,
             in_flight: part(true, 8, 4, 128),
-            files: part(true, files, 2, 256) / tables,
+            files: part(true, files, 2, most_files) / tables,
             windows: part(file.window.is_some(), 4, 8, u64::MAX / MIB),
             changes: part(merges, 8, 4, u64::MAX / MIB),
             index: part(merges, 16, 2, 64),
