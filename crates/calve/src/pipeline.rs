@@ -404,7 +404,7 @@ impl Opening<'_> {
                     memory_bytes: self.shares.changes as usize,
                     index_bytes: self.shares.index as usize,
                     target_file_size: file.commit.target_file_size.0,
-                    tiers: upkeep::tiers(file),
+                    upkeep: upkeep::of_changes(file),
                 });
                 let config = with_evolution(config, file);
                 calve_lake::iceberg::open(&config, options, rows, names, pool, changes.as_ref())

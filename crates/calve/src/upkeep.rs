@@ -1,11 +1,14 @@
 //! Upkeep of the table while a pipeline runs: small files become few, and deleted rows are left out. What
-//! happens between the commits of changes is planned here, and done by the table's output. What happens
-//! at times is a writer of its own, which costs the pipeline a retry when both commit at once.
+//! a table of changes needs is planned here, and done by the table's output between its commits. In other
+//! tables it is a writer of its own, which costs the pipeline a retry when both commit at once.
 
 use std::{sync::Arc, time::Duration};
 
 use calve_engine::{Error, Result};
-use calve_lake::iceberg::{self, CompactOptions, Tiers};
+use calve_lake::{
+    changes::{ChangesConfig, Mode, Upkeep},
+    iceberg::{self, CompactOptions, Tiers},
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -18,17 +21,34 @@ const MIN_FILES: usize = 5;
 /// However often the user wants it.
 const SHORTEST: Duration = Duration::from_millis(100);
 
-/// When a table of changes is merged after a commit; none: never.
-pub(crate) fn tiers(file: &PipelineFile) -> Option<Tiers> {
+/// When the files of a table of changes are merged.
+pub(crate) fn of_changes(file: &PipelineFile) -> Upkeep {
     let upkeep = file.upkeep.clone().unwrap_or_default();
-    (upkeep.compact == Compact::Auto).then_some(Tiers {
+    let tiers = Tiers {
         target_file_size: file.commit.target_file_size.0,
         min_files: upkeep.min_files,
         deleted_share: upkeep.deleted_share,
-    })
+    };
+    Upkeep {
+        tiers: (upkeep.compact == Compact::Auto).then_some(tiers),
+        every: upkeep.compact_every.map(|every| (every.0, options(file))),
+    }
 }
 
-/// Compacts the table again and again until `ended`; what fails is tried again at the next time.
+/// As `calve table compact` without options.
+fn options(file: &PipelineFile) -> CompactOptions {
+    CompactOptions {
+        target_file_size: file.commit.target_file_size.0,
+        min_files: MIN_FILES,
+        all_deletes: false,
+        sort: false,
+        memory_bytes: Shares::of(file).compaction as usize,
+        dry_run: false,
+    }
+}
+
+/// Compacts a table that is only appended to, again and again until `ended`; what fails is tried again at
+/// the next time.
 ///
 /// # Errors
 /// `Internal` when the thread that encodes cannot be started.
@@ -39,15 +59,12 @@ pub(crate) fn start(file: &PipelineFile, ended: CancellationToken) -> Result<()>
     let Some(every) = upkeep.compact_every else {
         return Ok(());
     };
+    let merges = |changes: &ChangesConfig| changes.mode != Mode::Append;
+    if table.changes.as_deref().is_some_and(merges) {
+        return Ok(());
+    }
     let (catalog, name) = (table.catalog.clone(), table.table.clone());
-    let options = CompactOptions {
-        target_file_size: file.commit.target_file_size.0,
-        min_files: MIN_FILES,
-        all_deletes: false,
-        sort: false,
-        memory_bytes: Shares::of(file).compaction as usize,
-        dry_run: false,
-    };
+    let options = options(file);
     // One thread: the pipeline comes first.
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(1)

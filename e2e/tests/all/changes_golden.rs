@@ -317,11 +317,14 @@ fn compaction_all_the_while() {
 
 #[test]
 fn compaction_in_the_process_of_the_pipeline() {
-    right_when_compacted(1, |stream, rate| {
-        stream.more = "upkeep: { compact: off, compact_every: 300ms }\n";
+    right_when_compacted(2, |stream, rate| {
+        // Each commit deletes from the files that are compacted, and comes sooner than that takes.
+        (stream.every_ms, stream.more) = (200, "upkeep: { compact: off, compact_every: 300ms }\n");
         stream.write(SMALL, rate);
-        stream.ended_well(stream.start().wait());
-        stream.log().matches(" compacted").count()
+        let slow = "iceberg.compact.before_commit=stall=0.6@1+";
+        let running = Running::start(&stream.dir, &stream.file(), slow, &[]);
+        stream.ended_well(running.wait());
+        stream.log().matches("merged small files").count()
     });
 }
 

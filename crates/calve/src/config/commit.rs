@@ -91,7 +91,7 @@ pub(crate) struct UpkeepConfig {
     /// With `auto`: a file is written again when so large a share of its rows is deleted, above 0 to 1.
     pub(crate) deleted_share: f64,
     /// Small files become few, and files lose the rows that were deleted from them, after so long each
-    /// time, as `calve table compact` does it, beside the commits.
+    /// time, as `calve table compact` does it: beside the commits, in a table of changes between them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) compact_every: Option<Span>,
 }

@@ -48,9 +48,10 @@ use plan::ChangePlan;
 use split::LogSplitter;
 use state::Reading;
 use stored::StoredColumns;
+pub use upkeep::Upkeep;
 use writer::{ChangesWriter, Parts};
 
-use crate::iceberg::{Tiers, compact::CompactOptions, handle::TableHandle};
+use crate::iceberg::{compact::CompactOptions, handle::TableHandle};
 
 /// What opening a table of changes needs.
 pub struct Opening<'a> {
@@ -68,8 +69,8 @@ pub struct Opening<'a> {
     pub index_bytes: usize,
     /// Size of data files, about, in bytes.
     pub target_file_size: u64,
-    /// When small files are merged after a commit; none: never.
-    pub tiers: Option<Tiers>,
+    /// When small files are merged.
+    pub upkeep: Upkeep,
 }
 
 /// The columns of the table for rows of changes.
@@ -126,7 +127,7 @@ impl Opening<'_> {
         };
         let deletes = self.config.deletes;
         let output =
-            ChangesOutput::new(handle, reading, deletes, rewrite, self.tiers, pool.clone());
+            ChangesOutput::new(handle, reading, deletes, rewrite, self.upkeep, pool.clone());
         let parts = Parts {
             plan,
             codec,

@@ -25,10 +25,11 @@ use super::{
     resolve::{Positions, ReadChunk, Resolved, Resolver},
     state::{Reading, State, TRUNCATED, blocking},
     tombstones,
+    upkeep::{Turns, Upkeep},
 };
 use crate::iceberg::{
     commit::{check_files, fit_schema, state_of},
-    compact::{CompactOptions, Tiers, without_rows},
+    compact::{CompactOptions, without_rows},
     edit::{AddedFile, Edit, RemovedFile},
     epochs::{self, EpochMark, Step},
     files::{Content, from_hex, to_hex},
@@ -46,8 +47,7 @@ pub(crate) struct ChangesOutput {
     deletes: Deletes,
     /// For data files that are written again.
     pub(crate) rewrite: CompactOptions,
-    /// When small files are merged after a commit; none: never.
-    tiers: Option<Tiers>,
+    pub(super) turns: Turns,
     pub(crate) pool: Arc<ThreadPool>,
     pub(crate) state: Mutex<State>,
 }
@@ -58,7 +58,7 @@ impl ChangesOutput {
         reading: Reading,
         deletes: Deletes,
         rewrite: CompactOptions,
-        tiers: Option<Tiers>,
+        upkeep: Upkeep,
         pool: Arc<ThreadPool>,
     ) -> Self {
         Self {
@@ -66,7 +66,7 @@ impl ChangesOutput {
             reading,
             deletes,
             rewrite,
-            tiers,
+            turns: Turns::new(upkeep),
             pool,
             state: Mutex::default(),
         }
@@ -384,9 +384,6 @@ impl Output for ChangesOutput {
     }
 
     async fn tend(&self) -> Result<()> {
-        match &self.tiers {
-            Some(tiers) => self.look_after(tiers).await,
-            None => Ok(()),
-        }
+        self.look_after().await
     }
 }

@@ -86,5 +86,12 @@ pub(super) async fn compact(args: CompactArgs) -> Result<()> {
         done.rows_deleted,
         done.deletes_removed
     ));
+    if done.groups_left > 0 {
+        out::note(format!(
+            "left alone groups={}, which others changed each time before they were committed; \
+             a pipeline of changes merges its files itself: `upkeep: {{ compact: auto }}`",
+            done.groups_left
+        ));
+    }
     Ok(())
 }

@@ -3,7 +3,7 @@
 
 mod world;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use arrow::array::{Int64Array, RecordBatch};
 use calve_engine::seams::Commit;
@@ -77,7 +77,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
         floor: i64::MIN,
         ..Golden::default()
     };
-    world.tiers = seed.is_multiple_of(2).then_some(EAGER);
+    world.upkeep.tiers = seed.is_multiple_of(2).then_some(EAGER);
     let mut next = 1000;
     for epoch in 0..12 {
         let batches: Vec<Vec<Change>> = (0..=random.below(3))
@@ -244,7 +244,7 @@ async fn upkeep_keeps_files_few_and_the_index_follows() {
         });
         let version = if deletes == "vector" { 3 } else { 2 };
         let mut world = World::new(config, version, 1 << 20);
-        world.tiers = Some(Tiers {
+        world.upkeep.tiers = Some(Tiers {
             min_files: 4,
             deleted_share: 0.3,
             ..EAGER
@@ -303,10 +303,47 @@ async fn upkeep_keeps_files_few_and_the_index_follows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn upkeep_at_times_is_whole_and_waits_for_its_turn() {
+    // Five small files become one, and that one with four more.
+    let hour = Duration::from_secs(3600);
+    for (every, steps) in [(Duration::ZERO, &[4, 8][..]), (hour, &[])] {
+        let config = serde_json::json!({
+            "key": ["id"], "op_column": "op", "order_by": ["_seq"], "deletes": "vector",
+        });
+        let mut world = World::new(config, 3, 1 << 20);
+        let options = CompactOptions {
+            target_file_size: 1 << 20,
+            min_files: 5,
+            all_deletes: false,
+            sort: false,
+            memory_bytes: 1 << 20,
+            dry_run: false,
+        };
+        world.upkeep.every = Some((every, options));
+        let mut made = Vec::new();
+        for n in 0..9_i64 {
+            let change = Change {
+                op: "u",
+                id: n,
+                seq: n,
+                region: "eu",
+                n,
+            };
+            let commit = world.prepare(&[vec![change]]).await;
+            world.commit(&commit).await;
+            if world.tend().await {
+                made.push(n);
+            }
+        }
+        assert_eq!(made, steps, "{every:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_leaves_a_table_alone_that_others_have_changed() {
     let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
     let mut world = World::new(config, 2, 1 << 20);
-    world.tiers = Some(EAGER);
+    world.upkeep.tiers = Some(EAGER);
     let upsert = |id, seq| {
         vec![Change {
             op: "u",

@@ -15,11 +15,11 @@ use calve_engine::{
 use calve_model::Epoch;
 use futures::TryStreamExt;
 
-use super::super::{ChangesConfig, Opening};
+use super::super::{ChangesConfig, Opening, Upkeep};
 use crate::{
     checkpoints::open_store,
     iceberg::{
-        self, IcebergConfig, Tiers, load_table,
+        self, IcebergConfig, load_table,
         tests::{Lake, commit},
     },
     write::WriteOptions,
@@ -112,7 +112,7 @@ pub(super) struct World {
     pub(super) config: IcebergConfig,
     pub(super) chunk_bytes: usize,
     /// When files are merged after a commit.
-    pub(super) tiers: Option<Tiers>,
+    pub(super) upkeep: Upkeep,
     pub(super) epoch: u64,
     pub(super) runs: Vec<String>,
     pub(super) open: Option<(Box<dyn TableWriter>, Arc<dyn Output>)>,
@@ -133,7 +133,7 @@ impl World {
             lake,
             config,
             chunk_bytes,
-            tiers: None,
+            upkeep: Upkeep::default(),
             epoch: 0,
             runs: Vec::new(),
             open: None,
@@ -168,7 +168,7 @@ impl World {
                 memory_bytes: self.chunk_bytes,
                 index_bytes: 64 << 20,
                 target_file_size: 1 << 20,
-                tiers: self.tiers,
+                upkeep: self.upkeep,
             };
             let pool = Arc::new(
                 rayon::ThreadPoolBuilder::new()

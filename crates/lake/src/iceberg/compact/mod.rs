@@ -31,7 +31,7 @@ use roaring::RoaringTreemap;
 use serde::Serialize;
 
 pub(super) use self::read::Reader;
-pub(crate) use self::step::{Merged, merge};
+pub(crate) use self::step::{Due, Merged, merge};
 pub use self::tiers::Tiers;
 use self::{plan::Group, read::target_schema};
 use super::{
@@ -80,6 +80,8 @@ pub struct Compacted {
     pub deletes_removed: u64,
     /// Rows that were left out, since they are deleted. Zero with `dry_run`.
     pub rows_deleted: u64,
+    /// Groups that others deleted from, or replaced, each time before they were committed.
+    pub groups_left: u64,
     /// The snapshots that were made.
     pub snapshots: Vec<String>,
 }
@@ -117,12 +119,13 @@ pub async fn compact(
             return Ok(done);
         }
         if groups.is_empty() {
+            done.groups_left = 0;
             break;
         }
         let lineage = known.metadata.format_version() == FormatVersion::V3;
         let mut rewriter = Rewriter::new(&handle, &known.metadata, lineage, options, pool.clone())?;
         let mut waiting: Vec<Rewritten> = Vec::new();
-        let mut changed = false;
+        let mut changed = 0;
         let groups_left = groups.len();
         for (n, group) in groups.into_iter().enumerate() {
             waiting.push(rewriter.rewrite(group).await?);
@@ -131,10 +134,11 @@ pub async fn compact(
             if last || bytes >= COMMIT_BYTES || waiting.len() >= COMMIT_GROUPS {
                 let batch = std::mem::take(&mut waiting);
                 let fits = commit(&handle, &mut live, &batch, &mut done).await?;
-                changed |= fits.contains(&false);
+                changed += fits.iter().filter(|fits| !**fits).count();
             }
         }
-        if !changed {
+        done.groups_left = changed as u64;
+        if changed == 0 {
             break;
         }
     }

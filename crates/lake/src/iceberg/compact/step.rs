@@ -12,8 +12,34 @@ use super::{
         live::LiveFiles,
     },
     CompactOptions, Compacted, Rewriter, Rewritten, commit,
+    plan::{self, Group},
     tiers::{self, Tiers},
 };
+
+/// Which files are due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Due {
+    /// Few at a time, and none again and again.
+    ByTiers(Tiers),
+    /// What [`super::compact`] would rewrite.
+    Whole(CompactOptions),
+}
+
+impl Due {
+    fn groups(&self, live: &LiveFiles) -> Vec<Group> {
+        match self {
+            Self::ByTiers(tiers) => tiers::groups(live, tiers),
+            Self::Whole(options) => plan::groups(live, options),
+        }
+    }
+
+    fn target_file_size(&self) -> u64 {
+        match self {
+            Self::ByTiers(tiers) => tiers.target_file_size,
+            Self::Whole(options) => options.target_file_size,
+        }
+    }
+}
 
 /// What a step did.
 #[derive(Debug)]
@@ -25,7 +51,7 @@ pub(crate) struct Merged {
     pub(crate) done: Compacted,
 }
 
-/// Merges the files of a table that are due by [`Tiers`], until about a target's worth of bytes was read;
+/// Merges the files of a table that are due, until about a target's worth of bytes was read;
 /// the rest waits for the next step. None: nothing is due. `live` are the files of `known`; afterwards
 /// those that the commit was made upon.
 ///
@@ -35,15 +61,15 @@ pub(crate) async fn merge(
     handle: &TableHandle,
     known: &Known,
     live: &mut LiveFiles,
-    tiers: &Tiers,
+    due: &Due,
     options: &CompactOptions,
     pool: Arc<rayon::ThreadPool>,
 ) -> Result<Option<Merged>> {
-    let mut groups = tiers::groups(live, tiers);
+    let mut groups = due.groups(live);
     let mut bytes = 0;
     let fit = groups.iter().position(|group| {
         bytes += group.bytes();
-        bytes >= tiers.target_file_size
+        bytes >= due.target_file_size()
     });
     groups.truncate(fit.map_or(groups.len(), |last| last + 1));
     if groups.is_empty() {
