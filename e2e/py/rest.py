@@ -112,7 +112,9 @@ def changes(con, name, columns, queries, location=None):
     rows, keys, digest = con.execute(
         f"SELECT count(*), count(DISTINCT {names.split(',')[0]}), sum(hash({names})::HUGEINT)::VARCHAR FROM t"
     ).fetchone()
-    return {"rows": rows, "keys": keys, "digest": digest, "queries": [[list(r) for r in con.execute(q).fetchall()] for q in queries]}
+    kept = sorted(table.snapshots(), key=lambda snapshot: snapshot.sequence_number)
+    types = {field.name: str(field.field_type) for field in table.schema().fields}
+    return {"types": types, "schemas": [s.schema_id for s in kept], "version": table.format_version, "rows": rows, "keys": keys, "digest": digest, "queries": [[list(r) for r in con.execute(q).fetchall()] for q in queries]}
 
 
 def main():

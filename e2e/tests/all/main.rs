@@ -5,6 +5,7 @@
 mod batchers;
 mod changes;
 mod changes_golden;
+mod changes_on_rest;
 mod changes_on_s3;
 mod cli;
 mod crash;

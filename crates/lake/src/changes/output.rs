@@ -232,7 +232,8 @@ impl ChangesOutput {
         let written = if marked.files.is_empty() {
             Vec::new()
         } else {
-            self.handle.access.write_all(marked.files, &folder).await?
+            let written = self.handle.access.write_all(marked.files, &folder).await;
+            written.map_err(|error| self.refused(error))?
         };
         fault::point("changes.deletes_written")?;
         let done = self.apply(known, edit).await;
@@ -322,6 +323,18 @@ impl ChangesOutput {
         state.moved(paths, live, &self.reading).await?;
         added.extend(written);
         Ok(marked)
+    }
+
+    /// Stores that are made for tables may look at the names of files.
+    fn refused(&self, error: Error) -> Error {
+        if self.deletes != Deletes::Vector || error.kind() != ErrorKind::Config {
+            return error;
+        }
+        error.hint(
+            "data files of this table were written before: if the credentials are right, the store takes no \
+             Puffin files, which deletion vectors need (table buckets of SeaweedFS are such); write \
+             `deletes: copy_on_write`, and the pipeline goes on",
+        )
     }
 
     async fn apply(&self, known: &Known, edit: Edit) -> Result<Outcome> {
