@@ -7,6 +7,7 @@ mod changes;
 mod changes_golden;
 mod changes_on_rest;
 mod changes_on_s3;
+mod changes_renamed;
 mod cli;
 mod crash;
 mod direction;

@@ -44,7 +44,7 @@ pub(super) fn mark(state: &State, reading: &Reading, keys: &Keys, folder: &str) 
     for Group { like, mut keys } in groups.into_values() {
         keys.sort_unstable();
         let columns = reading.codec.decode_keys(keys.into_iter())?;
-        let schema = Schema::new(reading.columns.fields(&columns));
+        let schema = Schema::new(reading.codec.fields(&columns));
         let values = RecordBatch::try_new(schema.into(), columns)
             .map_err(|e| Error::internal("cannot write keys to delete").because(e))?;
         let location = format!("{folder}/{}-deletes.parquet", Uuid::now_v7().simple());

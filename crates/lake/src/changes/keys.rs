@@ -4,10 +4,11 @@
 use arrow::{
     array::{Array, ArrayRef, RecordBatch},
     compute::cast,
-    datatypes::{DataType, Schema},
+    datatypes::{DataType, Field, Schema},
     row::{RowConverter, Rows, SortField},
 };
 use calve_engine::error::{Error, Result};
+use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use super::plan::ChangePlan;
 
@@ -19,6 +20,8 @@ pub(crate) struct KeyCodec {
     types: Vec<DataType>,
     keys: usize,
     names: Vec<String>,
+    /// Field ids: what was written earlier may have other names.
+    ids: Vec<Option<String>>,
     null_keys: bool,
 }
 
@@ -46,6 +49,7 @@ impl KeyCodec {
     pub(crate) fn new(plan: &ChangePlan, files: &Schema, null_keys: bool) -> Result<Self> {
         let mut types = Vec::new();
         let mut names = Vec::new();
+        let mut ids = Vec::new();
         for name in plan.key_names().chain(plan.order_names()) {
             let field = files.field_with_name(name).map_err(|_| {
                 Error::schema(format!(
@@ -54,6 +58,7 @@ impl KeyCodec {
             })?;
             types.push(plain(field.data_type()));
             names.push(name.to_owned());
+            ids.push(id_of(field).map(str::to_owned));
         }
         let keys = plan.key_names().count();
         let converter = |types: &[DataType]| {
@@ -72,13 +77,32 @@ impl KeyCodec {
             types,
             keys,
             names,
+            ids,
             null_keys,
         })
     }
 
-    /// Names of the columns, the key's first.
-    pub(crate) fn names(&self) -> &[String] {
-        &self.names
+    /// Which of the columns a field is: by its id, or by its name where one has no id.
+    pub(crate) fn place(&self, field: &Field) -> Option<usize> {
+        let id = id_of(field);
+        (0..self.names.len()).find(|&n| match (id, &self.ids[n]) {
+            (Some(id), Some(known)) => id == known,
+            _ => self.names[n] == *field.name(),
+        })
+    }
+
+    /// Fields of some columns, the first ones, with their ids.
+    pub(crate) fn fields(&self, columns: &[ArrayRef]) -> Vec<Field> {
+        let fields = self.names.iter().zip(&self.ids).zip(columns);
+        fields
+            .map(|((name, id), column)| {
+                let id = id
+                    .clone()
+                    .map(|id| (PARQUET_FIELD_ID_META_KEY.to_owned(), id));
+                Field::new(name, column.data_type().clone(), true)
+                    .with_metadata(id.into_iter().collect())
+            })
+            .collect()
     }
 
     /// Names of the key's columns.
@@ -183,28 +207,40 @@ impl KeyCodec {
         Ok(())
     }
 
-    /// Keys and orders of rows of the table: columns by the names of [`KeyCodec::names`].
+    /// Keys and orders of rows of the table, or of a run of deleted keys.
     ///
     /// # Errors
     /// `Schema` when a column is missing.
     pub(crate) fn encode_stored(&self, rows: &RecordBatch) -> Result<KeyedRows> {
+        let mut stored: Vec<Option<&ArrayRef>> = vec![None; self.names.len()];
+        for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
+            if let Some(n) = self.place(field) {
+                stored[n] = Some(column);
+            }
+        }
         let columns: Vec<ArrayRef> = self
             .names
             .iter()
             .zip(&self.types)
             .enumerate()
-            .map(|(n, (name, of))| match rows.column_by_name(name) {
+            .map(|(n, (name, of))| match stored[n] {
                 Some(column) => cast(column, of)
                     .map_err(|e| Error::schema(format!("cannot read column={name}")).because(e)),
                 // A file that was written before the column was there.
                 None if n >= self.keys => Ok(arrow::array::new_null_array(of, rows.num_rows())),
                 None => Err(Error::schema(format!(
-                    "a data file lacks a column of the key: column={name}"
-                ))),
+                    "rows that were written earlier lack a column of the key: column={name}"
+                ))
+                .hint("for another key take another table")),
             })
             .collect::<Result<_>>()?;
         self.encode(&columns)
     }
+}
+
+fn id_of(field: &Field) -> Option<&str> {
+    let id = field.metadata().get(PARQUET_FIELD_ID_META_KEY);
+    id.map(String::as_str)
 }
 
 /// The type without what does not change values.

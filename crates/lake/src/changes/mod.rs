@@ -105,7 +105,7 @@ impl Opening<'_> {
                 .hint("name the columns that identify a row, for example `key: [id]`"));
         }
         let codec = Arc::new(KeyCodec::new(&plan, files, self.null_keys)?);
-        let columns = Arc::new(StoredColumns::new(&codec, files, handle.access.clone()));
+        let columns = Arc::new(StoredColumns::new(codec.clone(), handle.access.clone()));
         let reading = Reading {
             codec: codec.clone(),
             columns,

@@ -76,8 +76,8 @@ impl Resolver<'_> {
             }
             for path in &chunk.files {
                 let file = FileId::of(path);
-                let (columns, codec) = (self.columns, self.codec);
-                columns.read(codec, path, |first, keyed| {
+                let columns = self.columns;
+                columns.read(path, |first, keyed| {
                     self.upserts(file, first, &keyed, &new, &mut resolved)
                 })?;
             }
@@ -212,14 +212,9 @@ impl Resolver<'_> {
 ///
 /// # Errors
 /// Those of reading and of the index; the index is of no use then.
-pub(crate) fn relocate(
-    index: &mut KeyIndex,
-    codec: &KeyCodec,
-    columns: &StoredColumns,
-    path: &str,
-) -> Result<()> {
+pub(crate) fn relocate(index: &mut KeyIndex, columns: &StoredColumns, path: &str) -> Result<()> {
     let file = FileId::of(path);
-    columns.read(codec, path, |first, keyed| {
+    columns.read(path, |first, keyed| {
         for row in 0..keyed.keys.num_rows() {
             let place = Where::Row {
                 file,
@@ -253,7 +248,7 @@ impl Indexer<'_> {
         lost: &mut Positions,
     ) -> Result<()> {
         let file = FileId::of(path);
-        self.columns.read(self.codec, path, |first, keyed| {
+        self.columns.read(path, |first, keyed| {
             let found = self.index.get(&keyed.keys)?;
             // Two rows of one piece may have one key, in a table that others have written.
             let mut here: FxHashMap<&[u8], u32> = FxHashMap::default();

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use arrow::{
     array::{ArrayRef, RecordBatch},
-    datatypes::{Field, Schema},
+    datatypes::Schema,
     ipc::{reader::StreamReader, writer::StreamWriter},
 };
 use calve_engine::{
@@ -112,11 +112,8 @@ impl Tombstones {
 
 /// The bytes of a run.
 pub(crate) fn encode(codec: &KeyCodec, columns: Vec<ArrayRef>) -> Result<Vec<u8>> {
-    let fields = columns.iter().zip(codec.names());
-    let fields: Vec<Field> = fields
-        .map(|(column, name)| Field::new(name, column.data_type().clone(), true))
-        .collect();
-    let rows = RecordBatch::try_new(Schema::new(fields).into(), columns);
+    let schema = Schema::new(codec.fields(&columns));
+    let rows = RecordBatch::try_new(schema.into(), columns);
     rows.and_then(|rows| {
         let mut writer = StreamWriter::try_new(Vec::new(), &rows.schema())?;
         writer.write(&rows)?;

@@ -133,8 +133,7 @@ impl ChangesOutput {
         let (index, done) = blocking(move || {
             let mut done = Ok(());
             for path in files {
-                done = done
-                    .and_then(|()| relocate(&mut index, &reading.codec, &reading.columns, &path));
+                done = done.and_then(|()| relocate(&mut index, &reading.columns, &path));
             }
             (index, done)
         })

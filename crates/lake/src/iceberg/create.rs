@@ -19,6 +19,7 @@ use super::{
     publish::DELETE_AFTER_COMMIT,
     schema,
 };
+use crate::changes::Mode;
 
 /// The table, created when missing, else checked; and the schema to write with, where the table is to
 /// follow the pipeline.
@@ -205,6 +206,37 @@ pub(super) fn partition_terms(metadata: &TableMetadata) -> Vec<String> {
         .collect()
 }
 
+/// Rows that are there would have no key if one of its columns were new.
+fn check_key(
+    metadata: &TableMetadata,
+    config: &IcebergConfig,
+    table: &TableName,
+    evolved: &Evolved,
+) -> Result<()> {
+    let Some(changes) = &config.changes else {
+        return Ok(());
+    };
+    let now = metadata.current_snapshot().map(|now| now.summary());
+    let files = now.map(|now| now.additional_properties.get("total-data-files"));
+    if changes.mode == Mode::Append || files.is_none_or(|files| files.is_some_and(|n| n == "0")) {
+        return Ok(());
+    }
+    let is_new = |name: &&String| {
+        let id = evolved.schema.field_id_by_name(name);
+        id.is_some_and(|id| id > evolved.base)
+    };
+    match changes.key.iter().find(is_new) {
+        None => Ok(()),
+        Some(name) => Err(Error::config(format!(
+            "the table has rows, and lacks a column of changes.key: table={table} column={name}"
+        ))
+        .hint(format!(
+            "if the column had another name, say so: `schema: {{ rename: {{ OLD_NAME: {name} }} }}`; \
+             for another key take another table"
+        ))),
+    }
+}
+
 /// Compares a table with what the pipeline wants; answers the schema that it is to become, if any.
 pub(super) fn check(
     metadata: &TableMetadata,
@@ -234,6 +266,9 @@ pub(super) fn check(
     } = evolve::plan(metadata, rows, &evolution)?;
     if !lines.is_empty() {
         lines.insert(0, "columns:".to_owned());
+    }
+    if let Some(evolved) = &evolved {
+        check_key(metadata, config, table, evolved)?;
     }
     // A column that gets another name may be called by either.
     let renamed = |mut term: Term| {
