@@ -20,7 +20,7 @@ E2E = -p calve -p calve-e2e --lib --test all
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help test unit e2e test-spark setup bench fmt lint deny ci demo clean
+.PHONY: help test unit e2e test-spark test-clouds setup bench fmt lint deny ci demo clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,11 @@ test-spark: ## Spark as a reader of tables of changes; needs Java, and downloads
 	@scripts/setup-tests --spark
 	cargo build --release $(CARGO_FLAGS) -p calve
 	$(CARGO_TEST) $(E2E) $(CARGO_FLAGS) -- --ignored spark
+
+test-clouds: ## Azure Blob Storage; needs Node.js and npm, and installs 190 MB once
+	@scripts/setup-tests --clouds
+	cargo build --release $(CARGO_FLAGS) -p calve
+	$(CARGO_TEST) $(E2E) $(CARGO_FLAGS) -- --ignored clouds::
 
 setup:
 	@scripts/setup-tests

@@ -188,6 +188,11 @@ impl Running {
         Self(start(Command::new(calve()), dir, file, fault, args))
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Waits for its end.
     ///
     /// # Panics

@@ -9,6 +9,7 @@ mod changes_on_rest;
 mod changes_on_s3;
 mod changes_renamed;
 mod cli;
+mod clouds;
 mod crash;
 mod direction;
 mod docs;

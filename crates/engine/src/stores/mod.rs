@@ -65,11 +65,16 @@ pub fn is_remote(location: &str) -> bool {
     location.contains("://") && !location.starts_with("file://")
 }
 
-/// A URL without user, password and query, for messages.
+/// A URL without user, password and query, for messages. In Azure's `abfss://container@host/…` what stands there
+/// is no user.
 pub fn shown(url: &str) -> String {
     let text = url.split(['?', '#']).next().unwrap_or_default();
     match (text.find("://"), text.find('@')) {
-        (Some(scheme), Some(at)) if at > scheme && !text[scheme + 3..at].contains('/') => {
+        (Some(scheme), Some(at))
+            if at > scheme
+                && !text[scheme + 3..at].contains('/')
+                && (!text.starts_with("abfs") || text[scheme + 3..at].contains(':')) =>
+        {
             format!("{}{}", &text[..scheme + 3], &text[at + 1..])
         }
         _ => text.to_owned(),

@@ -84,6 +84,9 @@ async fn secrets_are_in_no_message() {
         .open("https://me:pass-SEEN@host/x?sig=SEEN")
         .expect("open");
     assert_eq!(signed.shown(), "https://host/x");
+    let container = "abfss://lake@account.dfs.core.windows.net/x";
+    assert_eq!(shown(container), container);
+    assert!(!shown("abfss://lake:SEEN@host/x").contains("SEEN"));
     let bad = stores
         .open("nowhere://me:SEEN@host/x")
         .expect_err("unknown");
