@@ -18,7 +18,8 @@ impl Orders {
     }
 
     fn add(&self, name: &str, changes: impl Iterator<Item = Value>) {
-        let text: String = changes.map(|change| format!("{change}\n")).collect();
+        let lines: Vec<String> = changes.map(|change| change.to_string()).collect();
+        let text = lines.join("\n") + "\n";
         fs::write(self.dir.join("in").join(name), text).expect("changes");
     }
 

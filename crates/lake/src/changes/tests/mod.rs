@@ -305,7 +305,7 @@ async fn upkeep_keeps_files_few_and_the_index_follows() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_at_times_is_whole_and_waits_for_its_turn() {
     // Five small files become one, and that one with four more.
-    let hour = Duration::from_secs(3600);
+    let hour = Duration::from_hours(1);
     for (every, steps) in [(Duration::ZERO, &[4, 8][..]), (hour, &[])] {
         let config = serde_json::json!({
             "key": ["id"], "op_column": "op", "order_by": ["_seq"], "deletes": "vector",
