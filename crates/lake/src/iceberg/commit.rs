@@ -16,10 +16,10 @@ use super::{
     config::TableName,
     edit::{AddedFile, Edit},
     epochs::{self, EpochMark, Step},
-    evolve::{United, unite},
     files::Content,
     handle::TableHandle,
     held::Held,
+    unite::{United, unite},
 };
 
 /// One table of a catalog, as the place where epochs become visible.

@@ -1,10 +1,15 @@
+use std::collections::HashMap;
+
 use arrow::datatypes::{DataType, Field};
 use iceberg::{
     TableCreation,
     spec::{FormatVersion, TableMetadataBuilder, Transform, UnboundPartitionSpec},
 };
 
-use super::*;
+use super::{
+    super::unite::{United, unite},
+    *,
+};
 
 fn rows(fields: &[(&str, DataType)]) -> ArrowSchema {
     let fields = fields.iter().map(|(n, t)| Field::new(*n, t.clone(), true));

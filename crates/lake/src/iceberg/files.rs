@@ -22,8 +22,9 @@ use uuid::Uuid;
 use super::{
     access::{FileAccess, unreadable},
     bounds::Bounds,
-    evolve::{Evolved, with_ids},
+    evolve::Evolved,
     readdress::readdressed,
+    unite::with_ids,
 };
 use crate::write::{DescribedFile, FinishedFile, KeyValue};
 

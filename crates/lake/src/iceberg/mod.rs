@@ -37,6 +37,7 @@ mod summary;
 mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
+mod unite;
 mod verify;
 
 use std::sync::Arc;

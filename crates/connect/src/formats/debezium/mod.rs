@@ -15,6 +15,7 @@ mod envelope;
 mod infer;
 mod message;
 mod mongo;
+mod plans;
 mod toast;
 mod unwrapped;
 
@@ -36,8 +37,8 @@ use calve_model::{OffsetRange, SourcePartition};
 pub use self::config::{BinaryEncoding, DebeziumConfig, DecimalEncoding, OP, TimeEncoding};
 use self::{
     assembly::Assembly,
-    connect::Connect,
     envelope::{Change, Envelope},
+    plans::Plan,
 };
 pub(super) use self::{
     infer::{infer, known_fields},
@@ -46,17 +47,11 @@ pub(super) use self::{
 use super::{
     evolve::Watch,
     json::{
-        damaged,
-        object::Object,
-        reject,
+        damaged, reject,
         text::{Failure, byte, colon, is_null, line_end, skip_space, skip_value},
-        wire::{How, Wire},
     },
     mark_bytes,
 };
-
-/// So many schemas, and ways of reading them, are remembered.
-const REMEMBERED: usize = 64;
 
 /// Turns changes into rows. Remembers the schemas and the order of the keys that it saw.
 pub struct DebeziumDecoder {
@@ -88,12 +83,6 @@ pub struct DebeziumDecoder {
     decoded: Option<(SourcePartition, OffsetRange)>,
     assembly: Assembly,
     watch: Option<Watch>,
-}
-
-/// How the values of rows are written, and the columns that read them.
-struct Plan {
-    wire: Wire,
-    rows: Object,
 }
 
 impl DebeziumDecoder {
@@ -154,36 +143,6 @@ impl DebeziumDecoder {
         }
         self.watch = Some(watch);
         self
-    }
-
-    /// How rows of a schema are read; without one, by the settings.
-    fn plan_of(&self, schema: Option<&Connect>) -> Result<Plan> {
-        let mut inside: Vec<Wire> = self
-            .columns
-            .iter()
-            .map(|field| {
-                let of = field.data_type();
-                match schema.and_then(|schema| schema.child(field.name())) {
-                    Some(connect) => connect.wire(of, &self.config),
-                    None => self.config.wire(of),
-                }
-            })
-            .collect();
-        let mut fields: Vec<Field> = self.columns.iter().map(|f| f.as_ref().clone()).collect();
-        if self.config.unwrapped {
-            let (extras, wires) = unwrapped::extras(&self.metadata);
-            fields.extend(extras);
-            inside.extend(wires);
-        }
-        let wire = Wire {
-            how: How::Plain,
-            inside,
-        };
-        let mut rows = Object::new(&fields.into(), &wire)?;
-        if let Some(watch) = &self.watch {
-            rows.when_unknown(&watch.unknown());
-        }
-        Ok(Plan { wire, rows })
     }
 
     /// Decodes whole lines (the last may lack its line feed), as
@@ -386,77 +345,6 @@ impl DebeziumDecoder {
             self.plan = plan;
         }
         Ok(())
-    }
-
-    /// The plan of a schema.
-    #[inline]
-    fn plan_for(&mut self, schema: &[u8]) -> Result<usize, Failure> {
-        if schema.is_empty() {
-            return Ok(0);
-        }
-        if let Some((known, plan)) = self.schemas.get(self.last_schema)
-            && **known == *schema
-        {
-            return Ok(*plan);
-        }
-        self.look_up(schema)
-    }
-
-    #[cold]
-    fn look_up(&mut self, schema: &[u8]) -> Result<usize, Failure> {
-        if let Some(n) = self
-            .schemas
-            .iter()
-            .position(|(known, _)| **known == *schema)
-        {
-            self.last_schema = n;
-            return Ok(self.schemas[n].1);
-        }
-        if self.schemas.len() == REMEMBERED {
-            self.choose(0)?;
-            self.schemas.clear();
-            self.plans.truncate(1);
-        }
-        // What is no schema of rows says nothing, as if it were not there.
-        let connect = Connect::row(schema, self.config.unwrapped);
-        let plan = match &connect {
-            Some(connect) => {
-                self.lacks(connect);
-                let plan = self.plan_of(Some(connect));
-                let plan = plan.map_err(|_| Failure::new("its schema cannot be read"))?;
-                let known = self.plans.iter().position(|known| known.wire == plan.wire);
-                known.unwrap_or_else(|| {
-                    self.plans.push(plan);
-                    self.plans.len() - 1
-                })
-            }
-            None => 0,
-        };
-        self.last_schema = self.schemas.len();
-        self.schemas.push((schema.into(), plan));
-        Ok(plan)
-    }
-
-    /// Notes that a schema has columns which the rows lack, or says that they are dropped, once for each.
-    fn lacks(&mut self, schema: &Connect) {
-        for name in schema
-            .fields
-            .iter()
-            .filter_map(|field| field.field.as_ref())
-        {
-            let known = self.columns.iter().any(|column| column.name() == name)
-                || (self.config.unwrapped && unwrapped::is_extra(&self.config, name));
-            if known {
-                continue;
-            }
-            if let Some(watch) = &self.watch {
-                watch.note();
-            } else if self.dropped.insert(name.clone()) {
-                tracing::warn!(
-                    "changes have a column that the pipeline lacks; it is dropped: column={name}"
-                );
-            }
-        }
     }
 
     /// Makes a chunk of the rows so far.
