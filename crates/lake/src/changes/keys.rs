@@ -207,11 +207,28 @@ impl KeyCodec {
         Ok(())
     }
 
-    /// Keys and orders of rows of the table, or of a run of deleted keys.
+    /// Keys and orders of rows of the table.
     ///
     /// # Errors
     /// `Schema` when a column is missing.
     pub(crate) fn encode_stored(&self, rows: &RecordBatch) -> Result<KeyedRows> {
+        self.encode_found(rows, |_| None)
+    }
+
+    /// Keys and orders of a run of deleted keys. Nothing else is in it: what is not found by its id,
+    /// since others had taken the id that it was written with, is found by its name.
+    ///
+    /// # Errors
+    /// `Schema` when a column is missing.
+    pub(crate) fn encode_run(&self, rows: &RecordBatch) -> Result<KeyedRows> {
+        self.encode_found(rows, |name| rows.column_by_name(name))
+    }
+
+    fn encode_found<'a>(
+        &self,
+        rows: &'a RecordBatch,
+        otherwise: impl Fn(&str) -> Option<&'a ArrayRef>,
+    ) -> Result<KeyedRows> {
         let mut stored: Vec<Option<&ArrayRef>> = vec![None; self.names.len()];
         for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
             if let Some(n) = self.place(field) {
@@ -223,16 +240,19 @@ impl KeyCodec {
             .iter()
             .zip(&self.types)
             .enumerate()
-            .map(|(n, (name, of))| match stored[n] {
-                Some(column) => cast(column, of)
-                    .map_err(|e| Error::schema(format!("cannot read column={name}")).because(e)),
-                // A file that was written before the column was there.
-                None if n >= self.keys => Ok(arrow::array::new_null_array(of, rows.num_rows())),
-                None => Err(Error::schema(format!(
-                    "rows that were written earlier lack a column of the key: column={name}"
-                ))
-                .hint("for another key take another table")),
-            })
+            .map(
+                |(n, (name, of))| match stored[n].or_else(|| otherwise(name)) {
+                    Some(column) => cast(column, of).map_err(|e| {
+                        Error::schema(format!("cannot read column={name}")).because(e)
+                    }),
+                    // A file that was written before the column was there.
+                    None if n >= self.keys => Ok(arrow::array::new_null_array(of, rows.num_rows())),
+                    None => Err(Error::schema(format!(
+                        "rows that were written earlier lack a column of the key: column={name}"
+                    ))
+                    .hint("for another key take another table")),
+                },
+            )
             .collect::<Result<_>>()?;
         self.encode(&columns)
     }

@@ -71,7 +71,7 @@ impl Resolver<'_> {
                 self.truncate(order, n, &new, &mut resolved)?;
             }
             for rows in &chunk.deletes {
-                let keyed = self.codec.encode_stored(rows)?;
+                let keyed = self.codec.encode_run(rows)?;
                 self.deletes(&keyed, &new, &mut resolved)?;
             }
             for path in &chunk.files {
@@ -294,7 +294,7 @@ impl Indexer<'_> {
     /// # Errors
     /// Those of the index.
     pub(crate) fn bury(&mut self, rows: &RecordBatch, at: u32) -> Result<()> {
-        let keyed = self.codec.encode_stored(rows)?;
+        let keyed = self.codec.encode_run(rows)?;
         let found = self.index.get(&keyed.keys)?;
         for row in 0..keyed.keys.num_rows() {
             let order = keyed.order(row);

@@ -16,7 +16,7 @@ use super::{
     resolve::relocate,
     state::{State, blocking},
 };
-use crate::iceberg::compact::{CompactOptions, Due, Merged, Tiers, merge};
+use crate::iceberg::compact::{CompactOptions, Due, Merged, Tiers, Turn, merge};
 
 /// When files of a table of changes are merged.
 #[derive(Clone, Copy, Debug, Default)]
@@ -30,17 +30,35 @@ pub struct Upkeep {
 /// Upkeep, and when the next one is due.
 pub(super) struct Turns {
     upkeep: Upkeep,
-    /// When all that was due at the last turn had been done; before the first, the start.
-    last: Mutex<Instant>,
+    now: Mutex<Now>,
+}
+
+/// Where the upkeep at times stands.
+struct Now {
+    /// When the last turn ended; before the first, the start.
+    ended: Instant,
+    /// The turn that has begun; its steps come before anything else.
+    turn: Option<Turn>,
 }
 
 impl Turns {
     pub(super) fn new(upkeep: Upkeep) -> Self {
+        let now = Now {
+            ended: Instant::now(),
+            turn: None,
+        };
         Self {
             upkeep,
-            last: Mutex::new(Instant::now()),
+            now: Mutex::new(now),
         }
     }
+}
+
+/// What a step is for.
+enum Work<'a> {
+    Tiers(&'a Tiers),
+    /// The turn begins with the step, where none has begun.
+    Turn(&'a CompactOptions, &'a mut Option<Turn>),
 }
 
 /// What became of a step.
@@ -55,28 +73,34 @@ enum Step {
 }
 
 impl ChangesOutput {
-    /// One step of each kind, if there is something to do and the index knows the table as it is.
+    /// One step, if there is something to do and the index knows the table as it is.
     pub(super) async fn look_after(&self) -> Result<()> {
-        let Upkeep { tiers, every } = self.turns.upkeep;
-        if let Some(tiers) = tiers {
-            self.take_step(&Due::ByTiers(tiers)).await?;
+        let Upkeep { tiers, every } = &self.turns.upkeep;
+        let mut now = self.turns.now.lock().await;
+        if let Some((every, options)) = every
+            && (now.turn.is_some() || now.ended.elapsed() >= *every)
+        {
+            let step = self.take_step(Work::Turn(options, &mut now.turn)).await;
+            // A turn that fails is over, too: what fails would fail again after each commit.
+            if !matches!(step, Ok(Step::Merged | Step::NotNow)) {
+                *now = Now {
+                    ended: Instant::now(),
+                    turn: None,
+                };
+            }
+            return step.map(drop);
         }
-        let Some((every, options)) = every else {
-            return Ok(());
-        };
-        let mut last = self.turns.last.lock().await;
-        // A turn takes as many steps, each after a commit, as there is something to do.
-        if last.elapsed() >= every && self.take_step(&Due::Whole(options)).await? == Step::Nothing {
-            *last = Instant::now();
+        if let Some(tiers) = tiers {
+            self.take_step(Work::Tiers(tiers)).await?;
         }
         Ok(())
     }
 
-    async fn take_step(&self, due: &Due) -> Result<Step> {
+    async fn take_step(&self, work: Work<'_>) -> Result<Step> {
         let mut state = self.state.lock().await;
         // Dropped or failed on the way, the index holds half of a step.
         let mut taken = std::mem::take(&mut *state);
-        let done = self.step(&mut taken, due).await;
+        let done = self.step(&mut taken, work).await;
         if done.is_err() {
             taken.forget();
         }
@@ -84,7 +108,7 @@ impl ChangesOutput {
         done
     }
 
-    async fn step(&self, state: &mut State, due: &Due) -> Result<Step> {
+    async fn step(&self, state: &mut State, mut work: Work<'_>) -> Result<Step> {
         let handle = &self.handle;
         let known = handle.load_existing().await?;
         let before = known.metadata.current_snapshot_id();
@@ -92,16 +116,30 @@ impl ChangesOutput {
             return Ok(Step::NotNow);
         }
         handle.live(&known, &mut state.live).await?;
-        let (options, pool) = (&self.rewrite, self.pool.clone());
-        let merged = merge(handle, &known, &mut state.live, due, options, pool).await?;
+        let mut options = self.rewrite;
+        let due = match &mut work {
+            Work::Tiers(tiers) => Due::ByTiers(tiers),
+            Work::Turn(whole, turn) => {
+                options.memory_bytes = whole.memory_bytes;
+                Due::Whole(whole, turn.get_or_insert_with(|| Turn::new(&known)))
+            }
+        };
+        let pool = self.pool.clone();
+        let merged = merge(handle, &known, &mut state.live, due, &options, pool).await?;
         let Some(Merged {
-            snapshot: Some(snapshot),
+            snapshot,
             files,
             done,
         }) = merged
         else {
             return Ok(Step::Nothing);
         };
+        let Some(snapshot) = snapshot else {
+            return Ok(Step::NotNow);
+        };
+        if let Work::Turn(_, Some(turn)) = &mut work {
+            turn.made(&files);
+        }
         fault::point("changes.merged")?;
         self.follow(state, files.clone()).await?;
         let known = handle.load_existing().await?;

@@ -24,7 +24,7 @@ use calve_engine::error::{Error, Result};
 use super::{
     arrow_failed,
     partition::KeyValue,
-    short::{self, SHORT, mix, mix_bytes, mix_key},
+    short::{self, Mixer, SHORT},
 };
 
 /// Tables of up to this many entries are used whatever the number of rows.
@@ -77,8 +77,9 @@ impl Groups {
                 rows,
             )
         } else {
+            let mix = Mixer::new();
             let pair = |row: usize| (u64::from(a[row]) << 32) | u64::from(b[row]);
-            hashed(rows, pair, |pair| mix(*pair))
+            hashed(rows, pair, |pair| mix.number(*pair))
         }
     }
 
@@ -200,11 +201,12 @@ where
             }
         };
     }
+    let mix = Mixer::new();
     scalars(
         rows,
         nulls,
         |row| -> i64 { values[row].into() },
-        |v| mix(*v as u64),
+        |v| mix.number(*v as u64),
     )
 }
 
@@ -218,7 +220,8 @@ fn close_together(values: impl Iterator<Item = i64> + Clone, rows: usize) -> Opt
         firsts: Vec::new(),
     };
     for (row, value) in values.enumerate() {
-        let cell = table.get_mut(value.wrapping_sub(base) as usize)?;
+        let cell = usize::try_from(value.wrapping_sub(base) as u64).ok()?;
+        let cell = table.get_mut(cell)?;
         if *cell == NONE {
             *cell = groups.firsts.len() as u32;
             groups.firsts.push(row as u32);
@@ -249,7 +252,8 @@ fn scalars<V: PartialEq>(
 }
 
 fn bytes<'a>(array: &'a dyn Array, value: impl Fn(usize) -> &'a [u8]) -> Groups {
-    scalars(array.len(), array.nulls(), value, |v| mix_bytes(v))
+    let mix = Mixer::new();
+    scalars(array.len(), array.nulls(), value, |v| mix.bytes(v))
 }
 
 /// Strings that are all short are compared and hashed as numbers.
@@ -257,8 +261,9 @@ fn strings<O: OffsetSizeTrait>(array: &GenericStringArray<O>) -> Groups {
     let (values, offsets) = (array.value_data(), array.value_offsets());
     let range = |row: usize| offsets[row].as_usize()..offsets[row + 1].as_usize();
     if offsets.windows(2).all(|w| (w[1] - w[0]).as_usize() < SHORT) {
+        let mix = Mixer::new();
         let key = |row| short::key(values, range(row));
-        return scalars(array.len(), array.nulls(), key, |key| mix_key(*key));
+        return scalars(array.len(), array.nulls(), key, |key| mix.key(*key));
     }
     bytes(array, |row| &values[range(row)])
 }
@@ -270,6 +275,7 @@ fn column(array: &dyn Array) -> Result<Groups> {
         };
     }
     let (rows, nulls) = (array.len(), array.nulls());
+    let mix = Mixer::new();
     Ok(match array.data_type() {
         DataType::Null => Groups::one(rows),
         DataType::Boolean => {
@@ -292,7 +298,7 @@ fn column(array: &dyn Array) -> Result<Groups> {
         DataType::UInt32 => int!(UInt32Type),
         DataType::UInt64 => {
             let values = array.as_primitive::<UInt64Type>().values();
-            scalars(rows, nulls, |row| values[row], |v| mix(*v))
+            scalars(rows, nulls, |row| values[row], |v| mix.number(*v))
         }
         DataType::Date32 => int!(Date32Type),
         DataType::Date64 => int!(Date64Type),
@@ -306,7 +312,7 @@ fn column(array: &dyn Array) -> Result<Groups> {
         DataType::Timestamp(TimeUnit::Nanosecond, _) => int!(TimestampNanosecondType),
         DataType::Decimal128(..) => {
             let values = array.as_primitive::<Decimal128Type>().values();
-            let hash = |v: &i128| mix(*v as u64 ^ mix((*v >> 64) as u64));
+            let hash = |v: &i128| mix.number(*v as u64 ^ mix.number((*v >> 64) as u64));
             scalars(rows, nulls, |row| values[row], hash)
         }
         DataType::Float32 => {
@@ -315,12 +321,17 @@ fn column(array: &dyn Array) -> Result<Groups> {
                 rows,
                 nulls,
                 |row| float_bits(f64::from(values[row])),
-                |v| mix(*v),
+                |v| mix.number(*v),
             )
         }
         DataType::Float64 => {
             let values = array.as_primitive::<Float64Type>().values();
-            scalars(rows, nulls, |row| float_bits(values[row]), |v| mix(*v))
+            scalars(
+                rows,
+                nulls,
+                |row| float_bits(values[row]),
+                |v| mix.number(*v),
+            )
         }
         DataType::Utf8 => strings(array.as_string::<i32>()),
         DataType::LargeUtf8 => strings(array.as_string::<i64>()),

@@ -334,23 +334,24 @@ impl PartitionWriter {
             open.insert(file)
         };
         file.write(&chunk, layout, parallel)?;
-        if file.dictionary_full() {
-            return self.end_group(generation, files, parallel);
-        }
         self.count(generation, files.open.as_ref());
         Ok(())
     }
 
     /// Ends the row group or the file where that is due.
     fn look(&self, generation: &Generation, files: &mut Files, parallel: bool) -> Result<()> {
-        let Some(file) = &files.open else {
+        let Some(file) = &mut files.open else {
             return Ok(());
         };
         let options = &generation.shared.options;
+        let full = file.dictionary_full();
         let bytes = file.group_bytes();
         if file.written() + bytes as u64 >= options.target_file_size {
             self.close(generation, files, parallel)
-        } else if file.group_rows >= options.row_group_rows || bytes >= options.row_group_bytes {
+        } else if full
+            || file.group_rows >= options.row_group_rows
+            || bytes >= options.row_group_bytes
+        {
             self.end_group(generation, files, parallel)
         } else {
             Ok(())

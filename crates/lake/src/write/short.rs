@@ -1,6 +1,10 @@
 //! Short strings as numbers, so that they are compared and hashed without a call.
 
-use std::ops::Range;
+use std::{
+    hash::{BuildHasher, RandomState},
+    ops::Range,
+    sync::LazyLock,
+};
 
 /// Strings below this many bytes have a [`key`].
 pub(super) const SHORT: usize = 16;
@@ -24,31 +28,51 @@ pub(super) fn key(values: &[u8], range: Range<usize>) -> u128 {
     bytes | (length as u128) << 120
 }
 
-/// Spreads a number over all bits.
-#[inline]
-pub(super) fn mix(value: u64) -> u64 {
-    let wide = u128::from(value ^ 0x9e37_79b9_7f4a_7c15) * 0xd6e8_feb8_6659_fd93;
-    (wide >> 64) as u64 ^ wide as u64
-}
+/// Hashes that nobody outside of the process can foresee: texts come from everywhere.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mixer(u64);
 
-/// Spreads a [`key`] over all bits.
-#[inline]
-pub(super) fn mix_key(key: u128) -> u64 {
-    let (low, high) = (key as u64, (key >> 64) as u64);
-    let wide = u128::from(low ^ 0x9e37_79b9_7f4a_7c15) * u128::from(high ^ 0xd6e8_feb8_6659_fd93);
-    (wide >> 64) as u64 ^ wide as u64
-}
-
-/// A hash of bytes of any length.
-pub(super) fn mix_bytes(bytes: &[u8]) -> u64 {
-    let mut hash = bytes.len() as u64;
-    let (words, rest) = bytes.as_chunks::<8>();
-    for word in words {
-        hash = mix(hash.rotate_left(17) ^ u64::from_le_bytes(*word));
+impl Mixer {
+    /// That of this process.
+    pub(super) fn new() -> Self {
+        static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
+        Self(*SEED)
     }
-    let mut last = [0; 8];
-    last[..rest.len()].copy_from_slice(rest);
-    mix(hash.rotate_left(17) ^ u64::from_le_bytes(last))
+
+    /// Of a number.
+    #[inline]
+    pub(super) fn number(self, value: u64) -> u64 {
+        fold(value ^ self.0, 0xd6e8_feb8_6659_fd93)
+    }
+
+    /// Of a [`key`].
+    #[inline]
+    pub(super) fn key(self, key: u128) -> u64 {
+        let (low, high) = (key as u64, (key >> 64) as u64);
+        fold(
+            low ^ self.0,
+            high ^ self.0.rotate_left(32) ^ 0xd6e8_feb8_6659_fd93,
+        )
+    }
+
+    /// Of bytes of any length.
+    pub(super) fn bytes(self, bytes: &[u8]) -> u64 {
+        let mut hash = bytes.len() as u64;
+        let (words, rest) = bytes.as_chunks::<8>();
+        for word in words {
+            hash = self.number(hash.rotate_left(17) ^ u64::from_le_bytes(*word));
+        }
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        self.number(hash.rotate_left(17) ^ u64::from_le_bytes(last))
+    }
+}
+
+/// Both halves of a product, so that every bit reaches every other.
+#[inline]
+fn fold(a: u64, b: u64) -> u64 {
+    let wide = u128::from(a) * u128::from(b);
+    (wide >> 64) as u64 ^ wide as u64
 }
 
 #[cfg(test)]

@@ -41,8 +41,17 @@ impl Group {
 /// The groups, in the order of their first files' names. Within a group the oldest files come first,
 /// so that rows keep their order.
 pub(super) fn groups(live: &LiveFiles, options: &CompactOptions) -> Vec<Group> {
+    groups_of(live, options, |_| true)
+}
+
+/// The same among the files that `counts`.
+pub(super) fn groups_of(
+    live: &LiveFiles,
+    options: &CompactOptions,
+    counts: impl Fn(&LiveFile) -> bool,
+) -> Vec<Group> {
     let mut partitions: HashMap<_, Vec<Planned>> = HashMap::new();
-    for file in live.files() {
+    for file in live.files().filter(|file| counts(file)) {
         let deletes = live.deletes_of(file);
         let due = due(file, &deletes, options.all_deletes);
         if due || file.bytes < options.target_file_size / 4 * 3 {

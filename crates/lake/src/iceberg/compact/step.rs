@@ -5,38 +5,70 @@ use std::sync::Arc;
 
 use calve_engine::error::{Error, Result};
 use iceberg::spec::FormatVersion;
+use rustc_hash::FxHashSet;
 
 use super::{
     super::{
         handle::{Known, TableHandle},
-        live::LiveFiles,
+        live::{LiveFile, LiveFiles},
     },
     CompactOptions, Compacted, Rewriter, Rewritten, commit,
     plan::{self, Group},
     tiers::{self, Tiers},
 };
 
-/// Which files are due.
-#[derive(Clone, Copy, Debug)]
-pub(crate) enum Due {
-    /// Few at a time, and none again and again.
-    ByTiers(Tiers),
-    /// What [`super::compact`] would rewrite.
-    Whole(CompactOptions),
+/// The files that a turn of several steps is about: those that were there when it began. It comes to an
+/// end, whatever is committed meanwhile.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    /// Files of commits after this one are for the next turn …
+    up_to: i64,
+    /// … and so are those that this one has made: they keep the numbers of those that they replace.
+    made: FxHashSet<String>,
 }
 
-impl Due {
-    fn groups(&self, live: &LiveFiles) -> Vec<Group> {
-        match self {
-            Self::ByTiers(tiers) => tiers::groups(live, tiers),
-            Self::Whole(options) => plan::groups(live, options),
+impl Turn {
+    /// A turn that begins with the table as it is.
+    pub(crate) fn new(known: &Known) -> Self {
+        Self {
+            up_to: known.metadata.last_sequence_number(),
+            made: FxHashSet::default(),
         }
     }
 
-    fn target_file_size(&self) -> u64 {
+    /// Files that a step has made.
+    pub(crate) fn made(&mut self, files: &[String]) {
+        self.made.extend(files.iter().cloned());
+    }
+
+    fn is_about(&self, file: &LiveFile) -> bool {
+        file.sequence <= self.up_to && !self.made.contains(&*file.path)
+    }
+}
+
+/// Which files are due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Due<'a> {
+    /// Few at a time, and none again and again.
+    ByTiers(&'a Tiers),
+    /// What [`super::compact`] would rewrite, in a turn.
+    Whole(&'a CompactOptions, &'a Turn),
+}
+
+impl Due<'_> {
+    fn groups(self, live: &LiveFiles) -> Vec<Group> {
+        match self {
+            Self::ByTiers(tiers) => tiers::groups(live, tiers),
+            Self::Whole(options, turn) => {
+                plan::groups_of(live, options, |file| turn.is_about(file))
+            }
+        }
+    }
+
+    fn target_file_size(self) -> u64 {
         match self {
             Self::ByTiers(tiers) => tiers.target_file_size,
-            Self::Whole(options) => options.target_file_size,
+            Self::Whole(options, _) => options.target_file_size,
         }
     }
 }
@@ -61,7 +93,7 @@ pub(crate) async fn merge(
     handle: &TableHandle,
     known: &Known,
     live: &mut LiveFiles,
-    due: &Due,
+    due: Due<'_>,
     options: &CompactOptions,
     pool: Arc<rayon::ThreadPool>,
 ) -> Result<Option<Merged>> {
@@ -78,13 +110,21 @@ pub(crate) async fn merge(
     let metadata = &known.metadata;
     let lineage = metadata.format_version() == FormatVersion::V3;
     let mut rewriter = Rewriter::new(handle, metadata, lineage, options, pool)?;
+    let access = handle.access.clone();
     // It decodes and filters, which is nothing for the threads of the I/O.
     let runtime = tokio::runtime::Handle::current();
     let rewritten = tokio::task::spawn_blocking(move || {
         runtime.block_on(async {
             let mut batch: Vec<Rewritten> = Vec::new();
             for group in groups {
-                batch.push(rewriter.rewrite(group).await?);
+                match rewriter.rewrite(group).await {
+                    Ok(one) => batch.push(one),
+                    Err(error) => {
+                        let written: Vec<_> = batch.iter().flat_map(Rewritten::locations).collect();
+                        access.discard(&written).await;
+                        return Err(error);
+                    }
+                }
             }
             Ok::<_, Error>(batch)
         })

@@ -23,6 +23,13 @@ pub(super) fn known(codec: Compression) -> bool {
 
 /// The page's bytes as they lie in the file.
 pub(super) fn compress(page: Vec<u8>, codec: Compression) -> Result<Vec<u8>, ParquetError> {
+    let mut compressed = compress_page(page, codec)?;
+    // Codecs ask for as much as a page can become at worst, and pages wait for the end of the row group.
+    compressed.shrink_to_fit();
+    Ok(compressed)
+}
+
+fn compress_page(page: Vec<u8>, codec: Compression) -> Result<Vec<u8>, ParquetError> {
     let external = |error: Box<dyn std::error::Error + Send + Sync>| ParquetError::External(error);
     match codec {
         Compression::UNCOMPRESSED => Ok(page),

@@ -9,8 +9,7 @@ pub(super) fn encode(values: &[u32], width: u32, out: &mut Vec<u8>) {
         return encode_run(*first, width, values.len(), out);
     }
     // A run takes a header and the value, and what is packed behind it another header.
-    let run = 2 + width.div_ceil(8);
-    let worth = 8 * (run / width + 1) as usize;
+    let worth = ((2 + width.div_ceil(8)) * 8 / width).max(8) as usize;
     let (mut packed, mut at) = (0, 0);
     while at < values.len() {
         let equal = values[at..]

@@ -11,6 +11,7 @@ mod values;
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanBufferBuilder, GenericByteArray, OffsetSizeTrait},
     buffer::NullBuffer,
+    compute::cast,
     datatypes::{DataType, GenericStringType, TimeUnit},
 };
 use bytes::Bytes;
@@ -34,6 +35,8 @@ use self::values::{Numbers, Texts, Values};
 const PAGE_ROWS: usize = 20_000;
 /// Beyond this size a dictionary no longer pays, and the row group should end.
 const MOST_BYTES: usize = 1 << 20;
+/// A page's header, in bytes, at the most.
+const HEADER: usize = 64;
 /// No number yet for a value of a dictionary array.
 const UNKNOWN: u32 = u32::MAX;
 
@@ -106,7 +109,7 @@ impl DictionaryColumn {
     /// An empty column of a type that is [`supported`].
     pub(super) fn new(column: ColumnDescPtr, codec: Compression) -> Self {
         let values = match column.physical_type() {
-            Type::BYTE_ARRAY => Values::Texts(Texts::default()),
+            Type::BYTE_ARRAY => Values::Texts(Texts::new()),
             physical => Values::Numbers(Numbers::new(physical)),
         };
         Self {
@@ -268,25 +271,23 @@ impl DictionaryColumn {
         let text = |bytes: usize| matches!(values, Values::Texts(_)).then_some(bytes as i64);
         let all_text = text(pages.iter().map(|page| page.text).sum());
         let statistics = values.statistics(nulls as u64);
-        let mut sink = TrackedWrite::new(Vec::with_capacity(
-            pages.iter().map(|page| page.body.len() + 64).sum(),
-        ));
+        let texts: Vec<_> = pages.iter().map(|page| text(page.text)).collect();
+        let (distinct, length) = (values.len() as u32, values.bytes());
+        let dictionary = codec::compress(values.into_page(), codec)?;
+        let bodies: usize = pages.iter().map(|page| page.body.len() + HEADER).sum();
+        let room = dictionary.len() + HEADER + bodies;
+        let mut sink = TrackedWrite::new(Vec::with_capacity(room));
         let mut out = SerializedPageWriter::new(&mut sink);
         let mut index = OffsetIndexBuilder::new();
         let count = pages.len();
-
-        let distinct = values.len() as u32;
-        let texts: Vec<_> = pages.iter().map(|page| text(page.text)).collect();
-        let dictionary = values.into_page();
-        let mut uncompressed = dictionary.len();
         let page = Page::DictionaryPage {
             num_values: distinct,
             encoding: Encoding::PLAIN,
             is_sorted: false,
-            buf: codec::compress(dictionary, codec)?.into(),
+            buf: dictionary.into(),
         };
-        let spec = out.write_page(CompressedPage::new(page, uncompressed))?;
-        uncompressed = spec.uncompressed_size;
+        let spec = out.write_page(CompressedPage::new(page, length))?;
+        let mut uncompressed = spec.uncompressed_size;
         let mut first = None;
         for (page, text) in pages.into_iter().zip(texts) {
             let body = Page::DataPage {
@@ -379,10 +380,19 @@ fn coded(
     nulls: Option<&NullBuffer>,
 ) -> Result<usize, ParquetError> {
     let dictionary = rows.as_any_dictionary();
-    if dictionary.values().is_empty() {
+    let values = dictionary.values();
+    if values.is_empty() {
         return Ok(0);
     }
-    let values = arrow::compute::cast(dictionary.values(), &DataType::LargeUtf8)?;
+    if values.len() > rows.len() {
+        // A small piece of a batch: most of the dictionary is about other rows.
+        let plain = cast(rows, values.data_type())?;
+        return Ok(match plain.data_type() {
+            DataType::LargeUtf8 => strings(texts, ids, plain.as_string::<i64>(), nulls),
+            _ => strings(texts, ids, plain.as_string::<i32>(), nulls),
+        });
+    }
+    let values = cast(values, &DataType::LargeUtf8)?;
     let values = values.as_string::<i64>();
     let keys = dictionary.normalized_keys();
     let mut known = vec![UNKNOWN; values.len()];

@@ -9,7 +9,7 @@ use parquet::{
     file::statistics::{Statistics, ValueStatistics},
 };
 
-use super::super::short::{self, SHORT, mix, mix_bytes, mix_key};
+use super::super::short::{self, Mixer, SHORT};
 
 /// Longer lowest and highest values are shortened in statistics.
 const STATISTICS_BYTES: usize = 64;
@@ -18,6 +18,7 @@ const STATISTICS_BYTES: usize = 64;
 #[derive(Debug)]
 pub(super) struct Numbers {
     physical: Type,
+    mix: Mixer,
     bits: Vec<u64>,
     table: HashTable<u32>,
     last: Option<(u64, u32)>,
@@ -28,6 +29,7 @@ impl Numbers {
     pub(super) fn new(physical: Type) -> Self {
         Self {
             physical,
+            mix: Mixer::new(),
             bits: Vec::new(),
             table: HashTable::new(),
             last: None,
@@ -42,13 +44,15 @@ impl Numbers {
         {
             return id;
         }
-        let Self { bits, table, .. } = self;
-        let hash = mix(value);
+        let Self {
+            mix, bits, table, ..
+        } = self;
+        let hash = mix.number(value);
         let seen = table.find(hash, |id| bits[*id as usize] == value);
         let id = seen.copied().unwrap_or_else(|| {
             let id = bits.len() as u32;
             bits.push(value);
-            table.insert_unique(hash, id, |id| mix(bits[*id as usize]));
+            table.insert_unique(hash, id, |id| mix.number(bits[*id as usize]));
             id
         });
         self.last = Some((value, id));
@@ -123,8 +127,9 @@ fn float_ends(values: impl Iterator<Item = f64> + Clone) -> (Option<f64>, Option
 }
 
 /// Strings.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Texts {
+    mix: Mixer,
     /// The body of the dictionary page: lengths and bytes.
     page: Vec<u8>,
     /// Where each string ends in `page`.
@@ -139,6 +144,17 @@ pub(super) struct Texts {
 const LONG: u128 = u128::MAX;
 
 impl Texts {
+    pub(super) fn new() -> Self {
+        Self {
+            mix: Mixer::new(),
+            page: Vec::new(),
+            ends: Vec::new(),
+            keys: Vec::new(),
+            table: HashTable::new(),
+            last: None,
+        }
+    }
+
     /// The number of the string at `range` of `values`; a new one where it was not seen before.
     #[inline]
     pub(super) fn id(&mut self, values: &[u8], range: Range<usize>) -> u32 {
@@ -151,7 +167,7 @@ impl Texts {
         {
             return id;
         }
-        let hash = mix_key(key);
+        let hash = self.mix.key(key);
         let id = match self.table.find(hash, |id| self.keys[*id as usize] == key) {
             Some(id) => *id,
             None => self.add(hash, key, &values[range]),
@@ -161,7 +177,7 @@ impl Texts {
     }
 
     fn long(&mut self, string: &[u8]) -> u32 {
-        let hash = mix_bytes(string);
+        let hash = self.mix.bytes(string);
         let same = |id: &u32| self.keys[*id as usize] == LONG && self.string(*id) == string;
         match self.table.find(hash, same) {
             Some(id) => *id,
@@ -177,11 +193,11 @@ impl Texts {
         self.page.extend_from_slice(string);
         self.ends.push(self.page.len() as u32);
         self.keys.push(key);
-        let (page, ends, keys) = (&self.page, &self.ends, &self.keys);
+        let (mix, page, ends, keys) = (self.mix, &self.page, &self.ends, &self.keys);
         self.table
             .insert_unique(hash, id, |id| match keys[*id as usize] {
-                LONG => mix_bytes(string_of(page, ends, *id)),
-                key => mix_key(key),
+                LONG => mix.bytes(string_of(page, ends, *id)),
+                key => mix.key(key),
             });
         id
     }
