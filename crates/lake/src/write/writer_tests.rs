@@ -17,7 +17,9 @@ use calve_engine::{
     seams::{Prepared, TableWriter},
 };
 use calve_model::Epoch;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::{
+    arrow::arrow_reader::ParquetRecordBatchReaderBuilder, file::metadata::RowGroupMetaData,
+};
 use serde_json::Value;
 
 use super::*;
@@ -422,14 +424,13 @@ async fn the_file_says_who_wrote_it_and_how() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_dictionary_that_grows_too_large_ends_its_row_group() {
-    let dir = tempfile::tempdir().expect("a folder");
     let schema: SchemaRef = Arc::new(Schema::new(vec![
         Field::new("key", DataType::Int64, false),
         Field::new("text", DataType::Utf8, false),
     ]));
     // The sample that the plan is made from says eight words; then every row has another.
     let text = |row: i64| match row {
-        0..20_000 => format!("word {}", row % 8),
+        0..40_000 => format!("word {}", row % 8),
         _ => format!("{:032x}", u128::from(row as u64) * 0x9e37_79b9_7f4a_7c15),
     };
     let batch = |from: i64, to: i64| {
@@ -437,28 +438,38 @@ async fn a_dictionary_that_grows_too_large_ends_its_row_group() {
         let keys: Int64Array = (from..to).map(|_| Some(1)).collect();
         RecordBatch::try_new(schema.clone(), vec![Arc::new(keys), Arc::new(texts)]).expect("rows")
     };
-    let placement = Arc::new(ByFirst(schema.clone()));
-    let options = WriteOptions::default();
-    let root = dir.path().to_owned();
-    let mut writer = FanoutWriter::open(root, "main", placement, &options, pool(2)).expect("open");
-    for from in (0..200_000).step_by(10_000) {
-        append(&mut writer, batch(from, from + 10_000)).await;
-    }
-    let prepared = finish(&mut writer).await;
-    let [(path, _, rows, groups)] = &files(&prepared)[..] else {
-        panic!("one file");
-    };
-    assert_eq!((*rows, *groups), (200_000, 2));
-    let file = File::open(dir.path().join(path)).expect("a file");
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("parquet");
-    let first = reader.metadata().row_group(0).column(1);
-    assert!(first.dictionary_page_offset().is_some());
-    let mut row = 0;
-    for batch in reader.build().expect("a reader") {
-        for value in batch.expect("a batch").column(1).as_string::<i32>() {
-            assert_eq!(value, Some(text(row).as_str()));
-            row += 1;
+    let mut ends: Vec<Vec<i64>> = Vec::new();
+    for (threads, step) in [(1, 10_000), (2, 7_000), (4, 1_000)] {
+        let dir = tempfile::tempdir().expect("a folder");
+        let placement = Arc::new(ByFirst(schema.clone()));
+        let (root, options) = (dir.path().to_owned(), WriteOptions::default());
+        let opened = FanoutWriter::open(root, "main", placement, &options, pool(threads));
+        let mut writer = opened.expect("open");
+        for from in (0..200_000).step_by(step) {
+            append(&mut writer, batch(from, 200_000.min(from + step as i64))).await;
         }
+        let prepared = finish(&mut writer).await;
+        let [(path, _, rows, groups)] = &files(&prepared)[..] else {
+            panic!("one file");
+        };
+        assert_eq!((*rows, *groups), (200_000, 2));
+        let file = File::open(dir.path().join(path)).expect("a file");
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).expect("parquet");
+        let first = reader.metadata().row_group(0).column(1);
+        assert!(first.dictionary_page_offset().is_some());
+        let groups = reader.metadata().row_groups().iter();
+        ends.push(groups.map(RowGroupMetaData::num_rows).collect());
+        let mut row = 0;
+        for batch in reader.build().expect("a reader") {
+            for value in batch.expect("a batch").column(1).as_string::<i32>() {
+                assert_eq!(value, Some(text(row).as_str()));
+                row += 1;
+            }
+        }
+        assert_eq!(row, 200_000);
     }
-    assert_eq!(row, 200_000);
+    assert!(
+        ends.iter().all(|rows| *rows == ends[0]),
+        "the same row ends it, whatever threads and batches: {ends:?}"
+    );
 }
