@@ -302,6 +302,16 @@ async fn upkeep_keeps_files_few_and_the_index_follows() {
     }
 }
 
+/// As `calve table compact` without options, for small files.
+const AT_TIMES: CompactOptions = CompactOptions {
+    target_file_size: 1 << 20,
+    min_files: 5,
+    all_deletes: false,
+    sort: false,
+    memory_bytes: 1 << 20,
+    dry_run: false,
+};
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_at_times_is_whole_and_waits_for_its_turn() {
     // Five small files become one, and that one with four more.
@@ -311,15 +321,7 @@ async fn upkeep_at_times_is_whole_and_waits_for_its_turn() {
             "key": ["id"], "op_column": "op", "order_by": ["_seq"], "deletes": "vector",
         });
         let mut world = World::new(config, 3, 1 << 20);
-        let options = CompactOptions {
-            target_file_size: 1 << 20,
-            min_files: 5,
-            all_deletes: false,
-            sort: false,
-            memory_bytes: 1 << 20,
-            dry_run: false,
-        };
-        world.upkeep.every = Some((every, options));
+        world.upkeep.every = Some((every, AT_TIMES));
         let mut made = Vec::new();
         for n in 0..9_i64 {
             let change = Change {
@@ -345,15 +347,7 @@ async fn upkeep_at_times_comes_to_an_end_whatever_is_committed_meanwhile() {
         "key": ["id"], "op_column": "op", "order_by": ["_seq"], "deletes": "vector",
     });
     let mut world = World::new(config, 3, 1 << 20);
-    let options = CompactOptions {
-        target_file_size: 1 << 20,
-        min_files: 5,
-        all_deletes: false,
-        sort: false,
-        memory_bytes: 1 << 20,
-        dry_run: false,
-    };
-    world.upkeep.every = Some((Duration::ZERO, options));
+    world.upkeep.every = Some((Duration::ZERO, AT_TIMES));
     let mut made = Vec::new();
     for n in 0..7_i64 {
         // Each commit deletes half of the rows of the file before: enough to rewrite that at once.
