@@ -36,8 +36,8 @@ fn random(state: &mut u64) -> u64 {
 
 fn sizes(rows: usize) -> RecordBatch {
     let mut seed = 7;
-    let letters = ["A", "B", "C", "D", "E"];
-    let words = ["small", "medium", "large", "extra large"];
+    let letters = ["A", "B", "C", "D", "E", "F", "G", "H"];
+    let words = ["small", "medium", "large"];
     let pick = |of: &[&'static str], seed: &mut u64| of[random(seed) as usize % of.len()];
     let name: StringArray = (0..rows).map(|_| Some(pick(&letters, &mut seed))).collect();
     let size: StringArray = (0..rows).map(|_| Some(pick(&words, &mut seed))).collect();

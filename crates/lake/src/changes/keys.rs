@@ -1,6 +1,8 @@
 //! Keys and orders as bytes that compare as the values do: the row format of Arrow, over the types
 //! that the table's files have, so that changes and stored rows give the same bytes.
 
+use std::collections::HashMap;
+
 use arrow::{
     array::{Array, ArrayRef, RecordBatch},
     compute::cast,
@@ -8,6 +10,7 @@ use arrow::{
     row::{RowConverter, Rows, SortField},
 };
 use calve_engine::error::{Error, Result};
+use parking_lot::RwLock;
 use parquet::arrow::PARQUET_FIELD_ID_META_KEY;
 
 use super::plan::ChangePlan;
@@ -20,8 +23,10 @@ pub(crate) struct KeyCodec {
     types: Vec<DataType>,
     keys: usize,
     names: Vec<String>,
-    /// Field ids: what was written earlier may have other names.
-    ids: Vec<Option<String>>,
+    /// Field ids in the schema that the pipeline was opened with.
+    planned: Vec<Option<String>>,
+    /// Field ids in the table: what was written earlier may have other names.
+    ids: RwLock<Vec<Option<String>>>,
     null_keys: bool,
 }
 
@@ -77,15 +82,27 @@ impl KeyCodec {
             types,
             keys,
             names,
-            ids,
+            planned: ids.clone(),
+            ids: RwLock::new(ids),
             null_keys,
         })
     }
 
+    /// The table has the columns under these ids, or will have; planned to given. What is not there
+    /// is as it was planned.
+    pub(crate) fn readdress(&self, moved: &HashMap<i32, i32>) {
+        let given = |id: &String| {
+            let given = id.parse().ok().and_then(|id: i32| moved.get(&id));
+            given.map_or_else(|| id.clone(), i32::to_string)
+        };
+        let planned = self.planned.iter();
+        *self.ids.write() = planned.map(|id| id.as_ref().map(given)).collect();
+    }
+
     /// Which of the columns a field is: by its id, or by its name where one has no id.
     pub(crate) fn place(&self, field: &Field) -> Option<usize> {
-        let id = id_of(field);
-        (0..self.names.len()).find(|&n| match (id, &self.ids[n]) {
+        let (id, ids) = (id_of(field), self.ids.read());
+        (0..self.names.len()).find(|&n| match (id, &ids[n]) {
             (Some(id), Some(known)) => id == known,
             _ => self.names[n] == *field.name(),
         })
@@ -93,7 +110,8 @@ impl KeyCodec {
 
     /// Fields of some columns, the first ones, with their ids.
     pub(crate) fn fields(&self, columns: &[ArrayRef]) -> Vec<Field> {
-        let fields = self.names.iter().zip(&self.ids).zip(columns);
+        let ids = self.ids.read();
+        let fields = self.names.iter().zip(ids.iter()).zip(columns);
         fields
             .map(|((name, id), column)| {
                 let id = id
@@ -212,47 +230,54 @@ impl KeyCodec {
     /// # Errors
     /// `Schema` when a column is missing.
     pub(crate) fn encode_stored(&self, rows: &RecordBatch) -> Result<KeyedRows> {
-        self.encode_found(rows, |_| None)
+        self.encode_found(&self.found(rows), rows.num_rows())
     }
 
-    /// Keys and orders of a run of deleted keys. Nothing else is in it: what is not found by its id,
-    /// since others had taken the id that it was written with, is found by its name.
+    /// Keys and orders of a run of deleted keys. Nothing else is in it: its names are enough where they
+    /// are these, and others may have taken the ids since; after a rename its ids tell.
     ///
     /// # Errors
     /// `Schema` when a column is missing.
     pub(crate) fn encode_run(&self, rows: &RecordBatch) -> Result<KeyedRows> {
-        self.encode_found(rows, |name| rows.column_by_name(name))
+        let names = self.names.iter();
+        let named: Vec<_> = names.map(|name| rows.column_by_name(name)).collect();
+        let found = if named.iter().all(Option::is_some) {
+            named
+        } else {
+            let by_id = self.found(rows).into_iter().zip(named);
+            by_id.map(|(by_id, named)| by_id.or(named)).collect()
+        };
+        self.encode_found(&found, rows.num_rows())
     }
 
-    fn encode_found<'a>(
-        &self,
-        rows: &'a RecordBatch,
-        otherwise: impl Fn(&str) -> Option<&'a ArrayRef>,
-    ) -> Result<KeyedRows> {
-        let mut stored: Vec<Option<&ArrayRef>> = vec![None; self.names.len()];
+    /// The columns among those of some rows.
+    fn found<'a>(&self, rows: &'a RecordBatch) -> Vec<Option<&'a ArrayRef>> {
+        let mut found = vec![None; self.names.len()];
         for (field, column) in rows.schema_ref().fields().iter().zip(rows.columns()) {
             if let Some(n) = self.place(field) {
-                stored[n] = Some(column);
+                found[n] = Some(column);
             }
         }
+        found
+    }
+
+    fn encode_found(&self, found: &[Option<&ArrayRef>], rows: usize) -> Result<KeyedRows> {
         let columns: Vec<ArrayRef> = self
             .names
             .iter()
             .zip(&self.types)
+            .zip(found)
             .enumerate()
-            .map(
-                |(n, (name, of))| match stored[n].or_else(|| otherwise(name)) {
-                    Some(column) => cast(column, of).map_err(|e| {
-                        Error::schema(format!("cannot read column={name}")).because(e)
-                    }),
-                    // A file that was written before the column was there.
-                    None if n >= self.keys => Ok(arrow::array::new_null_array(of, rows.num_rows())),
-                    None => Err(Error::schema(format!(
-                        "rows that were written earlier lack a column of the key: column={name}"
-                    ))
-                    .hint("for another key take another table")),
-                },
-            )
+            .map(|(n, ((name, of), found))| match found {
+                Some(column) => cast(column, of)
+                    .map_err(|e| Error::schema(format!("cannot read column={name}")).because(e)),
+                // A file that was written before the column was there.
+                None if n >= self.keys => Ok(arrow::array::new_null_array(of, rows)),
+                None => Err(Error::schema(format!(
+                    "rows that were written earlier lack a column of the key: column={name}"
+                ))
+                .hint("for another key take another table")),
+            })
             .collect::<Result<_>>()?;
         self.encode(&columns)
     }

@@ -51,7 +51,7 @@ use stored::StoredColumns;
 pub use upkeep::Upkeep;
 use writer::{ChangesWriter, Parts};
 
-use crate::iceberg::{compact::CompactOptions, handle::TableHandle};
+use crate::iceberg::{compact::CompactOptions, evolve::Evolved, handle::TableHandle};
 
 /// What opening a table of changes needs.
 pub struct Opening<'a> {
@@ -83,14 +83,15 @@ pub fn table_schema(config: &ChangesConfig, hidden: &[String], rows: &Schema) ->
 
 impl Opening<'_> {
     /// Puts the writer of a table of changes before that of its files, and its output in the place of
-    /// one that only appends. `rows` are the changes; `files` what the table's files have.
+    /// one that only appends. `rows` are the changes; `files` what the table's files have, and
+    /// `evolved` the schema that the table is to get for them, if another.
     ///
     /// # Errors
     /// `Config` or `Schema` when the columns do not fit.
     pub(crate) fn open(
         &self,
         rows: &Schema,
-        files: &Schema,
+        (files, evolved): (&Schema, Option<Evolved>),
         handle: TableHandle,
         (table, append): (Box<dyn TableWriter>, Arc<dyn Output>),
         index: PathBuf,
@@ -107,6 +108,7 @@ impl Opening<'_> {
         let codec = Arc::new(KeyCodec::new(&plan, files, self.null_keys)?);
         let columns = Arc::new(StoredColumns::new(codec.clone(), handle.access.clone()));
         let reading = Reading {
+            evolved: evolved.map(Arc::new),
             codec: codec.clone(),
             columns,
             checkpoints: self.checkpoints.clone(),

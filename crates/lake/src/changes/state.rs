@@ -23,9 +23,11 @@ use super::{
 };
 use crate::iceberg::{
     deletes::deleted_rows,
+    evolve::Evolved,
     handle::{Known, TableHandle},
     held::{Held, ancestors, of_shard, summary},
     live::{LiveFile, LiveFiles},
+    unite::moved_ids,
 };
 
 /// Summary: a TRUNCATE removed rows up to this order.
@@ -34,6 +36,8 @@ pub(crate) const TRUNCATED: &str = "calve.truncated";
 /// What is needed to read keys.
 #[derive(Clone)]
 pub(crate) struct Reading {
+    /// What the table's schema is to become: until it has, others may take the ids of new columns.
+    pub(crate) evolved: Option<Arc<Evolved>>,
     pub(crate) codec: Arc<KeyCodec>,
     pub(crate) columns: Arc<StoredColumns>,
     pub(crate) checkpoints: Checkpoints,
@@ -116,6 +120,9 @@ impl State {
         reading: &Reading,
     ) -> Result<()> {
         let metadata = &known.metadata;
+        if let Some(evolved) = &reading.evolved {
+            reading.codec.readdress(&moved_ids(metadata, evolved)?);
+        }
         let wanted = Reflects {
             table: metadata.uuid().to_string(),
             fingerprint: reading.codec.fingerprint(),

@@ -16,7 +16,7 @@ use super::{
     resolve::relocate,
     state::{State, blocking},
 };
-use crate::iceberg::compact::{CompactOptions, Due, Merged, Tiers, Turn, merge};
+use crate::iceberg::compact::{CompactOptions, Due, Failed, Merged, Tiers, Turn, merge};
 
 /// When files of a table of changes are merged.
 #[derive(Clone, Copy, Debug, Default)]
@@ -68,6 +68,8 @@ enum Step {
     NotNow,
     /// Nothing is due.
     Nothing,
+    /// Some files cannot be merged.
+    LeftOut,
     /// Perhaps there is more to do.
     Merged,
 }
@@ -82,7 +84,7 @@ impl ChangesOutput {
         {
             let step = self.take_step(Work::Turn(options, &mut now.turn)).await;
             // A turn that fails is over, too: what fails would fail again after each commit.
-            if !matches!(step, Ok(Step::Merged | Step::NotNow)) {
+            if !matches!(step, Ok(Step::Merged | Step::LeftOut | Step::NotNow)) {
                 *now = Now {
                     ended: Instant::now(),
                     turn: None,
@@ -125,7 +127,17 @@ impl ChangesOutput {
             }
         };
         let pool = self.pool.clone();
-        let merged = merge(handle, &known, &mut state.live, due, &options, pool).await?;
+        let merged = merge(handle, &known, &mut state.live, due, &options, pool).await;
+        let merged = match (merged, &mut work) {
+            (Ok(merged), _) => merged,
+            (Err(Failed { error, files }), Work::Turn(_, Some(turn))) if !files.is_empty() => {
+                let count = files.len();
+                tracing::warn!(files = count, %error, "files are left out of this turn of compaction");
+                turn.leave(&files);
+                return Ok(Step::LeftOut);
+            }
+            (Err(failed), _) => return Err(failed.error),
+        };
         let Some(Merged {
             snapshot,
             files,
@@ -138,7 +150,7 @@ impl ChangesOutput {
             return Ok(Step::NotNow);
         };
         if let Work::Turn(_, Some(turn)) = &mut work {
-            turn.made(&files);
+            turn.leave(&files);
         }
         fault::point("changes.merged")?;
         self.follow(state, files.clone()).await?;

@@ -37,7 +37,7 @@ mod summary;
 mod tables;
 #[cfg(test)]
 pub(crate) mod tests;
-mod unite;
+pub(crate) mod unite;
 mod verify;
 
 use std::sync::Arc;
@@ -93,7 +93,7 @@ pub async fn open(
     let catalog = Catalog::create(&config.catalog).await?;
     let (metadata, evolved) = create::create_or_check(&catalog, config, &table, &schema).await?;
     tracing::debug!(%table, pipeline, shard, uuid = %metadata.uuid(), "opened the table");
-    let placement = match evolved {
+    let placement = match evolved.clone() {
         Some(evolved) => place::IcebergPlacement::evolved(&metadata, evolved, &schema)?,
         None => place::IcebergPlacement::new(&metadata, &schema)?,
     };
@@ -122,7 +122,7 @@ pub async fn open(
         .join(pipeline)
         .join(metadata.uuid().to_string());
     let handle = TableHandle::new(catalog, table, metadata.uuid());
-    changes.open(&rows, &files, handle, opened, index, pool)
+    changes.open(&rows, (&files, evolved), handle, opened, index, pool)
 }
 
 /// Checks what [`open`] would, and creates nothing: that the table which the configuration names could

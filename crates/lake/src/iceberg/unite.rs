@@ -53,6 +53,17 @@ pub(crate) fn unite(metadata: &TableMetadata, ours: &Evolved) -> Result<United> 
     Ok(United::Has(same.unwrap_or(table).schema_id()))
 }
 
+/// Ids in `ours`, and those that the table has or will have for the same; none for what stays.
+///
+/// # Errors
+/// As [`unite`].
+pub(crate) fn moved_ids(metadata: &TableMetadata, ours: &Evolved) -> Result<HashMap<i32, i32>> {
+    Ok(match unite(metadata, ours)? {
+        United::Readdress(moved) => moved,
+        United::Has(_) | United::Becomes(_) => HashMap::new(),
+    })
+}
+
 struct Unite<'a> {
     metadata: &'a TableMetadata,
     ours: &'a Evolved,

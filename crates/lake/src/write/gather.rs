@@ -47,23 +47,24 @@ fn strings<O: OffsetSizeTrait>(
     let total = last - first;
     let mut bytes = vec![0u8; total + BLOCK];
     let (starts, stops) = (&offsets[..array.len()], &offsets[1..]);
-    let length = |row: &u32| (stops[*row as usize] - starts[*row as usize]).as_usize();
-    let ends = OffsetBuffer::<O>::from_lengths(order.iter().map(length));
-    for (row, to) in order.iter().zip(ends.windows(2)) {
-        let start = starts[*row as usize].as_usize();
-        let (at, to) = (to[0].as_usize(), to[1].as_usize());
-        let length = to - at;
+    let mut at = 0;
+    // The strings are copied as their lengths are asked for: one pass over the rows.
+    let ends = OffsetBuffer::<O>::from_lengths(order.iter().map(|row| {
+        let (start, stop) = (starts[*row as usize], stops[*row as usize]);
+        let (start, length) = (start.as_usize(), (stop - start).as_usize());
         let from = values
             .get(start..)
             .and_then(|rest| rest.first_chunk::<BLOCK>());
-        let block = bytes
+        let to = bytes
             .get_mut(at..)
             .and_then(|rest| rest.first_chunk_mut::<BLOCK>());
-        match (from, block) {
-            (Some(from), Some(block)) if length <= BLOCK => *block = *from,
-            _ => bytes[at..to].copy_from_slice(&values[start..start + length]),
+        match (from, to) {
+            (Some(from), Some(to)) if length <= BLOCK => *to = *from,
+            _ => bytes[at..at + length].copy_from_slice(&values[start..start + length]),
         }
-    }
+        at += length;
+        length
+    }));
     bytes.truncate(total);
     let nulls = array.nulls().map(|nulls| {
         let valid = |at: usize| nulls.is_valid(order[at] as usize);

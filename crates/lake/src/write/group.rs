@@ -176,7 +176,7 @@ where
     let (values, nulls) = (array.values(), array.nulls().filter(|n| n.null_count() > 0));
     let rows = values.len();
     if nulls.is_none()
-        && let Some(groups) = close_together(values.iter().map(|v| (*v).into()), rows)
+        && let Some(groups) = close_together(values)
     {
         return groups;
     }
@@ -212,26 +212,26 @@ where
 
 /// Groups of integers that lie around the first: found in one pass, without their lowest and highest
 /// first. None at the first value that is too far away.
-fn close_together(values: impl Iterator<Item = i64> + Clone, rows: usize) -> Option<Groups> {
+fn close_together<T: Copy + Into<i64>>(values: &[T]) -> Option<Groups> {
     let mut table = [NONE; SMALL_TABLE];
-    let base = values.clone().next()?.wrapping_sub(SMALL_TABLE as i64 / 2);
-    let mut groups = Groups {
-        ids: Vec::with_capacity(rows),
-        firsts: Vec::new(),
-    };
-    for (row, value) in values.enumerate() {
+    let first: i64 = (*values.first()?).into();
+    let base = first.wrapping_sub(SMALL_TABLE as i64 / 2);
+    let mut ids = vec![0; values.len()];
+    let mut firsts = Vec::new();
+    for (row, (value, id)) in values.iter().zip(&mut ids).enumerate() {
+        let value: i64 = (*value).into();
         let cell = usize::try_from(value.wrapping_sub(base) as u64).ok()?;
         let cell = table.get_mut(cell)?;
         if *cell == NONE {
-            *cell = groups.firsts.len() as u32;
-            groups.firsts.push(row as u32);
+            *cell = firsts.len() as u32;
+            firsts.push(row as u32);
         }
-        groups.ids.push(*cell);
+        *id = *cell;
     }
-    if groups.firsts.len() <= 1 {
-        return Some(Groups::one(rows));
+    if firsts.len() <= 1 {
+        return Some(Groups::one(values.len()));
     }
-    Some(groups)
+    Some(Groups { ids, firsts })
 }
 
 /// Groups of values that are cheap to get, with or without nulls.

@@ -68,32 +68,15 @@ impl FanoutSplitter {
             return Ok(SplitRows { rows, groups });
         }
 
-        let mut ends = vec![0usize; partitions.len()];
-        for id in &groups.ids {
-            ends[*id as usize] += 1;
-        }
-        let mut at = 0;
-        let mut ranges = Vec::with_capacity(partitions.len());
-        for (partition, end) in partitions.into_iter().zip(&mut ends) {
-            let start = at;
-            at += *end;
-            *end = start;
-            ranges.push((partition, start..at));
-        }
-        if groups.contiguous() {
-            return Ok(SplitRows {
-                rows,
-                groups: ranges,
-            });
-        }
-        let mut order = vec![0u32; count];
-        for (row, id) in groups.ids.iter().enumerate() {
-            let to = &mut ends[*id as usize];
-            order[*to] = row as u32;
-            *to += 1;
-        }
+        let places = Places::of(&groups.ids, partitions.len());
+        let ranges = partitions.into_iter().zip(places.ranges()).collect();
+        let rows = if groups.contiguous() {
+            rows
+        } else {
+            gather::reorder(&rows, places.order(&groups.ids))?
+        };
         Ok(SplitRows {
-            rows: gather::reorder(&rows, order)?,
+            rows,
             groups: ranges,
         })
     }
@@ -109,6 +92,64 @@ impl FanoutSplitter {
         let new = Arc::new(partition);
         self.seen.insert(new.clone());
         Ok(new)
+    }
+}
+
+/// Where the rows of each group go: a counting sort, in two halves that do not wait for each other.
+/// Each row's place depends on the one before it in the group, through memory.
+struct Places {
+    /// By group: the next place of a row of the first half, and of the second.
+    next: Vec<[u32; 2]>,
+    rows: usize,
+}
+
+impl Places {
+    /// `ids` are below `groups`.
+    fn of(ids: &[u32], groups: usize) -> Self {
+        let mut next = vec![[0u32; 2]; groups];
+        let (first, second) = ids.split_at(ids.len() / 2);
+        for (a, b) in first.iter().zip(second) {
+            next[*a as usize][0] += 1;
+            next[*b as usize][1] += 1;
+        }
+        if let Some(odd) = second.get(first.len()) {
+            next[*odd as usize][1] += 1;
+        }
+        let mut at = 0;
+        for half in next.iter_mut().flatten() {
+            at += std::mem::replace(half, at);
+        }
+        Self {
+            next,
+            rows: ids.len(),
+        }
+    }
+
+    /// The places of each group.
+    fn ranges(&self) -> impl Iterator<Item = Range<usize>> {
+        let starts = self.next.iter().map(|[start, _]| *start as usize);
+        let ends = starts.clone().skip(1).chain([self.rows]);
+        starts.zip(ends).map(|(start, end)| start..end)
+    }
+
+    /// Row numbers in the order of the groups.
+    fn order(mut self, ids: &[u32]) -> Vec<u32> {
+        let mut order = vec![0u32; ids.len()];
+        let mut put = |id: u32, half: usize, row: usize| {
+            let to = &mut self.next[id as usize][half];
+            order[*to as usize] = row as u32;
+            *to += 1;
+        };
+        let (first, second) = ids.split_at(ids.len() / 2);
+        let middle = first.len();
+        for (row, (a, b)) in first.iter().zip(second).enumerate() {
+            put(*a, 0, row);
+            put(*b, 1, middle + row);
+        }
+        if let Some(odd) = second.get(middle) {
+            put(*odd, 1, 2 * middle);
+        }
+        order
     }
 }
 

@@ -1,18 +1,13 @@
 //! Changes into a real table, against a map that applies them one by one: over epochs, restarts, lost
 //! indexes, compactions and writers that come in between.
 
+mod others;
 mod world;
 
 use std::{sync::Arc, time::Duration};
 
+use crate::iceberg::{self, CompactOptions, Tiers, compact};
 use arrow::array::{Int64Array, RecordBatch};
-use calve_engine::seams::Commit;
-use calve_model::Epoch;
-
-use crate::{
-    iceberg::{self, CompactOptions, IcebergConfig, Tiers, compact, tests::commit},
-    write::WriteOptions,
-};
 use world::{Change, Golden, World, batch, schema};
 
 struct Random(u64);
@@ -369,6 +364,38 @@ async fn upkeep_at_times_comes_to_an_end_whatever_is_committed_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_cannot_be_read_does_not_keep_others_from_being_merged() {
+    for broken in ["eu", "us"] {
+        let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
+        let mut world = World::new(config, 2, 1 << 20);
+        world.upkeep.every = Some((Duration::ZERO, AT_TIMES));
+        for n in 0..5_i64 {
+            let changes = ["eu", "us"].iter().zip(0..).map(|(region, at)| Change {
+                op: "u",
+                id: 2 * n + at,
+                seq: n,
+                region,
+                n,
+            });
+            let commit = world.prepare(&[changes.collect()]).await;
+            world.commit(&commit).await;
+        }
+        assert_eq!(world.files().await, (10, 0));
+        let handle = world.lake.handle().await;
+        let (_, live) = iceberg::tests::edits::live(&handle).await;
+        let of_region = |path: &&str| path.contains(&format!("region={broken}"));
+        let path = live.files().map(|file| &*file.path).find(of_region);
+        let path = path.and_then(|path| path.strip_prefix("file://"));
+        std::fs::write(path.expect("a file of the region"), "no Parquet").expect("written");
+        // The turn goes on behind it, and comes to an end.
+        for _ in 0..3 {
+            world.tend().await;
+        }
+        assert_eq!(world.files().await, (6, 0), "{broken}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_leaves_a_table_alone_that_others_have_changed() {
     let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
     let mut world = World::new(config, 2, 1 << 20);
@@ -411,92 +438,4 @@ async fn upkeep_leaves_a_table_alone_that_others_have_changed() {
         rows.values().map(|(_, n)| *n).collect::<Vec<_>>(),
         [0, 11, 2]
     );
-}
-
-/// A table that was there before: rows without an order, written by somebody else.
-async fn taken_over(ids: &[i64]) -> (World, Commit) {
-    let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["n"]});
-    let mut world = World::new(config, 2, 1 << 20);
-    let names = ["id", "region", "n"];
-    let (indices, rows): (Vec<usize>, Vec<Change>) = (
-        names
-            .iter()
-            .map(|name| schema().index_of(name).expect("a column"))
-            .collect(),
-        ids.iter()
-            .map(|id| Change {
-                op: "c",
-                id: *id,
-                seq: 0,
-                region: "eu",
-                n: *id,
-            })
-            .collect(),
-    );
-    let rows = batch(&rows).project(&indices).expect("columns");
-    let plain = IcebergConfig {
-        changes: None,
-        ..world.config.clone()
-    };
-    let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
-    let (options, others) = (WriteOptions::default(), ("others", "main"));
-    let opened = iceberg::open(&plain, &options, rows.schema(), others, pool, None);
-    let (mut writer, output) = opened.await.expect("it opens");
-    let split = writer.splitter().split(rows).expect("it splits");
-    writer.append(split).await.expect("it takes them");
-    let prepared = writer.seal(Epoch(1)).finish().await.expect("it prepares");
-    let mut first = commit("main", 1, prepared);
-    first.pipeline = "others".into();
-    output.commit(&first).await.expect("committed");
-    // The changes have no column beyond those of the table.
-    world.columns = Some(vec![0, 1, 3, 4]);
-    let changes = vec![
-        Change {
-            op: "u",
-            id: 1,
-            seq: 0,
-            region: "us",
-            n: 50,
-        },
-        Change {
-            op: "d",
-            id: 2,
-            seq: 0,
-            region: "eu",
-            n: 60,
-        },
-        Change {
-            op: "c",
-            id: 9,
-            seq: 0,
-            region: "eu",
-            n: 70,
-        },
-    ];
-    let commit = world.prepare(&[changes]).await;
-    (world, commit)
-}
-
-#[tokio::test]
-async fn a_table_that_is_there_is_taken_over() {
-    let (mut world, commit) = taken_over(&[1, 2, 3]).await;
-    world.commit(&commit).await;
-    let found: Vec<(i64, i64)> = world
-        .rows()
-        .await
-        .iter()
-        .map(|(id, (_, n))| (*id, *n))
-        .collect();
-    assert_eq!(found, [(1, 50), (3, 3), (9, 70)]);
-}
-
-#[tokio::test]
-async fn a_table_with_two_rows_of_a_key_is_refused() {
-    let (mut world, commit) = taken_over(&[1, 2, 3, 3]).await;
-    let (_, output) = world.open().await;
-    let error = output
-        .commit(&commit)
-        .await
-        .expect_err("two rows of one key");
-    assert!(error.to_string().contains("have the same key"), "{error}");
 }

@@ -23,8 +23,9 @@ use super::{
 pub(crate) struct Turn {
     /// Files of commits after this one are for the next turn …
     up_to: i64,
-    /// … and so are those that this one has made: they keep the numbers of those that they replace.
-    made: FxHashSet<String>,
+    /// … and so are those that this one has made, which keep the numbers of those that they replace,
+    /// and those that it could not read.
+    others: FxHashSet<String>,
 }
 
 impl Turn {
@@ -32,17 +33,17 @@ impl Turn {
     pub(crate) fn new(known: &Known) -> Self {
         Self {
             up_to: known.metadata.last_sequence_number(),
-            made: FxHashSet::default(),
+            others: FxHashSet::default(),
         }
     }
 
-    /// Files that a step has made.
-    pub(crate) fn made(&mut self, files: &[String]) {
-        self.made.extend(files.iter().cloned());
+    /// Leaves files to the next turn.
+    pub(crate) fn leave(&mut self, files: &[String]) {
+        self.others.extend(files.iter().cloned());
     }
 
     fn is_about(&self, file: &LiveFile) -> bool {
-        file.sequence <= self.up_to && !self.made.contains(&*file.path)
+        file.sequence <= self.up_to && !self.others.contains(&*file.path)
     }
 }
 
@@ -83,6 +84,23 @@ pub(crate) struct Merged {
     pub(crate) done: Compacted,
 }
 
+/// Nothing was merged.
+#[derive(Debug)]
+pub(crate) struct Failed {
+    pub(crate) error: Error,
+    /// The data files that could not become others, where it is about some; others may be merged.
+    pub(crate) files: Vec<String>,
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self {
+            error,
+            files: Vec::new(),
+        }
+    }
+}
+
 /// Merges the files of a table that are due, until about a target's worth of bytes was read;
 /// the rest waits for the next step. None: nothing is due. `live` are the files of `known`; afterwards
 /// those that the commit was made upon.
@@ -96,7 +114,7 @@ pub(crate) async fn merge(
     due: Due<'_>,
     options: &CompactOptions,
     pool: Arc<rayon::ThreadPool>,
-) -> Result<Option<Merged>> {
+) -> Result<Option<Merged>, Failed> {
     let mut groups = due.groups(live);
     let mut bytes = 0;
     let fit = groups.iter().position(|group| {
@@ -110,23 +128,22 @@ pub(crate) async fn merge(
     let metadata = &known.metadata;
     let lineage = metadata.format_version() == FormatVersion::V3;
     let mut rewriter = Rewriter::new(handle, metadata, lineage, options, pool)?;
-    let access = handle.access.clone();
     // It decodes and filters, which is nothing for the threads of the I/O.
     let runtime = tokio::runtime::Handle::current();
     let rewritten = tokio::task::spawn_blocking(move || {
         runtime.block_on(async {
             let mut batch: Vec<Rewritten> = Vec::new();
             for group in groups {
+                let paths = group.files.iter().map(|of| of.file.path.to_string());
+                let files = paths.collect();
                 match rewriter.rewrite(group).await {
                     Ok(one) => batch.push(one),
-                    Err(error) => {
-                        let written: Vec<_> = batch.iter().flat_map(Rewritten::locations).collect();
-                        access.discard(&written).await;
-                        return Err(error);
-                    }
+                    Err(error) if batch.is_empty() => return Err(Failed { error, files }),
+                    // What came before it is merged; it is the first of the next step.
+                    Err(_) => break,
                 }
             }
-            Ok::<_, Error>(batch)
+            Ok(batch)
         })
     });
     let batch = rewritten
