@@ -44,9 +44,11 @@ fn a_finished_pipeline_starts_and_ends_again_without_a_change() {
 }
 
 #[test]
-fn a_deleted_checkpoint_store_is_refused() {
+fn a_deleted_checkpoint_store_is_refused_until_it_is_rebuilt() {
     for sink in [Sink::Iceberg, Sink::Parquet] {
         let root = tempfile::tempdir().expect("a folder");
+        let golden = Scenario::new(root.path().join("golden"), sink, 30_000, 0);
+        assert!(golden.run("").success(), "{}", golden.log());
         let scenario = finished(root.path(), sink);
         fs::remove_dir_all(scenario.dir.join("checkpoints")).expect("delete the store");
         refused(
@@ -54,6 +56,14 @@ fn a_deleted_checkpoint_store_is_refused() {
             1,
             &["the checkpoint store is empty", "calve checkpoint rebuild"],
         );
+        let rebuilt = command(&["checkpoint", "rebuild", &scenario.file().to_string_lossy()]);
+        assert!(rebuilt.status.success(), "{rebuilt:?}");
+        scenario.write(30_000, 0, "SELECT * FROM events");
+        assert!(scenario.run("").success(), "{}", scenario.log());
+        let found = readers(&[scenario.spec(), golden.spec()]);
+        for key in ["rows", "ids", "fingerprint", "rejects", "reject_ids"] {
+            assert_eq!(found[0][key], found[1][key], "{key}: {found:?}");
+        }
     }
 }
 

@@ -43,15 +43,14 @@ impl ChangesContent {
         Self::from_json(content).is_ok()
     }
 
-    /// Locations of all data files.
+    /// The data files, chunk by chunk.
     ///
     /// # Errors
     /// `Corrupt` when a chunk's files cannot be read.
-    pub(crate) fn locations(&self) -> Result<Vec<String>> {
-        let mut locations = Vec::new();
-        for chunk in self.chunks.iter().filter(|chunk| !chunk.files.is_null()) {
-            locations.extend(Content::from_json(&chunk.files)?.locations());
-        }
-        Ok(locations)
+    pub(crate) fn files(&self) -> Result<Vec<Content>> {
+        let chunks = self.chunks.iter().filter(|chunk| !chunk.files.is_null());
+        chunks
+            .map(|chunk| Content::from_json(&chunk.files))
+            .collect()
     }
 }

@@ -34,7 +34,7 @@ use crate::iceberg::{
     epochs::{self, EpochMark, Step},
     files::{Content, from_hex, to_hex},
     handle::{Known, TableHandle},
-    held::Held,
+    held::{CHANGES, Held},
 };
 
 /// Summary: changes of the epoch that were older than what the table held.
@@ -213,6 +213,7 @@ impl ChangesOutput {
         edit.removed.extend(marked.removed);
         // Without files there is no snapshot that says it, but where the catalog wants one.
         edit.summary = epochs::describe(commit)?;
+        edit.summary.insert(CHANGES.to_owned(), "true".to_owned());
         if resolved.stale > 0 {
             edit.summary
                 .insert(STALE.to_owned(), resolved.stale.to_string());

@@ -44,10 +44,19 @@ pub struct Cleaned {
 /// # Errors
 /// `Corrupt` when it is not an Iceberg table's part.
 pub fn content_files(content: &Opaque) -> Result<Vec<String>> {
+    let contents = contents(content)?;
+    Ok(contents.iter().flat_map(Content::locations).collect())
+}
+
+/// The data files of an output's part of a checkpoint record, as they were prepared together.
+///
+/// # Errors
+/// As [`content_files`].
+pub(super) fn contents(content: &Opaque) -> Result<Vec<Content>> {
     if ChangesContent::is(content) {
-        return ChangesContent::from_json(content)?.locations();
+        return ChangesContent::from_json(content)?.files();
     }
-    Ok(Content::from_json(content)?.locations().collect())
+    Ok(vec![Content::from_json(content)?])
 }
 
 /// Removes what nothing refers to and is older than `older_than`. `live_files` is what checkpoint

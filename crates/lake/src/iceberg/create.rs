@@ -50,7 +50,35 @@ pub(super) async fn create_or_check(
         },
     };
     let evolved = check(&loaded.metadata, config, table, rows)?;
+    let unlike = unlike(&loaded.metadata, config);
+    if !unlike.is_empty() {
+        let settings = unlike.join(", ");
+        tracing::warn!(
+            %table,
+            settings,
+            "the table is not as the pipeline would create it, and stays as it is"
+        );
+    }
     Ok((loaded.metadata, evolved))
+}
+
+/// Settings for a new table that this one was not created with, or has changed since.
+pub(super) fn unlike(metadata: &TableMetadata, config: &IcebergConfig) -> Vec<String> {
+    let mut unlike = Vec::new();
+    if !config.sort_by.is_empty() {
+        let wanted = sort_order(config, metadata.current_schema());
+        let has = &metadata.default_sort_order().fields;
+        if wanted.is_ok_and(|wanted| wanted.fields != *has) {
+            unlike.push("sort_by".to_owned());
+        }
+    }
+    let properties = config.properties.iter();
+    let others = properties.filter(|(key, value)| metadata.properties().get(*key) != Some(value));
+    unlike.extend(others.map(|(key, _)| format!("properties.{key}")));
+    if config.format_version > metadata.format_version() as u8 {
+        unlike.push("format_version".to_owned());
+    }
+    unlike
 }
 
 /// The first metadata of a new table.

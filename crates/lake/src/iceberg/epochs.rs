@@ -143,6 +143,11 @@ pub(super) fn check_identity(
 ///
 /// # Errors
 /// `Internal` when the offsets cannot be written.
+fn chain(commit: &Commit) -> String {
+    let (from, to) = (&commit.offsets_from, &commit.offsets_to);
+    format!("{}:{from}:{to}", commit.previous.0)
+}
+
 pub(crate) fn describe(commit: &Commit) -> Result<HashMap<String, String>> {
     let offsets = serde_json::to_string(&commit.offsets)
         .map_err(|e| Error::internal("cannot write the offsets").because(e))?;
@@ -153,6 +158,7 @@ pub(crate) fn describe(commit: &Commit) -> Result<HashMap<String, String>> {
         (held::DIGEST.to_owned(), commit.digest.clone()),
         (held::OFFSETS.to_owned(), offsets),
         (held::RECORD.to_owned(), commit.record.clone()),
+        (held::CHAIN.to_owned(), chain(commit)),
     ]);
     if let Some(watermark) = commit.watermark {
         entries.insert(held::WATERMARK.to_owned(), watermark.to_string());

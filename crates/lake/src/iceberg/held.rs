@@ -21,6 +21,10 @@ pub(crate) const WATERMARK: &str = "calve.watermark";
 pub(crate) const WINDOWS_COMPLETE: &str = "calve.windows-complete";
 pub(crate) const OFFSETS: &str = "calve.offsets";
 pub(crate) const RECORD: &str = "calve.record";
+/// Summary: what the commit followed, `<epoch before>:<digest of the offsets there>:<digest of them now>`.
+pub(crate) const CHAIN: &str = "calve.chain";
+/// Summary: the snapshot settled changes. Their epochs may have nothing for a snapshot.
+pub(crate) const CHANGES: &str = "calve.changes";
 
 /// The dot separates pipeline and shard.
 const PART: &AsciiSet = &CONTROLS.add(b'.').add(b'%');

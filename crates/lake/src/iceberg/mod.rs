@@ -167,3 +167,19 @@ fn bloom_filters(
                 .map(str::to_owned)
         })
 }
+
+#[cfg(test)]
+mod bloom_tests {
+    use super::*;
+
+    #[test]
+    fn a_property_asks_for_bloom_filters() {
+        let named = |column: &str, value: &str| {
+            let name = format!("write.parquet.bloom-filter-enabled.column.{column}");
+            (name, value.to_owned())
+        };
+        let properties = [named("id", "true"), named("region", "false")];
+        let columns: Vec<_> = bloom_filters(&properties.into()).collect();
+        assert_eq!(columns, ["id"]);
+    }
+}

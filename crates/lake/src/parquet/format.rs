@@ -92,25 +92,18 @@ fn month(count: i64) -> Option<i64> {
     Some(date.and_time(chrono::NaiveTime::MIN).and_utc().timestamp())
 }
 
+/// Whether [`escape`] keeps all of a text, and does not make it look like null.
+pub(crate) fn is_whole(text: &str) -> bool {
+    !text.is_empty() && encoded(text, true).len() <= LONGEST
+}
+
 /// Text as (a part of) one folder or file name. `first`: it begins the name. Percent-encodes what
 /// Hive does, and what could leave the folder or hide in it.
 pub(crate) fn escape(text: &str, first: bool) -> String {
     if text.is_empty() {
         return NULL.to_owned();
     }
-    let mut name = String::with_capacity(text.len());
-    for (at, c) in text.char_indices() {
-        let hostile = c.is_control() || "\"#%'*/:<=>?[\\]^`{|}".contains(c);
-        let hides = at == 0 && first && (c == '.' || c == '_');
-        if hostile || hides || (at == 0 && text == NULL) || is_dots(text) {
-            let mut utf8 = [0; 4];
-            for byte in c.encode_utf8(&mut utf8).bytes() {
-                name.push_str(&format!("%{byte:02X}"));
-            }
-        } else {
-            name.push(c);
-        }
-    }
+    let name = encoded(text, first);
     if name.len() <= LONGEST {
         return name;
     }
@@ -126,6 +119,23 @@ pub(crate) fn escape(text: &str, first: bool) -> String {
         (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
     });
     format!("{}-{hash:016x}", &name[..cut])
+}
+
+fn encoded(text: &str, first: bool) -> String {
+    let mut name = String::with_capacity(text.len());
+    for (at, c) in text.char_indices() {
+        let hostile = c.is_control() || "\"#%'*/:<=>?[\\]^`{|}".contains(c);
+        let hides = at == 0 && first && (c == '.' || c == '_');
+        if hostile || hides || (at == 0 && text == NULL) || is_dots(text) {
+            let mut utf8 = [0; 4];
+            for byte in c.encode_utf8(&mut utf8).bytes() {
+                name.push_str(&format!("%{byte:02X}"));
+            }
+        } else {
+            name.push(c);
+        }
+    }
+    name
 }
 
 fn is_dots(text: &str) -> bool {
@@ -165,6 +175,7 @@ mod tests {
         }
         assert!(!escape("_calve", true).starts_with('_'));
         assert_ne!(escape(&long, false), escape(&format!("{long}/"), false));
+        assert!(is_whole("eu/west") && !is_whole("") && !is_whole(&long));
         assert_eq!(escape("eu-west", false), "eu-west");
         assert_eq!(escape("10:00", false), "10%3A00");
     }

@@ -3,7 +3,10 @@
 //! Time fields become one integer key per time column (hours since 1970, say), computed for all rows
 //! at once and written as text once per file. Fields of one column share the finest unit among them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Once},
+};
 
 use arrow::{
     array::{
@@ -160,7 +163,12 @@ impl ParquetLayout {
                     let value = self.value(partition, name, false);
                     let text = value.and_then(|(value, key)| format::text(value, &key.data_type));
                     match text {
-                        Some(text) => path.push_str(&format::escape(&text, first)),
+                        Some(text) => {
+                            if self.written.is_some() && !format::is_whole(&text) {
+                                tell_lost_value(name);
+                            }
+                            path.push_str(&format::escape(&text, first));
+                        }
                         None => path.push_str(format::NULL),
                     }
                 }
@@ -201,6 +209,18 @@ impl ParquetLayout {
         let at = self.keys.iter().position(is)?;
         Some((partition.0.get(at)?, &self.keys[at]))
     }
+}
+
+/// Says once that readers cannot tell a value from the names of folders.
+fn tell_lost_value(column: &str) {
+    static TOLD: Once = Once::new();
+    TOLD.call_once(|| {
+        tracing::warn!(
+            column,
+            "a text that is empty or very long cannot be read back from the names of folders; with \
+             `keep_columns: true` it is in the files, too"
+        );
+    });
 }
 
 impl Placement for ParquetLayout {

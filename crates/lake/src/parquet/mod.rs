@@ -28,7 +28,7 @@ use calve_engine::{
 pub use clean::{Cleaned, clean};
 pub use config::ParquetConfig;
 pub use layout::ParquetLayout;
-pub use output::{ParquetOutput, PublishedFile};
+pub use output::{CommitEntry, ParquetOutput, PublishedFile};
 pub use remote::{ObjectOutput, RemoteLive};
 
 use crate::write::{FanoutWriter, WriteOptions};

@@ -22,7 +22,7 @@ use calve_engine::{
     seams::{Commit, Outcome, Output, OutputState},
     stores::upload::Uploaded,
 };
-use calve_model::Epoch;
+use calve_model::{Epoch, Offsets};
 use serde::{Deserialize, Serialize};
 
 use super::{COMMITS, ID, format};
@@ -59,6 +59,9 @@ pub struct CommitEntry {
     /// Every window that ends at or before this event time is closed, microseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows_complete: Option<i64>,
+    /// The shard's offsets at the epoch's end; none in commits of earlier builds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offsets: Option<Offsets>,
     /// The files.
     pub files: Vec<PublishedFile>,
 }
@@ -71,6 +74,7 @@ impl CommitEntry {
             record: commit.record.clone(),
             watermark: commit.watermark,
             windows_complete: commit.complete,
+            offsets: Some(commit.offsets.clone()),
             files,
         }
     }
@@ -176,16 +180,26 @@ impl ParquetOutput {
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(failed("cannot read the table's identity", &path, error)),
         };
+        let newest = self.read_newest(pipeline, shard)?;
+        let held = newest.map(|entry| (entry.epoch, entry.digest));
+        Ok(OutputState { identity, held })
+    }
+
+    /// The commit of a shard's last epoch.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot be read, `Unavailable` when the folder cannot.
+    pub async fn newest(&self, pipeline: &str, shard: &str) -> Result<Option<CommitEntry>> {
+        let (this, pipeline, shard) = (self.clone(), pipeline.to_owned(), shard.to_owned());
+        blocking(move || this.read_newest(&pipeline, &shard)).await
+    }
+
+    fn read_newest(&self, pipeline: &str, shard: &str) -> Result<Option<CommitEntry>> {
         let folder = self.commits(pipeline, shard);
         let unreadable = |error| failed("cannot list the commits", &folder, error);
         let listing = match fs::read_dir(&folder) {
             Ok(listing) => listing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(OutputState {
-                    identity,
-                    held: None,
-                });
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(unreadable(error)),
         };
         let mut highest: Option<u64> = None;
@@ -196,17 +210,12 @@ impl ParquetOutput {
                 .and_then(|name| name.strip_suffix(".json")?.parse().ok());
             highest = highest.max(epoch);
         }
-        let held = match highest {
-            None => None,
-            Some(epoch) => {
-                let path = folder.join(format!("{epoch:020}.json"));
-                let entry = read_entry(&path)?.ok_or_else(|| {
-                    Error::unavailable(format!("a commit has gone: path={}", path.display()))
-                })?;
-                Some((entry.epoch, entry.digest))
-            }
+        let Some(epoch) = highest else {
+            return Ok(None);
         };
-        Ok(OutputState { identity, held })
+        let path = folder.join(entry_name(Epoch(epoch)));
+        let gone = || Error::unavailable(format!("a commit has gone: path={}", path.display()));
+        Ok(Some(read_entry(&path)?.ok_or_else(gone)?))
     }
 
     /// The files of an epoch were published as this entry says, if it is there.

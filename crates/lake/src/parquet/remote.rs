@@ -86,6 +86,21 @@ impl ObjectOutput {
         Ok(shards)
     }
 
+    /// The commit of a shard's last epoch.
+    ///
+    /// # Errors
+    /// `Corrupt` when it cannot be read, `Unavailable` when the store does not answer.
+    pub async fn newest(&self, pipeline: &str, shard: &str) -> Result<Option<CommitEntry>> {
+        let commits = commits(pipeline, shard);
+        match self.held(&commits).await? {
+            Some((epoch, _)) => {
+                self.entry(&format!("{commits}/{}", entry_name(epoch)))
+                    .await
+            }
+            None => Ok(None),
+        }
+    }
+
     /// The last epoch of a shard, with its record's digest.
     async fn held(&self, commits: &str) -> Result<Option<(Epoch, String)>> {
         let seen = self.seen.lock().clone();

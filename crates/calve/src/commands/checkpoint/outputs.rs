@@ -8,14 +8,16 @@ use std::{
 };
 
 use calve_engine::{
-    Error, Output, OutputState, Result, durable,
+    Error, Output, OutputState, Result,
+    checkpoint::offsets_digest,
+    durable,
     rejects::{RejectsOutput, RejectsPlace},
     shard::{LATE, REJECTS, TABLE},
     stores::is_remote,
 };
 use calve_lake::{
     iceberg::{self, IcebergConfig, ShardInfo, TableDetails},
-    parquet::{ObjectOutput, ParquetOutput},
+    parquet::{CommitEntry, ObjectOutput, ParquetOutput},
 };
 use calve_model::{Epoch, recovery::OutputFacts};
 
@@ -41,7 +43,7 @@ pub(in crate::commands) struct Now {
 pub(super) struct TableNow {
     /// As recovery sees it.
     pub(super) facts: OutputFacts,
-    /// What an Iceberg table says of the shard.
+    /// What the table says of the shard.
     pub(super) shard: Option<ShardInfo>,
     /// The shard's last epoch in an Iceberg table's history.
     pub(super) in_history: Epoch,
@@ -94,12 +96,15 @@ impl TableNow {
             },
             SinkConfig::Parquet(sink) if is_remote(&sink.path) => {
                 let output = ObjectOutput::of(stores(file).open(&sink.path)?);
-                Self::of_state(output.state(&file.name, SHARD).await?)
+                let newest = output.newest(&file.name, SHARD).await?;
+                Self::of_parquet(&file.name, output.state(&file.name, SHARD).await?, newest)
             }
             SinkConfig::Parquet(sink) => {
                 let root = root(&sink.path);
                 if root.join("_calve/id").exists() {
-                    Self::of_state(ParquetOutput::open(root)?.state(&file.name, SHARD).await?)
+                    let output = ParquetOutput::open(root)?;
+                    let newest = output.newest(&file.name, SHARD).await?;
+                    Self::of_parquet(&file.name, output.state(&file.name, SHARD).await?, newest)
                 } else {
                     Self::default()
                 }
@@ -107,12 +112,31 @@ impl TableNow {
         })
     }
 
-    fn of_state(state: OutputState) -> Self {
+    fn of_parquet(pipeline: &str, state: OutputState, newest: Option<CommitEntry>) -> Self {
+        let shard = newest.map(|commit| ShardInfo {
+            pipeline: pipeline.to_owned(),
+            shard: SHARD.to_owned(),
+            epoch: commit.epoch.0,
+            digest: commit.digest,
+            // The offsets are in what says that the epoch is there.
+            offsets_digest: commit
+                .offsets
+                .as_ref()
+                .map(offsets_digest)
+                .unwrap_or_default(),
+            watermark: commit.watermark,
+            windows_complete: commit.windows_complete,
+            offsets: commit.offsets,
+            record: Some(commit.record),
+            snapshot: None,
+            trouble: None,
+        });
         Self {
             facts: OutputFacts {
                 identity: state.identity,
                 held: state.held,
             },
+            shard,
             ..Self::default()
         }
     }

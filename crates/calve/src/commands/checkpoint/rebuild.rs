@@ -1,6 +1,6 @@
 //! `calve checkpoint rebuild`: a new starting point from what the outputs hold. Where the records are
 //! whole and every output holds them, the newest one says where to go on (the pipeline was changed);
-//! else the Iceberg table's own history does (the store was lost, or the table rolled back).
+//! else the table's own history does (the store was lost, or an Iceberg table rolled back).
 //!
 //! Rows of open windows are in no table: from a record they go on, from a table's history they are lost,
 //! which the user must want. What to do is a pure function of what was read: [`plan`].
@@ -161,14 +161,9 @@ fn from_history(now: &Now, windows: &Windows) -> Result<FromTable> {
     let over = "to read the source again from its beginning: `calve checkpoint reset FILE`";
     let copy = format!("put the checkpoint store back from a copy; or, {over}");
     let Some(shard) = &now.table.shard else {
-        return Err(match &now.table.facts.held {
-            Some((epoch, _)) => Error::config(format!(
-                "plain Parquet does not keep offsets, so the checkpoints cannot be rebuilt from it: held_epoch={epoch}"
-            ))
-            .hint(copy),
-            None => Error::config("the table holds nothing of this pipeline to rebuild from")
-                .hint(over),
-        });
+        return Err(
+            Error::config("the table holds nothing of this pipeline to rebuild from").hint(over),
+        );
     };
     let windowed = windows.allowed_lateness.is_some() || shard.windows_complete.is_some();
     if windowed && !windows.lose {
@@ -203,7 +198,8 @@ fn from_history(now: &Now, windows: &Windows) -> Result<FromTable> {
     }
     let Some(offsets) = &shard.offsets else {
         return Err(Error::config(format!(
-            "the snapshots that kept the offsets were expired: held_epoch={}",
+            "the table does not hold the offsets any more (its snapshots were expired), or not yet (an earlier \
+             build wrote it): held_epoch={}",
             shard.epoch
         ))
         .hint(copy));

@@ -134,9 +134,6 @@ fn what_is_not_known_is_refused() {
             .to_string()
     };
     assert!(refused(&now(None, None)).contains("holds nothing"));
-    let mut parquet = now(None, None);
-    parquet.table.facts.held = Some((Epoch(2), "d".into()));
-    assert!(refused(&parquet).contains("does not keep offsets"));
     let mut expired = shard(7, 10);
     expired.offsets = None;
     assert!(refused(&now(Some(expired), None)).contains("expired"));

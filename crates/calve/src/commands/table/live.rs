@@ -106,10 +106,7 @@ impl Given {
 
     /// All records, of the shards that the table names, and of every other shard in these stores: what
     /// it prepared first is in no table yet.
-    async fn records(
-        &self,
-        named: &[(String, String)],
-    ) -> Result<Vec<(String, String, Record, String)>> {
+    async fn records(&self, named: &[(String, String)]) -> Result<Vec<Found>> {
         let mut records = Vec::new();
         let mut found: BTreeSet<(String, String)> = BTreeSet::new();
         for location in &self.locations {
@@ -122,9 +119,21 @@ impl Given {
             }
             for (pipeline, shard) in shards {
                 let checkpoints = Checkpoints::new(store.clone(), &pipeline, &shard);
-                for (record, digest) in checkpoints.load().await?.records {
+                // A pipeline that runs may make and remove some meanwhile.
+                let mut runs = checkpoints.runs().await?;
+                let loaded = checkpoints.load().await?;
+                runs.extend(checkpoints.runs().await?);
+                for (record, digest) in loaded.records {
                     found.insert((pipeline.clone(), shard.clone()));
-                    records.push((pipeline.clone(), shard.clone(), record, digest));
+                    let needed = record.outputs.values().flat_map(|output| &output.runs);
+                    let missing = needed.filter(|run| !runs.contains(run));
+                    records.push(Found {
+                        pipeline: pipeline.clone(),
+                        shard: shard.clone(),
+                        missing_runs: missing.cloned().collect(),
+                        record,
+                        digest,
+                    });
                 }
             }
         }
@@ -138,7 +147,7 @@ impl Given {
     /// The parts of all records.
     async fn contents(&self, named: &[(String, String)]) -> Result<Contents> {
         let mut contents = Contents::default();
-        for (_, _, record, digest) in self.records(named).await? {
+        for Found { record, digest, .. } in self.records(named).await? {
             for (name, output) in record.outputs {
                 let Some(content) = output.prepared.map(|p| p.content) else {
                     continue;
@@ -215,20 +224,31 @@ pub(super) async fn iceberg(given: &Given, table: &TableDetails) -> Result<HashS
     Ok(live)
 }
 
+/// A record of a shard.
+struct Found {
+    pipeline: String,
+    shard: String,
+    record: Record,
+    digest: String,
+    /// Runs that it refers to and that are not in its store.
+    missing_runs: Vec<String>,
+}
+
 /// What records of all pipelines hold for tables.
 pub(super) async fn parts(given: &Given, table: &TableDetails) -> Result<Vec<RecordPart>> {
     let mut parts = Vec::new();
-    for (pipeline, shard, record, digest) in given.records(&named(table)).await? {
-        for (name, output) in record.outputs {
+    for found in given.records(&named(table)).await? {
+        for (name, output) in found.record.outputs {
             let content = output.prepared.map(|p| p.content);
             let content = content.filter(|content| !content.is_null() && !content.is_array());
             if let Some(content) = content.filter(|_| name == TABLE || name == LATE) {
                 parts.push(RecordPart {
-                    pipeline: pipeline.clone(),
-                    shard: shard.clone(),
-                    epoch: record.epoch.0,
-                    digest: digest.clone(),
+                    pipeline: found.pipeline.clone(),
+                    shard: found.shard.clone(),
+                    epoch: found.record.epoch.0,
+                    digest: found.digest.clone(),
                     content,
+                    missing_runs: found.missing_runs.clone(),
                 });
             }
         }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::iceberg::{self, CompactOptions, Tiers, compact};
 use arrow::array::{Int64Array, RecordBatch};
-use world::{Change, Golden, World, batch, schema};
+use world::{Change, Golden, World, batch};
 
 struct Random(u64);
 
@@ -438,4 +438,40 @@ async fn upkeep_leaves_a_table_alone_that_others_have_changed() {
         rows.values().map(|(_, n)| *n).collect::<Vec<_>>(),
         [0, 11, 2]
     );
+}
+
+#[tokio::test]
+async fn verification_misses_files_of_changes_that_are_prepared() {
+    let config = serde_json::json!({"key": ["id"], "op_column": "op"});
+    let mut world = World::new(config, 2, 1 << 20);
+    let change = Change {
+        op: "u",
+        id: 1,
+        seq: 1,
+        region: "eu",
+        n: 1,
+    };
+    let prepared = world.prepare(&[vec![change]]).await;
+    let part = |missing: &[&str]| iceberg::RecordPart {
+        pipeline: prepared.pipeline.to_string(),
+        shard: prepared.shard.to_string(),
+        epoch: prepared.epoch.0,
+        digest: prepared.digest.clone(),
+        content: prepared.prepared.content.clone(),
+        missing_runs: missing.iter().map(|run| (*run).to_owned()).collect(),
+    };
+    let found = async |part: iceberg::RecordPart| {
+        let found = iceberg::verify(&world.config.catalog, &world.config.table, &[part]).await;
+        let found = found.expect("a check").into_iter();
+        found.map(|finding| finding.what).collect::<Vec<_>>()
+    };
+    assert_eq!(found(part(&[])).await, Vec::<String>::new());
+    let rows = found(part(&["a run"])).await;
+    assert!(rows[0].contains("keys that are missing"), "{rows:?}");
+    let files = iceberg::content_files(&prepared.prepared.content).expect("files");
+    let path = files[0].strip_prefix("file://").expect("a local file");
+    std::fs::remove_file(path).expect("removed");
+    let gone = found(part(&[])).await;
+    let refers = |what: &String| what.contains("a record refers to a file that is missing");
+    assert!(gone.iter().any(refers), "{gone:?}");
 }

@@ -8,6 +8,7 @@ mod others;
 mod placing;
 mod postgres;
 mod upkeep;
+mod verifying;
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -19,7 +19,7 @@ use iceberg_catalog_sql::{SqlBindStyle, SqlCatalog, SqlCatalogBuilder};
 use sqlx::{ConnectOptions as _, Connection as _, sqlite::SqliteConnectOptions};
 
 use super::{Lake, commit, committed, prepare, rows, schema};
-use crate::iceberg::{clean, create, files::Content};
+use crate::iceberg::{IcebergConfig, clean, create, files::Content};
 
 /// iceberg-rust's own catalog on the same file.
 async fn foreign(lake: &Lake) -> SqlCatalog {
@@ -229,4 +229,33 @@ async fn a_locked_catalog_is_told_with_what_to_do() {
 
     other.close().await.expect("the lock is let go");
     committed(&output, &first).await;
+}
+
+#[tokio::test]
+async fn settings_that_a_table_was_not_created_with_are_told() {
+    let lake = Lake::new(&["region"]);
+    lake.open().await;
+    let known = lake.handle().await.load_existing().await.expect("there");
+    assert_eq!(
+        create::unlike(&known.metadata, &lake.config),
+        Vec::<String>::new()
+    );
+    let mut config = lake.config.clone();
+    config.sort_by = vec!["id".into()];
+    config.properties = [("owner".into(), "shop".into())].into();
+    config.format_version = 3;
+    let told = create::unlike(&known.metadata, &config);
+    assert_eq!(told, ["sort_by", "properties.owner", "format_version"]);
+    // As it is created with them.
+    let mut lake = Lake::new(&["region"]);
+    lake.config = IcebergConfig {
+        catalog: lake.config.catalog,
+        ..config
+    };
+    lake.open().await;
+    let known = lake.handle().await.load_existing().await.expect("there");
+    assert_eq!(
+        create::unlike(&known.metadata, &lake.config),
+        Vec::<String>::new()
+    );
 }

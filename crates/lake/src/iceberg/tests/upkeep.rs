@@ -1,4 +1,4 @@
-//! Expiry, compaction and verification of small tables.
+//! Expiry and compaction of small tables.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -8,8 +8,7 @@ use std::{
 
 use arrow::{array::AsArray, datatypes::Int64Type};
 use iceberg::spec::{
-    FormatVersion, NestedField, Operation, PrimitiveType, Schema, Transform, Type,
-    UnboundPartitionSpec,
+    FormatVersion, NestedField, PrimitiveType, Schema, Transform, Type, UnboundPartitionSpec,
 };
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -19,9 +18,8 @@ use super::{
     prepare, rows,
 };
 use crate::iceberg::{
-    CompactOptions, ExpireOptions, Finding, RecordPart, clean, compact, content_files,
+    CompactOptions, ExpireOptions, Finding, clean, compact, content_files,
     deletes::deleted_rows,
-    edit::{Edit, RemovedFile},
     expire,
     handle::{Known, TableHandle, commit_edit},
     live::LiveFiles,
@@ -295,7 +293,7 @@ async fn compaction_changes_no_row() {
 }
 
 /// Deletes rows of the n-th file of the first commits by the way of the table's format version.
-async fn delete_rows(handle: &TableHandle, n: usize, positions: &[u64]) {
+pub(super) async fn delete_rows(handle: &TableHandle, n: usize, positions: &[u64]) {
     commit_edit(handle, async |known: &Known| {
         let mut now = LiveFiles::default();
         handle.live(known, &mut now).await?;
@@ -415,91 +413,4 @@ async fn compaction_sorts_by_the_order_of_the_table() {
     let refused = compact(&unsorted.config.catalog, "shop.orders", &sorted, pool()).await;
     // An empty table has nothing to sort.
     assert_eq!(refused.expect("nothing to do").groups, 0);
-}
-
-#[tokio::test]
-async fn verification_finds_what_is_wrong() {
-    let lake = Lake::new(&["region"]);
-    let (placement, output) = lake.open().await;
-    for epoch in 1..=3 {
-        let first = epoch as i64 * 30;
-        committed(
-            &output,
-            &commit("main", epoch, prepare(&placement, rows(first..first + 30))),
-        )
-        .await;
-    }
-    let handle = lake.handle().await;
-    delete_rows(&handle, 0, &[0, 1]).await;
-    assert_eq!(findings(&lake).await, []);
-    let (known, files) = live(&handle).await;
-    let file = files
-        .deletes()
-        .next()
-        .expect("one")
-        .referenced
-        .clone()
-        .expect("a file");
-    let file = files.get(&file).expect("live").clone();
-
-    // A second delete file that repeats a row, and names one that is not there.
-    let nothing_before = LiveFiles::default();
-    let edit = delete_positions(&handle, &known, &nothing_before, &file, &[1, 99]).await;
-    let built = handle.build(&known, edit).await.expect("built");
-    handle.apply(&known, built).await.expect("applied");
-    let mut kinds: Vec<String> = findings(&lake).await.into_iter().map(|f| f.what).collect();
-    kinds.sort();
-    assert_eq!(kinds.len(), 2, "{kinds:?}");
-    assert!(kinds[0].starts_with("a row is deleted that is not there"));
-    assert!(kinds[1].starts_with("a row is deleted twice"));
-
-    // The data file goes, and with it what the deletes are about.
-    let (known, now) = live(&handle).await;
-    let mut edit = Edit::new(Operation::Delete);
-    edit.removed
-        .push(RemovedFile::data(now.get(&file.path).expect("live")));
-    let built = handle.build(&known, edit).await.expect("built");
-    handle.apply(&known, built).await.expect("applied");
-    let found = findings(&lake).await;
-    assert_eq!(found, Vec::new(), "deletes about nothing do no harm");
-
-    let (_, now) = live(&handle).await;
-    let mut paths: Vec<String> = now.files().map(|f| f.path.to_string()).collect();
-    paths.sort();
-    let local = |n: usize| paths[n].trim_start_matches("file://").to_owned();
-    std::fs::remove_file(local(0)).expect("removed");
-    std::fs::write(local(1), b"PAR1").expect("written");
-    // Of the same length, and not the same.
-    let mut bytes = std::fs::read(local(2)).expect("read");
-    let at = bytes.len() - 10;
-    bytes[at] ^= 0xff;
-    std::fs::write(local(2), bytes).expect("written");
-    std::fs::copy(local(4), local(3)).expect("copied");
-    let found = findings(&lake).await;
-    for (n, path) in paths.iter().enumerate().take(4) {
-        let about = found.iter().filter(|f| f.what.contains(path)).count();
-        assert!(about >= 1, "file {n}: {found:?}");
-    }
-
-    let prepared = prepare(&placement, rows(500..503));
-    let part = |epoch: u64, digest: &str| RecordPart {
-        pipeline: "orders".into(),
-        shard: "main".into(),
-        epoch,
-        digest: digest.into(),
-        content: prepared.content.clone(),
-    };
-    let before = found.len();
-    let catalog = &lake.config.catalog;
-    let with = |parts: Vec<RecordPart>| async move {
-        verify(catalog, "shop.orders", &parts)
-            .await
-            .expect("verified")
-            .len()
-    };
-    assert_eq!(with(vec![part(3, "d3"), part(4, "d4")]).await, before);
-    assert_eq!(with(vec![part(3, "other")]).await, before + 1);
-    let gone = content_files(&prepared.content).expect("files");
-    std::fs::remove_file(gone[0].trim_start_matches("file://")).expect("removed");
-    assert_eq!(with(vec![part(4, "d4")]).await, before + 2);
 }

@@ -1,12 +1,15 @@
 //! The history of snapshots, what it says of each shard, and the checkpoints beside it.
 
-use std::collections::BTreeMap;
+use std::{cmp::Ordering, collections::BTreeMap};
 
 use calve_model::Offsets;
 use iceberg::spec::SnapshotRef;
 
+use crate::changes::content::ChangesContent;
+
 use super::{
     super::{
+        clean::contents,
         files::Content,
         held::{self, Held, ancestors, of_shard, parse_property, summary},
     },
@@ -64,10 +67,22 @@ impl Check<'_> {
     pub(super) async fn records(&mut self, records: &[RecordPart]) {
         let location = self.metadata.location().trim_end_matches('/').to_owned();
         for part in records {
-            let Ok(content) = Content::from_json(&part.content) else {
+            let Ok(contents) = contents(&part.content) else {
                 continue;
             };
-            if content.location != location || content.files.is_empty() {
+            for run in &part.missing_runs {
+                let (pipeline, epoch) = (&part.pipeline, part.epoch);
+                let at = format!("pipeline={pipeline} epoch={epoch} run={run}");
+                self.tell(
+                    "checkpoint",
+                    format!("a record refers to keys that are missing: {at}"),
+                );
+            }
+            let files = contents
+                .iter()
+                .filter(|content| content.location == location);
+            let files: Vec<String> = files.flat_map(Content::locations).collect();
+            if files.is_empty() {
                 continue;
             }
             let RecordPart {
@@ -84,7 +99,7 @@ impl Check<'_> {
                 .get(&held::property(pipeline, shard));
             let held = value.and_then(|value| Held::parse(value));
             if held.is_none_or(|held| held.epoch.0 < *epoch) {
-                for location in content.locations() {
+                for location in files {
                     if self.size(&location).await.is_none() {
                         self.tell(
                             "checkpoint",
@@ -101,8 +116,10 @@ impl Check<'_> {
                     Some((epoch, summary(s, held::DIGEST)))
                 })
                 .collect();
-            // Where the history is cut, the property alone decides.
-            let known = epochs.keys().next().is_some_and(|oldest| oldest <= epoch);
+            // Where the history is cut, the property alone decides; and where changes were all older than
+            // what the table held, there is no snapshot.
+            let known = epochs.keys().next().is_some_and(|oldest| oldest <= epoch)
+                && !ChangesContent::is(&part.content);
             let what = match epochs.get(epoch) {
                 Some(said) if *said == Some(digest) => continue,
                 Some(_) => "the table holds another record's epoch",
@@ -114,6 +131,14 @@ impl Check<'_> {
     }
 }
 
+/// What a commit says that it followed: the epoch before, and the digests of the offsets there and at
+/// its end. None in what earlier builds wrote.
+fn chain(snapshot: &SnapshotRef) -> Option<(u64, &str, &str)> {
+    let (epoch, digests) = summary(snapshot, held::CHAIN)?.split_once(':')?;
+    let (from, to) = digests.split_once(':')?;
+    Some((epoch.parse().ok()?, from, to))
+}
+
 /// What is wrong between one commit of a shard and the next.
 fn steps(older: &SnapshotRef, newer: &SnapshotRef) -> Vec<String> {
     let epoch = |s: &SnapshotRef| summary(s, held::EPOCH).and_then(|text| text.parse::<u64>().ok());
@@ -121,11 +146,33 @@ fn steps(older: &SnapshotRef, newer: &SnapshotRef) -> Vec<String> {
         serde_json::from_str(summary(s, held::OFFSETS)?).ok()
     };
     let mut found = Vec::new();
+    let (chain_before, chain_now) = (chain(older), chain(newer));
+    // The checkpoints were reset in between: another chain, which begins where it likes.
+    if chain_now.is_some_and(|(previous, ..)| previous == 0) {
+        return found;
+    }
     match (epoch(older), epoch(newer)) {
         (Some(a), Some(b)) if a == b => found.push(format!("epoch={a} comes twice")),
-        // The checkpoints were reset in between: another chain, which begins where it likes.
-        (Some(a), Some(b)) if b < a => return found,
-        (Some(_), Some(_)) => {}
+        // As above, in what earlier builds wrote.
+        (Some(a), Some(b)) if b < a && chain_now.is_none() => return found,
+        (Some(a), Some(b)) if b < a => found.push(format!("the epoch goes back: from={a} to={b}")),
+        (Some(a), Some(_)) => {
+            if let (Some((_, _, ended)), Some((previous, begins, _))) = (chain_before, chain_now) {
+                let changes = summary(newer, held::CHANGES).is_some();
+                match previous.cmp(&a) {
+                    Ordering::Equal if begins != ended => {
+                        found.push("it does not begin where the offsets had ended".to_owned());
+                    }
+                    Ordering::Less => found.push(format!(
+                        "it follows another epoch than the one before: epoch={previous} before={a}"
+                    )),
+                    Ordering::Greater if !changes => found.push(format!(
+                        "the epoch that it follows is not in the history: epoch={previous} before={a}"
+                    )),
+                    Ordering::Equal | Ordering::Greater => {}
+                }
+            }
+        }
         _ => found.push("a snapshot does not say its epoch".to_owned()),
     }
     let (Some(before), Some(after)) = (offsets(older), offsets(newer)) else {

@@ -45,6 +45,8 @@ pub struct RecordPart {
     pub digest: String,
     /// What it holds for a table; also for other tables, which are told by their location.
     pub content: Opaque,
+    /// Runs that the record refers to and that are not in its store.
+    pub missing_runs: Vec<String>,
 }
 
 /// Checks a table. `records` are the parts of all records of the table's pipelines.
