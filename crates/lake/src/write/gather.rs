@@ -47,29 +47,26 @@ fn strings<O: OffsetSizeTrait>(
     let total = last - first;
     let mut bytes = vec![0u8; total + BLOCK];
     let (starts, stops) = (&offsets[..array.len()], &offsets[1..]);
+    let mut ends = vec![O::usize_as(0); order.len() + 1];
     let mut at = 0;
-    // The strings are copied as their lengths are asked for: one pass over the rows.
-    let ends = OffsetBuffer::<O>::from_lengths(order.iter().map(|row| {
+    for (row, end) in order.iter().zip(&mut ends[1..]) {
         let (start, stop) = (starts[*row as usize], stops[*row as usize]);
         let (start, length) = (start.as_usize(), (stop - start).as_usize());
-        let from = values
-            .get(start..)
-            .and_then(|rest| rest.first_chunk::<BLOCK>());
-        let to = bytes
-            .get_mut(at..)
-            .and_then(|rest| rest.first_chunk_mut::<BLOCK>());
+        let from = values.get(start..start + BLOCK);
+        let to = bytes.get_mut(at..at + BLOCK);
         match (from, to) {
-            (Some(from), Some(to)) if length <= BLOCK => *to = *from,
+            (Some(from), Some(to)) if length <= BLOCK => to.copy_from_slice(from),
             _ => bytes[at..at + length].copy_from_slice(&values[start..start + length]),
         }
         at += length;
-        length
-    }));
+        *end = O::usize_as(at);
+    }
     bytes.truncate(total);
     let nulls = array.nulls().map(|nulls| {
         let valid = |at: usize| nulls.is_valid(order[at] as usize);
         NullBuffer::new(BooleanBuffer::collect_bool(order.len(), valid))
     });
+    let ends = OffsetBuffer::new(ends.into());
     let strings = GenericStringArray::<O>::try_new(ends, bytes.into(), nulls)?;
     Ok(Arc::new(strings))
 }
