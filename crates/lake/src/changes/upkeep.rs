@@ -16,7 +16,7 @@ use super::{
     resolve::relocate,
     state::{State, blocking},
 };
-use crate::iceberg::compact::{CompactOptions, Due, Failed, Merged, Tiers, Turn, merge};
+use crate::iceberg::compact::{CompactOptions, Due, Failed, Merged, Spared, Tiers, Turn, merge};
 
 /// When files of a table of changes are merged.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +39,8 @@ struct Now {
     ended: Instant,
     /// The turn that has begun; its steps come before anything else.
     turn: Option<Turn>,
+    /// What is not merged after a commit, for a while.
+    spared: Spared,
 }
 
 impl Turns {
@@ -46,6 +48,7 @@ impl Turns {
         let now = Now {
             ended: Instant::now(),
             turn: None,
+            spared: Spared::default(),
         };
         Self {
             upkeep,
@@ -56,7 +59,7 @@ impl Turns {
 
 /// What a step is for.
 enum Work<'a> {
-    Tiers(&'a Tiers),
+    Tiers(&'a Tiers, &'a mut Spared),
     /// The turn begins with the step, where none has begun.
     Turn(&'a CompactOptions, &'a mut Option<Turn>),
 }
@@ -85,15 +88,12 @@ impl ChangesOutput {
             let step = self.take_step(Work::Turn(options, &mut now.turn)).await;
             // A turn that fails is over, too: what fails would fail again after each commit.
             if !matches!(step, Ok(Step::Merged | Step::LeftOut | Step::NotNow)) {
-                *now = Now {
-                    ended: Instant::now(),
-                    turn: None,
-                };
+                (now.ended, now.turn) = (Instant::now(), None);
             }
             return step.map(drop);
         }
         if let Some(tiers) = tiers {
-            self.take_step(Work::Tiers(tiers)).await?;
+            self.take_step(Work::Tiers(tiers, &mut now.spared)).await?;
         }
         Ok(())
     }
@@ -120,7 +120,10 @@ impl ChangesOutput {
         handle.live(&known, &mut state.live).await?;
         let mut options = self.rewrite;
         let due = match &mut work {
-            Work::Tiers(tiers) => Due::ByTiers(tiers),
+            Work::Tiers(tiers, spared) => {
+                spared.begin(&state.live);
+                Due::ByTiers(tiers, spared)
+            }
             Work::Turn(whole, turn) => {
                 options.memory_bytes = whole.memory_bytes;
                 Due::Whole(whole, turn.get_or_insert_with(|| Turn::new(&known)))
@@ -134,6 +137,19 @@ impl ChangesOutput {
                 let count = files.len();
                 tracing::warn!(files = count, %error, "files are left out of this turn of compaction");
                 turn.leave(&files);
+                return Ok(Step::LeftOut);
+            }
+            (Err(Failed { error, files }), Work::Tiers(_, spared)) if !files.is_empty() => {
+                let count = files.len();
+                if spared.leave(&files) {
+                    tracing::warn!(
+                        files = count,
+                        %error,
+                        "files cannot be merged: others are, and these are tried again later"
+                    );
+                } else {
+                    tracing::debug!(files = count, %error, "files still cannot be merged");
+                }
                 return Ok(Step::LeftOut);
             }
             (Err(failed), _) => return Err(failed.error),

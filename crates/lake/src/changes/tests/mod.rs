@@ -2,6 +2,7 @@
 //! indexes, compactions and writers that come in between.
 
 mod others;
+mod upkeep;
 mod world;
 
 use std::{sync::Arc, time::Duration};

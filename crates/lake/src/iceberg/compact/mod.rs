@@ -31,7 +31,7 @@ use roaring::RoaringTreemap;
 use serde::Serialize;
 
 pub(super) use self::read::Reader;
-pub(crate) use self::step::{Due, Failed, Merged, Turn, merge};
+pub(crate) use self::step::{Due, Failed, Merged, Spared, Turn, merge};
 pub use self::tiers::Tiers;
 use self::{plan::Group, read::target_schema};
 use super::{

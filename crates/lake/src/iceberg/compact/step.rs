@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use calve_engine::error::{Error, Result};
 use iceberg::spec::FormatVersion;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::{
     super::{
@@ -47,11 +47,45 @@ impl Turn {
     }
 }
 
+/// So many steps go by before files that could not be merged are tried again.
+const SPARED_STEPS: u64 = 16;
+
+/// Files that are left alone for a while, since they could not be merged: others have their turn.
+#[derive(Debug, Default)]
+pub(crate) struct Spared {
+    steps: u64,
+    /// The last step that leaves each alone. It stays known afterwards, until the file is gone.
+    files: FxHashMap<String, u64>,
+}
+
+impl Spared {
+    /// A step begins, with these files in the table.
+    pub(crate) fn begin(&mut self, live: &LiveFiles) {
+        self.steps += 1;
+        self.files.retain(|path, _| live.get(path).is_some());
+    }
+
+    /// Leaves files alone from now on; answers whether that is new of all of them.
+    pub(crate) fn leave(&mut self, files: &[String]) -> bool {
+        let until = self.steps + SPARED_STEPS;
+        let mut new = true;
+        for file in files {
+            new &= self.files.insert(file.clone(), until).is_none();
+        }
+        new
+    }
+
+    fn is_spared(&self, file: &LiveFile) -> bool {
+        let until = self.files.get(&*file.path);
+        until.is_some_and(|until| self.steps <= *until)
+    }
+}
+
 /// Which files are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Due<'a> {
     /// Few at a time, and none again and again.
-    ByTiers(&'a Tiers),
+    ByTiers(&'a Tiers, &'a Spared),
     /// What [`super::compact`] would rewrite, in a turn.
     Whole(&'a CompactOptions, &'a Turn),
 }
@@ -59,7 +93,9 @@ pub(crate) enum Due<'a> {
 impl Due<'_> {
     fn groups(self, live: &LiveFiles) -> Vec<Group> {
         match self {
-            Self::ByTiers(tiers) => tiers::groups(live, tiers),
+            Self::ByTiers(tiers, spared) => {
+                tiers::groups(live, tiers, |file| !spared.is_spared(file))
+            }
             Self::Whole(options, turn) => {
                 plan::groups_of(live, options, |file| turn.is_about(file))
             }
@@ -68,7 +104,7 @@ impl Due<'_> {
 
     fn target_file_size(self) -> u64 {
         match self {
-            Self::ByTiers(tiers) => tiers.target_file_size,
+            Self::ByTiers(tiers, _) => tiers.target_file_size,
             Self::Whole(options, _) => options.target_file_size,
         }
     }

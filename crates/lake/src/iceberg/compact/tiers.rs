@@ -66,8 +66,12 @@ impl Tiers {
     }
 }
 
-/// The groups that are due, those of most files first.
-pub(super) fn groups(live: &LiveFiles, tiers: &Tiers) -> Vec<Group> {
+/// The groups that are due among the files that `counts`, those of most files first.
+pub(super) fn groups(
+    live: &LiveFiles,
+    tiers: &Tiers,
+    counts: impl Fn(&LiveFile) -> bool,
+) -> Vec<Group> {
     let mut partitions: HashMap<_, Vec<(Sized, Planned)>> = HashMap::new();
     let mut groups = Vec::new();
     let mut rows_of: HashMap<_, u64> = HashMap::new();
@@ -78,7 +82,7 @@ pub(super) fn groups(live: &LiveFiles, tiers: &Tiers) -> Vec<Group> {
                 .or_default() += file.rows;
         }
     }
-    for file in live.files() {
+    for file in live.files().filter(|file| counts(file)) {
         let deletes = live.deletes_of(file);
         // Deletes about several files do not say how many rows of this one they take.
         let own = deletes.iter().filter(|delete| delete.referenced.is_some());
