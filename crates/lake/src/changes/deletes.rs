@@ -34,6 +34,8 @@ pub(crate) struct Marked {
     pub(crate) removed: Vec<RemovedFile>,
     /// Location and bytes of files to be written before the commit.
     pub(crate) files: Vec<(String, Vec<u8>)>,
+    /// Locations of data files that are written already.
+    pub(crate) written: Vec<String>,
 }
 
 impl Marked {
@@ -42,6 +44,7 @@ impl Marked {
         self.added.extend(other.added);
         self.removed.extend(other.removed);
         self.files.extend(other.files);
+        self.written.extend(other.written);
         self
     }
 }

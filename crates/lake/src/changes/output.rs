@@ -230,12 +230,11 @@ impl ChangesOutput {
             edit.operation = Operation::Delete;
         }
         let folder = folder_of(known);
-        let written = if marked.files.is_empty() {
-            Vec::new()
-        } else {
-            let written = self.handle.access.write_all(marked.files, &folder).await;
-            written.map_err(|error| self.refused(error))?
-        };
+        let mut written = marked.written;
+        if !marked.files.is_empty() {
+            let deletes = self.handle.access.write_all(marked.files, &folder).await;
+            written.extend(deletes.map_err(|error| self.refused(error))?);
+        }
         fault::point("changes.deletes_written")?;
         let done = self.apply(known, edit).await;
         // Where a request may be made twice on its way, something may refer to them still.
@@ -317,10 +316,9 @@ impl ChangesOutput {
             );
         }
         live.extend(added.iter().map(|file| FileId::of(file.file.file_path())));
-        let paths = written
-            .iter()
-            .map(|file| file.file.file_path().to_owned())
-            .collect();
+        let paths = written.iter().map(|file| file.file.file_path().to_owned());
+        marked.written = paths.collect();
+        let paths = marked.written.clone();
         state.moved(paths, live, &self.reading).await?;
         added.extend(written);
         Ok(marked)

@@ -1,6 +1,7 @@
 //! Changes into a real table, against a map that applies them one by one: over epochs, restarts, lost
 //! indexes, compactions and writers that come in between.
 
+mod conflicts;
 mod others;
 mod upkeep;
 mod world;
