@@ -34,7 +34,7 @@ use crate::iceberg::{
     epochs::{self, EpochMark, Step},
     files::{Content, from_hex, to_hex},
     handle::{Known, TableHandle},
-    held::{CHANGES, Held},
+    held::{self, CHANGES, Held},
 };
 
 /// Summary: changes of the epoch that were older than what the table held.
@@ -218,9 +218,16 @@ impl ChangesOutput {
             edit.summary
                 .insert(STALE.to_owned(), resolved.stale.to_string());
         }
-        let floor = state.index.as_ref().and_then(|index| index.floor());
-        if let (true, Some(floor)) = (truncated, floor) {
-            edit.summary.insert(TRUNCATED.to_owned(), to_hex(floor));
+        if let Some(floor) = state.index.as_ref().and_then(|index| index.floor()) {
+            let floor = to_hex(floor);
+            if truncated {
+                edit.summary.insert(TRUNCATED.to_owned(), floor.clone());
+            }
+            // Snapshots expire, and one that truncates what is empty makes none: the property stays.
+            let name = held::truncated_property(&commit.pipeline, &commit.shard);
+            if known.metadata.properties().get(&name) != Some(&floor) {
+                edit.properties.insert(name, floor);
+            }
         }
         let data =
             |file: &AddedFile| file.file.content_type() == iceberg::spec::DataContentType::Data;

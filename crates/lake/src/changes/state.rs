@@ -24,8 +24,9 @@ use super::{
 use crate::iceberg::{
     deletes::deleted_rows,
     evolve::Evolved,
+    files::from_hex,
     handle::{Known, TableHandle},
-    held::{Held, ancestors, of_shard, summary},
+    held::{self, Held, ancestors, of_shard, summary},
     live::{LiveFile, LiveFiles},
     unite::moved_ids,
 };
@@ -142,6 +143,10 @@ impl State {
         self.ids = self.files.keys().copied().collect();
         let at = self.at.as_ref().map(|at| at.snapshot);
         if at == Some(wanted.snapshot) {
+            // Killed behind a TRUNCATE that made no snapshot, the index does not know of it.
+            if let (Some(index), Some(floor)) = (&mut self.index, told_floor(metadata, commit)) {
+                index.raise_floor(&floor);
+            }
             self.see_all(wanted.snapshot);
             return Ok(());
         }
@@ -161,10 +166,15 @@ impl State {
             let held = held.map_or(Epoch::NONE, |held| held.epoch);
             Some(buried(&reading.checkpoints, held).await?)
         };
-        let floor = ancestors(metadata).find_map(|s| summary(s, TRUNCATED));
-        let floor = floor.and_then(crate::iceberg::files::from_hex);
         let first = held.is_none() && commit.previous == Epoch::NONE;
         let mut index = self.take_index()?;
+        // Older versions left it to a snapshot.
+        let truncated = ancestors(metadata).find_map(|s| summary(s, TRUNCATED));
+        let truncated = truncated.and_then(from_hex);
+        // What the index knew holds still, wherever it was said; but not for one that starts over.
+        let known = self.at.as_ref().filter(|_| !first);
+        let known = known.and_then(|_| index.floor().map(<[u8]>::to_vec));
+        let floor = told_floor(metadata, commit).max(truncated).max(known);
         let key = reading.codec.key_names();
         let (ids, reading) = (std::mem::take(&mut self.ids), reading.clone());
         let (index, ids, done) = blocking(move || {
@@ -305,6 +315,15 @@ fn by_id(live: &LiveFiles) -> Result<FxHashMap<FileId, Arc<LiveFile>>> {
         }
     }
     Ok(files)
+}
+
+/// Changes below this order came too late, as the table says.
+fn told_floor(metadata: &TableMetadata, commit: &Commit) -> Option<Vec<u8>> {
+    let name = held::truncated_property(&commit.pipeline, &commit.shard);
+    metadata
+        .properties()
+        .get(&name)
+        .and_then(|hex| from_hex(hex))
 }
 
 /// Since `from` nobody of this shard has committed.

@@ -101,7 +101,7 @@ pub(super) fn plan(
     if let Some(key) = config
         .properties
         .keys()
-        .find(|key| key.starts_with("calve."))
+        .find(|key| super::held::is_own(key))
     {
         return Err(Error::config(format!(
             "this property is calve's own: property={key}"

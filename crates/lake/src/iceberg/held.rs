@@ -38,9 +38,33 @@ pub(crate) fn property(pipeline: &str, shard: &str) -> String {
     )
 }
 
+/// What begins names of properties of the other kind. Those that older versions take for a shard's begin
+/// with `calve.`.
+const TRUNCATED: &str = "calve-truncated.";
+
+/// Name of the property with the order up to which a TRUNCATE removed the rows of a shard.
+pub(crate) fn truncated_property(pipeline: &str, shard: &str) -> String {
+    let name = property(pipeline, shard);
+    name.replacen("calve.", TRUNCATED, 1)
+}
+
 /// Pipeline and shard of a property's name; none: it is not of that kind.
 pub(crate) fn parse_property(name: &str) -> Option<(String, String)> {
-    let (pipeline, shard) = name.strip_prefix("calve.")?.split_once('.')?;
+    parse_behind("calve.", name)
+}
+
+/// The same of [`truncated_property`].
+pub(crate) fn parse_truncated(name: &str) -> Option<(String, String)> {
+    parse_behind(TRUNCATED, name)
+}
+
+/// Whether calve sets a property by itself.
+pub(crate) fn is_own(name: &str) -> bool {
+    name.starts_with("calve.") || name.starts_with(TRUNCATED)
+}
+
+fn parse_behind(prefix: &str, name: &str) -> Option<(String, String)> {
+    let (pipeline, shard) = name.strip_prefix(prefix)?.split_once('.')?;
     let decode = |text: &str| {
         percent_decode_str(text)
             .decode_utf8()
@@ -188,6 +212,12 @@ mod tests {
             );
         }
         assert_ne!(property("a.b", "c"), property("a", "b.c"));
+        let truncated = truncated_property("calve.a", "main");
+        assert_eq!(truncated, "calve-truncated.calve%2Ea.main");
+        assert_eq!(parse_property(&truncated), None);
+        let both = Some(("calve.a".to_owned(), "main".to_owned()));
+        assert_eq!(parse_truncated(&truncated), both);
+        assert!(is_own(&truncated) && is_own("calve.a.main") && !is_own("write.x"));
         assert_eq!(parse_property("write.x.y"), None);
     }
 

@@ -17,7 +17,7 @@ use super::{
     create::partition_terms,
     edit::Edit,
     handle::{TableHandle, Tries},
-    held::{self, Held, ancestors, of_shard, parse_property, summary},
+    held::{self, Held, ancestors, of_shard, parse_property, parse_truncated, summary},
     live::LiveFiles,
     manifests, schema,
 };
@@ -205,7 +205,7 @@ async fn details(catalog: &Catalog, name: &TableName, loaded: Loaded) -> Result<
     let mut properties: Vec<_> = metadata
         .properties()
         .iter()
-        .filter(|(name, _)| parse_property(name).is_none())
+        .filter(|(name, _)| parse_property(name).is_none() && parse_truncated(name).is_none())
         .map(|(name, value)| (name.clone(), value.clone()))
         .collect();
     properties.sort();
@@ -289,12 +289,14 @@ pub async fn forget(config: &CatalogConfig, table: &str, pipeline: &str) -> Resu
     loop {
         let known = tries.load().await?;
         let mut edit = Edit::new(Operation::Append);
-        let names = known.metadata.properties().keys();
-        edit.remove_properties = names
-            .filter(|key| parse_property(key).is_some_and(|(p, _)| p == pipeline))
-            .cloned()
-            .collect();
+        let of = |parsed: fn(&str) -> Option<(String, String)>| {
+            let names = known.metadata.properties().keys();
+            let of_it = names.filter(move |key| parsed(key).is_some_and(|(p, _)| p == pipeline));
+            of_it.cloned().collect::<Vec<_>>()
+        };
+        edit.remove_properties = of(parse_property);
         let gone = edit.remove_properties.len();
+        edit.remove_properties.extend(of(parse_truncated));
         if gone == 0 || tries.commit(&known, edit).await?.is_some() {
             return Ok(gone);
         }

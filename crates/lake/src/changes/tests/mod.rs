@@ -3,6 +3,7 @@
 
 mod conflicts;
 mod others;
+mod truncates;
 mod upkeep;
 mod world;
 

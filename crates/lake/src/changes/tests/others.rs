@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Rows of these keys, in columns that any table here has.
-fn others_rows(ids: &[i64]) -> RecordBatch {
+pub(super) fn others_rows(ids: &[i64]) -> RecordBatch {
     let rows: Vec<Change> = ids
         .iter()
         .map(|id| Change {
@@ -35,7 +35,7 @@ fn others_rows(ids: &[i64]) -> RecordBatch {
 }
 
 /// Somebody else appends rows, and brings the columns that the table needs for them.
-async fn others_append(world: &World, epoch: u64, rows: RecordBatch) {
+pub(super) async fn others_append(world: &World, epoch: u64, rows: RecordBatch) {
     let mut plain = IcebergConfig {
         changes: None,
         ..world.config.clone()

@@ -244,7 +244,7 @@ async fn an_epoch_without_files_moves_the_property_only() {
 }
 
 /// Puts the table's metadata through a change, as another engine would.
-async fn change(
+pub(crate) async fn change(
     lake: &Lake,
     change: impl FnOnce(iceberg::spec::TableMetadataBuilder) -> iceberg::spec::TableMetadataBuilder,
 ) {
@@ -283,7 +283,7 @@ fn take_lost_parents_away(metadata: &mut serde_json::Value) {
     }
 }
 
-async fn snapshot_ids(lake: &Lake) -> Vec<i64> {
+pub(crate) async fn snapshot_ids(lake: &Lake) -> Vec<i64> {
     let details = show(&lake.config.catalog, "shop.orders")
         .await
         .expect("details");

@@ -1,7 +1,7 @@
 //! The whole output over a real SQLite file and a real folder; other writers are iceberg-rust's own
 //! catalog and transactions.
 
-mod commits;
+pub(crate) mod commits;
 pub(crate) mod edits;
 mod older;
 mod others;
