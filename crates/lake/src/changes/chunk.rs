@@ -1,5 +1,8 @@
 //! Changes in memory until they are written: of each key the last counts. A chunk ends with the
 //! epoch, or when it holds too much; what later chunks say of the same keys is settled by the commit.
+//! Where deleted rows stay, a key may have a row and then a delete in one chunk: what the delete flags.
+
+use std::{ops::Range, sync::Arc};
 
 use arrow::{
     array::{ArrayRef, BooleanArray, RecordBatch},
@@ -7,6 +10,7 @@ use arrow::{
 };
 use calve_engine::error::{Error, Result};
 use hashbrown::{HashTable, hash_table::Entry};
+use rustc_hash::FxHashMap;
 
 use super::{config::Operation, split::ChangeRows};
 
@@ -16,6 +20,10 @@ pub(crate) struct OpenChunk {
     batches: Vec<Batch>,
     /// The change that counts of each key: batch and row.
     newest: HashTable<(u32, u32)>,
+    /// Deleted rows stay in the table.
+    soft: bool,
+    /// Where they do: the row that a delete which counts will flag, if it came with this chunk.
+    flagged: FxHashMap<(u32, u32), (u32, u32)>,
     bytes: usize,
     /// Rows up to this order were removed, by a TRUNCATE in this chunk.
     truncate: Option<Vec<u8>>,
@@ -24,7 +32,7 @@ pub(crate) struct OpenChunk {
 }
 
 struct Batch {
-    changes: ChangeRows,
+    changes: Arc<ChangeRows>,
     counts: Vec<bool>,
 }
 
@@ -39,8 +47,18 @@ pub(crate) struct ClosedChunk {
 }
 
 impl OpenChunk {
-    /// Takes a batch of changes.
-    pub(crate) fn take(&mut self, changes: ChangeRows) {
+    pub(crate) fn new(soft: bool) -> Self {
+        Self {
+            soft,
+            ..Self::default()
+        }
+    }
+
+    /// Takes some changes of a batch.
+    pub(crate) fn take(&mut self, changes: &Arc<ChangeRows>, rows: Range<usize>) {
+        if rows.is_empty() {
+            return;
+        }
         let count = changes.ops.len();
         self.bytes += changes.rows.get_array_memory_size()
             + changes.keyed.keys.size()
@@ -52,10 +70,10 @@ impl OpenChunk {
             + count * 32;
         let batch = self.batches.len() as u32;
         self.batches.push(Batch {
-            changes,
+            changes: changes.clone(),
             counts: vec![false; count],
         });
-        for row in 0..count {
+        for row in rows {
             self.change(batch, row);
         }
     }
@@ -77,7 +95,7 @@ impl OpenChunk {
         }
         let key = changes.keyed.keys.row(row);
         let batches = &self.batches;
-        let at = |&(batch, row): &(u32, u32)| (&batches[batch as usize].changes, row as usize);
+        let at = |&(batch, row): &(u32, u32)| (&*batches[batch as usize].changes, row as usize);
         let same = |place: &(u32, u32)| {
             let (changes, row) = at(place);
             changes.keyed.keys.row(row) == key
@@ -100,13 +118,35 @@ impl OpenChunk {
                 replaced = Some(std::mem::replace(held.get_mut(), (batch, row as u32)));
             }
         }
-        if let Some((batch, row)) = replaced {
-            self.batches[batch as usize].counts[row as usize] = false;
+        let place = (batch, row as u32);
+        self.count(place, true);
+        let Some(before) = replaced else { return };
+        // The row that the key has here, if any.
+        let held = if self.is_delete(before) {
+            self.count(before, false);
+            self.flagged.remove(&before)
+        } else {
+            Some(before)
+        };
+        match held {
+            Some(held) if self.soft && self.is_delete(place) => {
+                self.flagged.insert(place, held);
+            }
+            Some(held) => self.count(held, false),
+            None => {}
         }
-        self.batches[batch as usize].counts[row] = true;
     }
 
-    /// Everything up to the order of this change is gone.
+    fn count(&mut self, (batch, row): (u32, u32), counts: bool) {
+        self.batches[batch as usize].counts[row as usize] = counts;
+    }
+
+    fn is_delete(&self, (batch, row): (u32, u32)) -> bool {
+        self.batches[batch as usize].changes.ops[row as usize] == Operation::Delete
+    }
+
+    /// Everything up to the order of this change is gone. Where rows stay that is the commit's to say, and
+    /// the chunk is empty.
     fn truncate(&mut self, batch: u32, row: usize) {
         let order = self.batches[batch as usize]
             .changes
@@ -137,11 +177,11 @@ impl OpenChunk {
         self.batches.is_empty() && self.truncate.is_none()
     }
 
-    /// Ends the chunk. `soft`: deletes are rows, too. What came too late by a
-    /// TRUNCATE comes too late in the next chunk, too.
-    pub(crate) fn close(&mut self, soft: bool) -> Result<ClosedChunk> {
+    /// Ends the chunk. What came too late by a TRUNCATE comes too late in the next chunk, too.
+    pub(crate) fn close(&mut self) -> Result<ClosedChunk> {
         let failed = |e| Error::internal("cannot gather changes").because(e);
-        let open = std::mem::take(self);
+        let fresh = Self::new(self.soft);
+        let open = std::mem::replace(self, fresh);
         self.floor = open.floor;
         let mut closed = ClosedChunk {
             truncate: open.truncate,
@@ -149,7 +189,7 @@ impl OpenChunk {
         };
         let mut deletes: Vec<Vec<ArrayRef>> = Vec::new();
         for Batch { changes, counts } in open.batches {
-            let is_row = |op: &Operation| soft || *op != Operation::Delete;
+            let is_row = |op: &Operation| *op != Operation::Delete;
             let pick = |rows: bool| -> BooleanArray {
                 let both = counts.iter().zip(&changes.ops);
                 both.map(|(counts, op)| Some(*counts && is_row(op) == rows))
@@ -158,7 +198,7 @@ impl OpenChunk {
             let rows = pick(true);
             if rows.true_count() > 0 {
                 closed.rows.push(if rows.true_count() == rows.len() {
-                    changes.rows
+                    changes.rows.clone()
                 } else {
                     filter_record_batch(&changes.rows, &rows).map_err(failed)?
                 });

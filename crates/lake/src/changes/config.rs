@@ -73,7 +73,7 @@ pub enum Mode {
     Merge,
     /// The table is the log of changes: a row for each, with `_op` and `_order`.
     Append,
-    /// As `merge`, but deleted rows stay, with a flag.
+    /// As `merge`, but deleted rows stay: with the values that they had, and a flag.
     SoftDelete,
 }
 

@@ -50,7 +50,7 @@ impl Marked {
 }
 
 /// A file of this commit, as deletes see it.
-pub(crate) fn described(file: &AddedFile) -> Arc<LiveFile> {
+fn described(file: &AddedFile) -> Arc<LiveFile> {
     let data = &file.file;
     Arc::new(LiveFile {
         path: data.file_path().into(),
@@ -65,6 +65,14 @@ pub(crate) fn described(file: &AddedFile) -> Arc<LiveFile> {
         snapshot: 0,
         first_row_id: None,
     })
+}
+
+/// The files of this commit.
+pub(crate) fn by_id(added: &[AddedFile]) -> FxHashMap<FileId, Arc<LiveFile>> {
+    let files = added.iter();
+    files
+        .map(|file| (FileId::of(file.file.file_path()), described(file)))
+        .collect()
 }
 
 /// All deleted rows of the data files that lose rows now.

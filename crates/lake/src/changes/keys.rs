@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 
 use arrow::{
-    array::{Array, ArrayRef, RecordBatch},
+    array::{Array, ArrayRef, BooleanArray, RecordBatch},
     compute::cast,
     datatypes::{DataType, Field, Schema},
     row::{RowConverter, Rows, SortField},
@@ -23,7 +23,9 @@ pub(crate) struct KeyCodec {
     types: Vec<DataType>,
     keys: usize,
     names: Vec<String>,
-    /// Field ids in the schema that the pipeline was opened with.
+    /// The column of the flag of deleted rows, where they stay.
+    flag: Option<String>,
+    /// Field ids in the schema that the pipeline was opened with; that of the flag is the last.
     planned: Vec<Option<String>>,
     /// Field ids in the table: what was written earlier may have other names.
     ids: RwLock<Vec<Option<String>>>,
@@ -55,15 +57,15 @@ impl KeyCodec {
         let mut types = Vec::new();
         let mut names = Vec::new();
         let mut ids = Vec::new();
+        let find = |name: &str| files.field_with_name(name).map_err(|_| lacks(name));
         for name in plan.key_names().chain(plan.order_names()) {
-            let field = files.field_with_name(name).map_err(|_| {
-                Error::schema(format!(
-                    "the table lacks a column of changes: column={name}"
-                ))
-            })?;
+            let field = find(name)?;
             types.push(plain(field.data_type()));
             names.push(name.to_owned());
             ids.push(id_of(field).map(str::to_owned));
+        }
+        if let Some(flag) = plan.flag() {
+            ids.push(id_of(find(flag)?).map(str::to_owned));
         }
         let keys = plan.key_names().count();
         let converter = |types: &[DataType]| {
@@ -82,6 +84,7 @@ impl KeyCodec {
             types,
             keys,
             names,
+            flag: plan.flag().map(str::to_owned),
             planned: ids.clone(),
             ids: RwLock::new(ids),
             null_keys,
@@ -106,6 +109,54 @@ impl KeyCodec {
             (Some(id), Some(known)) => id == known,
             _ => self.names[n] == *field.name(),
         })
+    }
+
+    /// Deleted rows stay, with a flag.
+    pub(crate) fn soft(&self) -> bool {
+        self.flag.is_some()
+    }
+
+    fn is_flag(&self, field: &Field) -> bool {
+        let Some(flag) = &self.flag else { return false };
+        match (id_of(field), self.ids.read().last()) {
+            (Some(id), Some(Some(known))) => id == known,
+            _ => flag == field.name(),
+        }
+    }
+
+    /// Rows of the table with the flag of deleted ones, and the orders that they get; none: their own.
+    ///
+    /// # Errors
+    /// `Schema` when a column is missing.
+    pub(crate) fn flagged(
+        &self,
+        rows: &RecordBatch,
+        orders: &[Option<Box<[u8]>>],
+    ) -> Result<RecordBatch> {
+        let failed = |e| Error::internal("cannot flag deleted rows").because(e);
+        let mut columns = rows.columns().to_vec();
+        let schema = rows.schema();
+        let fields = || schema.fields().iter().enumerate();
+        if let Some(order) = &self.order {
+            let keyed = self.encode_stored(rows)?;
+            let parser = order.parser();
+            let bytes = orders.iter().enumerate().map(|(row, new)| match new {
+                Some(new) => new.as_ref(),
+                None => keyed.order(row),
+            });
+            let new = order.convert_rows(bytes.map(|bytes| parser.parse(bytes)));
+            let new = new.map_err(failed)?;
+            for (at, field) in fields() {
+                let of_order = self.place(field).and_then(|n| n.checked_sub(self.keys));
+                if let Some(n) = of_order {
+                    columns[at] = cast(&new[n], field.data_type()).map_err(failed)?;
+                }
+            }
+        }
+        let flag = fields().find(|(_, field)| self.is_flag(field));
+        let (at, _) = flag.ok_or_else(|| lacks(self.flag.as_deref().unwrap_or_default()))?;
+        columns[at] = std::sync::Arc::new(BooleanArray::from(vec![true; rows.num_rows()]));
+        RecordBatch::try_new(schema.clone(), columns).map_err(failed)
     }
 
     /// Fields of some columns, the first ones, with their ids.
@@ -281,6 +332,12 @@ impl KeyCodec {
             .collect::<Result<_>>()?;
         self.encode(&columns)
     }
+}
+
+fn lacks(name: &str) -> Error {
+    Error::schema(format!(
+        "the table lacks a column of changes: column={name}"
+    ))
 }
 
 fn id_of(field: &Field) -> Option<&str> {

@@ -15,6 +15,7 @@ mod chunk;
 mod config;
 pub(crate) mod content;
 mod deletes;
+mod flags;
 mod index;
 mod keys;
 mod output;

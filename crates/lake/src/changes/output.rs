@@ -13,7 +13,6 @@ use calve_engine::{
 };
 use iceberg::spec::{FormatVersion, Operation, Schema};
 use rayon::ThreadPool;
-use rustc_hash::FxHashMap;
 use tokio::sync::Mutex;
 
 use super::{
@@ -199,6 +198,11 @@ impl ChangesOutput {
                 *resolved.positions.entry(*file).or_default() |= rows;
             }
         }
+        let flags = std::mem::take(&mut resolved.flags);
+        let flagged = self.flag(state, then, &added, flags).await?;
+        let paths = flagged.iter().map(|file| file.file.file_path().to_owned());
+        let mut written: Vec<String> = paths.collect();
+        added.extend(flagged);
         let marked = self
             .mark(state, then, &mut added, resolved.positions)
             .await?
@@ -237,7 +241,7 @@ impl ChangesOutput {
             edit.operation = Operation::Delete;
         }
         let folder = folder_of(known);
-        let mut written = marked.written;
+        written.extend(marked.written);
         if !marked.files.is_empty() {
             let deletes = self.handle.access.write_all(marked.files, &folder).await;
             written.extend(deletes.map_err(|error| self.refused(error))?);
@@ -268,10 +272,7 @@ impl ChangesOutput {
         added: &mut Vec<AddedFile>,
         positions: Positions,
     ) -> Result<Marked> {
-        let new: FxHashMap<_, _> = added
-            .iter()
-            .map(|file| (FileId::of(file.file.file_path()), deletes::described(file)))
-            .collect();
+        let new = deletes::by_id(added);
         let deleted = deletes::collect(&self.handle, state, &new, positions).await?;
         // A file of which no row is left does not come at all.
         let (none_left, deleted): (Vec<_>, Vec<_>) = deleted

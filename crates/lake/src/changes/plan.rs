@@ -32,6 +32,8 @@ pub(crate) struct ChangePlan {
     ops: BTreeMap<String, Operation>,
     /// Columns of the changes that are stored, by number.
     kept: Vec<usize>,
+    /// The column of the flag of deleted rows.
+    flag: Option<String>,
     table: SchemaRef,
 }
 
@@ -111,8 +113,10 @@ impl ChangePlan {
         if append {
             fields.push(Field::new(OP, DataType::Utf8, true));
         }
-        if config.mode == Mode::SoftDelete {
-            fields.push(Field::new(&config.deleted_column, DataType::Boolean, true));
+        let soft = config.mode == Mode::SoftDelete;
+        let flag = soft.then(|| config.deleted_column.clone());
+        if let Some(name) = &flag {
+            fields.push(Field::new(name, DataType::Boolean, true));
         }
         for (n, field) in fields.iter().enumerate() {
             if fields[..n]
@@ -137,6 +141,7 @@ impl ChangePlan {
                 .map(|(name, op)| (name.to_lowercase(), *op))
                 .collect(),
             kept,
+            flag,
             table: Arc::new(Schema::new(fields)),
         })
     }
@@ -165,9 +170,9 @@ impl ChangePlan {
         places.map(|(at, _)| changes.column(*at))
     }
 
-    /// Deleted rows stay in the table.
-    pub(crate) fn soft(&self) -> bool {
-        self.mode == Mode::SoftDelete
+    /// The column that is true in deleted rows; none: they do not stay.
+    pub(crate) fn flag(&self) -> Option<&str> {
+        self.flag.as_deref()
     }
 
     /// What each change does.
@@ -213,7 +218,7 @@ impl ChangePlan {
         })
     }
 
-    /// The table's rows of changes. With `soft`, deleted ones are flagged.
+    /// The table's rows of changes. A flag is false: the row of a deleted key gets it when that is committed.
     ///
     /// # Errors
     /// `Internal` when the changes have not the columns that the plan was made for.
@@ -238,11 +243,8 @@ impl ChangePlan {
                 columns.push(Arc::new(names.collect::<StringArray>()));
             }
             Mode::SoftDelete => {
-                let flags: BooleanArray = ops
-                    .iter()
-                    .map(|op| Some(*op == Operation::Delete))
-                    .collect();
-                columns.push(Arc::new(flags));
+                let flags = vec![false; changes.num_rows()];
+                columns.push(Arc::new(BooleanArray::from(flags)));
             }
         }
         let options = RecordBatchOptions::new().with_row_count(Some(changes.num_rows()));

@@ -1,7 +1,7 @@
 //! From changes to positions, against one snapshot of the table: which rows of which files are gone
 //! when an epoch is committed. Blocks; run away from the threads of the I/O.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use arrow::{array::RecordBatch, row::Rows};
 use calve_engine::error::Result;
@@ -18,6 +18,9 @@ use super::{
 pub(crate) type Positions = FxHashMap<FileId, RoaringTreemap>;
 /// Keys to delete, by the data file that has the row.
 pub(crate) type Keys = FxHashMap<FileId, Vec<Box<[u8]>>>;
+/// Rows that stay with the flag of deleted ones, by data file, and the order that each gets; none: its
+/// own. They are among those to delete, too: each is written anew.
+pub(crate) type Flags = FxHashMap<FileId, BTreeMap<u32, Option<Box<[u8]>>>>;
 
 /// A chunk, read.
 #[derive(Debug, Default)]
@@ -36,6 +39,7 @@ pub(crate) struct Resolved {
     pub(crate) positions: Positions,
     /// Keys whose rows are deleted by value, and not by position.
     pub(crate) keys: Keys,
+    pub(crate) flags: Flags,
     /// Everything that the table had is removed, and these chunks are the first that count.
     pub(crate) truncated: Option<usize>,
     /// Changes older than what the table holds.
@@ -64,15 +68,15 @@ impl Resolver<'_> {
     /// Those of reading and of the index; the index is of no use then.
     pub(crate) fn resolve(&mut self, chunks: &[ReadChunk]) -> Result<Resolved> {
         let mut resolved = Resolved::default();
+        let soft = self.codec.soft();
         // Files of the chunks before are live as soon as they were applied.
         let mut new = FxHashSet::default();
         for (n, chunk) in chunks.iter().enumerate() {
             if let Some(order) = &chunk.truncate {
                 self.truncate(order, n, &new, &mut resolved)?;
             }
-            for rows in &chunk.deletes {
-                let keyed = self.codec.encode_run(rows)?;
-                self.deletes(&keyed, &new, &mut resolved)?;
+            if !soft {
+                self.delete_all(chunk, &new, &mut resolved)?;
             }
             for path in &chunk.files {
                 let file = FileId::of(path);
@@ -82,8 +86,25 @@ impl Resolver<'_> {
                 })?;
             }
             new.extend(chunk.files.iter().map(|path| FileId::of(path)));
+            // A row may come with the chunk that deletes it: what is flagged must be there.
+            if soft {
+                self.delete_all(chunk, &new, &mut resolved)?;
+            }
         }
         Ok(resolved)
+    }
+
+    fn delete_all(
+        &mut self,
+        chunk: &ReadChunk,
+        new: &FxHashSet<FileId>,
+        resolved: &mut Resolved,
+    ) -> Result<()> {
+        for rows in &chunk.deletes {
+            let keyed = self.codec.encode_run(rows)?;
+            self.deletes(&keyed, new, resolved)?;
+        }
+        Ok(())
     }
 
     fn upserts(
@@ -133,7 +154,13 @@ impl Resolver<'_> {
                 continue;
             }
             if let Some(held) = &held {
-                self.remove(keyed.keys.row(row).data(), held, new, resolved);
+                let key = keyed.keys.row(row);
+                if self.codec.soft() && self.flag(key.data(), held, Some(order), new, resolved) {
+                    let place = held.place;
+                    self.index.put(key.data(), &Entry { place, order })?;
+                    continue;
+                }
+                self.remove(key.data(), held, new, resolved);
             }
             self.bury(&keyed.keys, row, order)?;
         }
@@ -156,17 +183,47 @@ impl Resolver<'_> {
         }
     }
 
-    /// A row that is in the table no longer belongs there.
+    /// A row that is in the table stays, with a flag. False: there is none.
+    fn flag(
+        &self,
+        key: &[u8],
+        held: &Entry<'_>,
+        order: Option<&[u8]>,
+        new: &FxHashSet<FileId>,
+        resolved: &mut Resolved,
+    ) -> bool {
+        let Where::Row { file, row } = held.place else {
+            return false;
+        };
+        let of_file = resolved.flags.get(&file);
+        let is_flagged = of_file.is_some_and(|rows| rows.contains_key(&row));
+        if !is_flagged && !self.remove(key, held, new, resolved) {
+            return false;
+        }
+        let kept = resolved.flags.entry(file).or_default().entry(row);
+        let kept = kept.or_default();
+        if let Some(order) = order {
+            *kept = Some(order.into());
+        }
+        true
+    }
+
+    /// A row that is in the table no longer belongs there. False: there is none.
     fn remove(
         &self,
         key: &[u8],
         held: &Entry<'_>,
         new: &FxHashSet<FileId>,
         resolved: &mut Resolved,
-    ) {
+    ) -> bool {
         let Where::Row { file, row } = held.place else {
-            return;
+            return false;
         };
+        // One that was to be flagged goes already.
+        let flags = resolved.flags.get_mut(&file);
+        if flags.is_some_and(|rows| rows.remove(&row).is_some()) {
+            return true;
+        }
         let live = self.live.contains(&file);
         if live && self.by_value {
             resolved.keys.entry(file).or_default().push(key.into());
@@ -174,9 +231,10 @@ impl Resolver<'_> {
             let rows = resolved.positions.entry(file).or_default();
             rows.insert(row.into());
         } else {
-            return;
+            return false;
         }
         resolved.replaced += 1;
+        true
     }
 
     fn truncate(
@@ -186,7 +244,8 @@ impl Resolver<'_> {
         new: &FxHashSet<FileId>,
         resolved: &mut Resolved,
     ) -> Result<()> {
-        if !self.codec.ordered() {
+        let soft = self.codec.soft();
+        if !self.codec.ordered() && !soft {
             self.index.clear()?;
             resolved.positions.clear();
             resolved.keys.clear();
@@ -196,6 +255,9 @@ impl Resolver<'_> {
         let mut gone = Vec::new();
         self.index.scan(|key, entry| {
             if entry.order <= order && matches!(entry.place, Where::Row { .. }) {
+                if soft && self.flag(key, &entry, None, new, resolved) {
+                    return;
+                }
                 self.remove(key, &entry, new, resolved);
                 gone.push(key.to_vec());
             }
@@ -203,7 +265,9 @@ impl Resolver<'_> {
         for key in gone {
             self.index.delete(&key)?;
         }
-        self.index.raise_floor(order);
+        if self.codec.ordered() {
+            self.index.raise_floor(order);
+        }
         Ok(())
     }
 }

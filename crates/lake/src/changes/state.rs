@@ -245,6 +245,12 @@ impl State {
         }
     }
 
+    /// These files come with the next commit, and hold rows that were in others.
+    pub(crate) fn brings(&mut self, paths: &[String]) {
+        let files = paths.iter().map(|path| FileId::of(path));
+        self.written.extend(files);
+    }
+
     fn see_all(&mut self, at: Option<i64>) {
         let files = self.ids.clone();
         self.seen = Some(Seen { at, files });
@@ -262,8 +268,7 @@ impl State {
     ) -> Result<()> {
         let mut index = self.take_index()?;
         let reading = reading.clone();
-        self.written
-            .extend(paths.iter().map(|path| FileId::of(path)));
+        self.brings(&paths);
         let (index, done) = blocking(move || {
             let mut indexer = Indexer {
                 index: &mut index,

@@ -193,7 +193,7 @@ impl ChangesOutput {
     }
 
     /// Rows are in these files now.
-    async fn follow(&self, state: &mut State, files: Vec<String>) -> Result<()> {
+    pub(super) async fn follow(&self, state: &mut State, files: Vec<String>) -> Result<()> {
         let mut index = state.take_index()?;
         let reading = self.reading.clone();
         let (index, done) = blocking(move || {

@@ -22,6 +22,7 @@ use rayon::ThreadPool;
 
 use super::{
     chunk::{ClosedChunk, OpenChunk},
+    config::Operation,
     content::{ChangesContent, Chunk},
     keys::KeyCodec,
     plan::ChangePlan,
@@ -61,9 +62,9 @@ struct WrittenChunk {
 impl ChangesWriter {
     pub(crate) fn new(parts: Parts, table: Box<dyn TableWriter>) -> Self {
         Self {
+            open: OpenChunk::new(parts.codec.soft()),
             parts,
             table,
-            open: OpenChunk::default(),
             written: Vec::new(),
             kept: Tombstones::default(),
         }
@@ -78,7 +79,7 @@ impl ChangesWriter {
             truncate,
             rows,
             deletes,
-        } = self.open.close(self.parts.plan.soft())?;
+        } = self.open.close()?;
         let splits = rows
             .into_iter()
             .map(|rows| split(&self.parts.pool, self.table.splitter(), rows));
@@ -130,7 +131,17 @@ impl TableWriter for ChangesWriter {
         let changes = split
             .downcast::<ChangeRows>()
             .map_err(|_| Error::internal("changes were split by another table's splitter"))?;
-        self.open.take(*changes);
+        let (changes, mut next) = (Arc::new(*changes), 0);
+        if self.parts.codec.soft() {
+            // What is there before a TRUNCATE gets its flag by the commit: a chunk begins with it.
+            let truncates = |row: &usize| changes.ops[*row] == Operation::Truncate;
+            for row in (0..changes.ops.len()).filter(truncates) {
+                self.open.take(&changes, next..row);
+                self.end_chunk().await?;
+                next = row;
+            }
+        }
+        self.open.take(&changes, next..changes.ops.len());
         if self.open.bytes() > self.parts.chunk_bytes {
             self.end_chunk().await?;
         }
@@ -151,7 +162,7 @@ impl TableWriter for ChangesWriter {
 
     async fn before_seal(&mut self) -> Result<()> {
         self.end_chunk().await?;
-        self.open = OpenChunk::default();
+        self.open = OpenChunk::new(self.parts.codec.soft());
         Ok(())
     }
 

@@ -10,7 +10,7 @@ use calve_engine::seams::Outcome;
 use super::world::{Change, World};
 
 /// From now on the catalog changes no table: whoever tries finds that another was faster.
-const OTHERS_ARE_FASTER: &str = "CREATE TRIGGER faster BEFORE UPDATE ON iceberg_tables \
+pub(super) const OTHERS_ARE_FASTER: &str = "CREATE TRIGGER faster BEFORE UPDATE ON iceberg_tables \
                                  BEGIN SELECT RAISE(IGNORE); END";
 
 impl World {

@@ -3,6 +3,7 @@
 
 mod conflicts;
 mod others;
+mod soft;
 mod truncates;
 mod upkeep;
 mod world;

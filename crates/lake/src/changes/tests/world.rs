@@ -240,21 +240,20 @@ impl World {
         (live.files().len(), live.deletes().count())
     }
 
-    /// Rows as another reader sees them; panics when a key is there twice.
-    pub(super) async fn rows(&self) -> BTreeMap<i64, (String, i64)> {
+    /// What another reader sees.
+    pub(super) async fn scan(&self) -> Vec<RecordBatch> {
         let table = load_table(&self.config.catalog, &self.config.table)
             .await
             .expect("the table");
         let scan = table.scan().build().expect("a scan");
-        let batches: Vec<RecordBatch> = scan
-            .to_arrow()
-            .await
-            .expect("a stream")
-            .try_collect()
-            .await
-            .expect("rows");
+        let batches = scan.to_arrow().await.expect("a stream");
+        batches.try_collect().await.expect("rows")
+    }
+
+    /// Rows as another reader sees them; panics when a key is there twice.
+    pub(super) async fn rows(&self) -> BTreeMap<i64, (String, i64)> {
         let mut rows = BTreeMap::new();
-        for batch in batches {
+        for batch in self.scan().await {
             let column = |name: &str| batch.column_by_name(name).expect("a column").clone();
             let (id, n, region) = (column("id"), column("n"), column("region"));
             for row in 0..batch.num_rows() {

@@ -19,6 +19,7 @@ mod tiers;
 
 use std::{collections::HashMap, sync::Arc};
 
+use arrow::array::RecordBatch;
 use calve_engine::{
     error::{Error, Result},
     fault,
@@ -347,22 +348,31 @@ pub(crate) async fn without_rows(
             rewriter.append(batch).await?;
         }
     }
-    let prepared = rewriter.writer.seal(Epoch::NONE).finish().await?;
-    if prepared.files == 0 {
-        return Ok(Vec::new());
+    rewriter.added(metadata).await
+}
+
+/// New files of some rows of others, which `change` gets in the order of the files and of their rows.
+/// They are rows of their own: they do not keep their ids. What is written is durable, and nothing refers
+/// to it.
+///
+/// # Errors
+/// Those of reading and writing, and those of `change`.
+pub(crate) async fn some_rows(
+    handle: &TableHandle,
+    metadata: &TableMetadata,
+    files: Vec<(Arc<LiveFile>, RoaringTreemap)>,
+    mut change: impl FnMut(&RecordBatch) -> Result<RecordBatch> + Send,
+    options: &CompactOptions,
+    pool: Arc<rayon::ThreadPool>,
+) -> Result<Vec<AddedFile>> {
+    let mut rewriter = Rewriter::new(handle, metadata, false, options, pool)?;
+    for (file, wanted) in files {
+        let mut rows = rewriter.reader.only(&file, &wanted).await?;
+        while let Some(batch) = rows.try_next().await? {
+            rewriter.append(change(&batch)?).await?;
+        }
     }
-    let content = Content::from_json(&prepared.content)?;
-    let (spec, schema) = (content.spec, content.schema);
-    let added = content
-        .data_files(metadata)?
-        .into_iter()
-        .map(|file| AddedFile {
-            file,
-            spec,
-            schema,
-            sequence: None,
-        });
-    Ok(added.collect())
+    rewriter.added(metadata).await
 }
 
 /// Reads groups and writes their rows.
@@ -441,7 +451,27 @@ impl Rewriter {
         })
     }
 
-    async fn append(&mut self, batch: arrow::array::RecordBatch) -> Result<()> {
+    /// The files that it has written, for a commit.
+    async fn added(mut self, metadata: &TableMetadata) -> Result<Vec<AddedFile>> {
+        let prepared = self.writer.seal(Epoch::NONE).finish().await?;
+        if prepared.files == 0 {
+            return Ok(Vec::new());
+        }
+        let content = Content::from_json(&prepared.content)?;
+        let (spec, schema) = (content.spec, content.schema);
+        let added = content
+            .data_files(metadata)?
+            .into_iter()
+            .map(|file| AddedFile {
+                file,
+                spec,
+                schema,
+                sequence: None,
+            });
+        Ok(added.collect())
+    }
+
+    async fn append(&mut self, batch: RecordBatch) -> Result<()> {
         let split = self.splitter.split(batch)?;
         self.writer.append(split).await
     }

@@ -20,7 +20,7 @@ use iceberg::{
 };
 use parquet::arrow::{
     PARQUET_FIELD_ID_META_KEY, ParquetRecordBatchStreamBuilder, ProjectionMask,
-    arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions},
+    arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, RowSelection},
 };
 use roaring::RoaringTreemap;
 
@@ -127,15 +127,7 @@ impl Reader {
         file: &Arc<LiveFile>,
         deleted: RoaringTreemap,
     ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        let path = file.path.clone();
-        if file.format != DataFileFormat::Parquet {
-            return Err(Error::config(format!(
-                "only Parquet files are compacted: file={path} format={}",
-                file.format
-            ))
-            .hint("compact the table with the engine that wrote it"));
-        }
-        let batches = self.batches(file).await?;
+        let batches = self.batches(file, None).await?;
         let mut next = 0_u64;
         let (schema, lineage, file) = (self.schema.clone(), self.lineage, file.clone());
         Ok(batches
@@ -153,10 +145,40 @@ impl Reader {
             .boxed())
     }
 
+    /// Only these rows, whether they are deleted or not, in the file's order and without ids.
+    ///
+    /// # Errors
+    /// As [`Reader::rows`].
+    pub(super) async fn only(
+        &self,
+        file: &Arc<LiveFile>,
+        wanted: &RoaringTreemap,
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let wanted = wanted.iter().map(|row| row as usize..row as usize + 1);
+        let wanted = RowSelection::from_consecutive_ranges(wanted, file.rows as usize);
+        let batches = self.batches(file, Some(wanted)).await?;
+        let (schema, file) = (self.schema.clone(), file.clone());
+        Ok(batches
+            .map(move |batch| {
+                let batch = batch.map_err(|e| unreadable(&file.path).because(e))?;
+                adapt(&batch, &schema).map_err(|e| e.context(format!("file={}", file.path)))
+            })
+            .boxed())
+    }
+
+    /// All rows, or those that are `wanted`.
     async fn batches(
         &self,
         file: &LiveFile,
+        wanted: Option<RowSelection>,
     ) -> Result<impl Stream<Item = parquet::errors::Result<RecordBatch>> + Send + 'static> {
+        if file.format != DataFileFormat::Parquet {
+            return Err(Error::config(format!(
+                "only Parquet files are compacted: file={} format={}",
+                file.path, file.format
+            ))
+            .hint("compact the table with the engine that wrote it"));
+        }
         let failed = |e: iceberg::Error| access::unreadable(unreadable(&file.path), e);
         let reader = self.access.parquet(&file.path, file.bytes).await;
         let mut reader = reader.map_err(failed)?;
@@ -165,17 +187,22 @@ impl Reader {
             .await
             .map_err(|e| access::unreadable(unreadable(&file.path), e))?;
         // Columns without an id are read too: a file that has any is refused.
-        let wanted = |field: &Field| {
+        let ours = |field: &Field| {
             let id = field.metadata().get(PARQUET_FIELD_ID_META_KEY);
             let mut ours = self.schema.fields().iter();
             id.is_none() || ours.any(|ours| ours.metadata().get(PARQUET_FIELD_ID_META_KEY) == id)
         };
         let fields = metadata.schema().fields().iter().enumerate();
-        let places = fields.filter(|(_, field)| wanted(field)).map(|(at, _)| at);
+        let places = fields.filter(|(_, field)| ours(field)).map(|(at, _)| at);
         let mask = ProjectionMask::roots(metadata.parquet_schema(), places.collect::<Vec<_>>());
-        ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)
+        let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, metadata)
             .with_projection(mask)
-            .with_batch_size(BATCH_ROWS)
+            .with_batch_size(BATCH_ROWS);
+        let builder = match wanted {
+            Some(wanted) => builder.with_row_selection(wanted),
+            None => builder,
+        };
+        builder
             .build()
             .map_err(|e| unreadable(&file.path).because(e))
     }

@@ -65,7 +65,7 @@ pub(in crate::iceberg) fn in_order(live: &LiveFiles) -> Vec<Arc<LiveFile>> {
 }
 
 /// Deletes rows of one data file by a position delete file, into which the earlier one goes.
-pub(in crate::iceberg) async fn delete_positions(
+pub(crate) async fn delete_positions(
     handle: &TableHandle,
     known: &Known,
     live: &LiveFiles,
