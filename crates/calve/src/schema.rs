@@ -166,6 +166,7 @@ pub(crate) fn with_evolution(config: &IcebergConfig, file: &PipelineFile) -> Ice
         add,
         widen,
         rename: file.schema.rename.clone(),
+        own: Vec::new(),
         fixed: Vec::new(),
     };
     config

@@ -71,7 +71,7 @@ pub enum Mode {
     /// The table equals the source's.
     #[default]
     Merge,
-    /// The table is the log of changes: a row for each, with `_op` and `_order`.
+    /// The table is the log of changes: a row for each, with `_op`, and with `order_by` its `_order`.
     Append,
     /// As `merge`, but deleted rows stay: with the values that they had, and a flag.
     SoftDelete,

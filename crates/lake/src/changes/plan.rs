@@ -19,7 +19,7 @@ use super::config::{ChangesConfig, Mode, Operation};
 pub(crate) const ORDER: &str = "_calve_order";
 /// The operation, where the rows do not name another column.
 const OP: &str = "_op";
-/// The order of a change, in a log of changes.
+/// The order of a change, in a log of changes; with several columns `_order_1`, ….
 const LOG_ORDER: &str = "_order";
 
 /// How the columns of changes become those of a table.
@@ -73,25 +73,30 @@ impl ChangePlan {
             Some(name) => Some(find("op_column", name)?),
             None => rows.index_of(OP).ok(),
         };
-        let is_hidden = |name: &str| {
-            hidden.iter().any(|h| h == name) || name.contains('.') || name.starts_with('_')
-        };
+        let is_hidden =
+            |name: &String| hidden.contains(name) || name.contains('.') || name.starts_with('_');
         if let Some((_, name)) = key.iter().find(|(at, _)| Some(*at) == op) {
             return Err(Error::config(format!(
                 "changes.key is not a column of the table: column={name}"
             )));
         }
         let append = config.mode == Mode::Append;
-        // Columns that become the stored order.
-        let extra: Vec<usize> = order
+        // Columns that are stored as the order, and not as themselves.
+        let only_order: Vec<usize> = order
             .iter()
             .filter(|(at, name)| is_hidden(name) && key.iter().all(|(k, _)| k != at))
             .map(|(at, _)| *at)
             .collect();
+        // Columns that become the stored order. A log has them all, for readers who know only the log.
+        let extra = if append {
+            order.iter().map(|(at, _)| *at).collect()
+        } else {
+            only_order.clone()
+        };
         let mut kept = Vec::new();
         let mut fields = Vec::new();
         for (at, field) in rows.fields().iter().enumerate() {
-            if Some(at) == op || extra.contains(&at) {
+            if Some(at) == op || only_order.contains(&at) {
                 continue;
             }
             kept.push(at);
@@ -257,4 +262,41 @@ fn sure(known: Option<Operation>) -> Result<Operation> {
     known.ok_or_else(|| {
         Error::data("the operation is null or unknown; `changes.ops` says what others mean")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_log_has_the_order_whichever_columns_it_is() {
+        let number = |name: &str| Field::new(name, DataType::Int64, true);
+        let names = ["id", "_seq", "source.lsn", "n", "_op"];
+        let rows = Schema::new(names.map(number).to_vec());
+        let cases: [(&str, &[&str], &str); 7] = [
+            ("append", &["n"], "id _seq source.lsn n _order _op"),
+            ("append", &["_seq"], "id source.lsn n _order _op"),
+            (
+                "append",
+                &["n", "_seq"],
+                "id source.lsn n _order_1 _order_2 _op",
+            ),
+            (
+                "append",
+                &["_seq", "source.lsn"],
+                "id n _order_1 _order_2 _op",
+            ),
+            ("append", &[], "id _seq source.lsn n _op"),
+            ("merge", &["n"], "id _seq source.lsn n"),
+            ("merge", &["n", "_seq"], "id source.lsn n _calve_order"),
+        ];
+        for (mode, order_by, wanted) in cases {
+            let config = serde_json::json!({"key": ["id"], "mode": mode, "order_by": order_by});
+            let config = serde_json::from_value(config).expect("a configuration");
+            let plan = ChangePlan::new(&config, &[], &rows).expect("a plan");
+            let fields = plan.table().fields().iter();
+            let found: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
+            assert_eq!(found.join(" "), wanted, "{mode} {order_by:?}");
+        }
+    }
 }

@@ -280,6 +280,11 @@ pub(super) fn check(
     }
     let mut evolution = config.evolution.clone();
     if let Some(changes) = &config.changes {
+        // A log that an older version made lacks them, whatever rows may bring.
+        if changes.mode == Mode::Append {
+            let numbered = (1..=changes.order_by.len()).map(|n| format!("_order_{n}"));
+            evolution.own.extend(numbered.chain(["_order".to_owned()]));
+        }
         // The index of keys has them as bytes of their types.
         evolution.fixed.extend(changes.key.iter().cloned());
         evolution.fixed.extend(changes.order_by.iter().cloned());

@@ -28,6 +28,8 @@ pub struct Evolution {
     pub widen: bool,
     /// Columns that get another name, old to new; a dot leads into a struct.
     pub rename: BTreeMap<String, String>,
+    /// New columns that are added in any case: they are calve's, and not the rows'.
+    pub own: Vec<String>,
     /// Columns whose type stays as it is, since something outside of the table depends on it.
     pub fixed: Vec<String>,
 }
@@ -211,7 +213,9 @@ impl Follow<'_> {
                     want.name,
                     show(&want.field_type)
                 ));
-            } else if self.evolution.add {
+            } else if self.evolution.add
+                || (above.is_empty() && self.evolution.own.contains(&want.name))
+            {
                 self.changed = true;
                 fields.push(self.fresh(want));
             } else {

@@ -2,6 +2,7 @@
 //! indexes, compactions and writers that come in between.
 
 mod conflicts;
+mod log;
 mod others;
 mod soft;
 mod truncates;
