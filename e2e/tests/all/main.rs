@@ -4,6 +4,7 @@
 
 mod batchers;
 mod changes;
+mod changes_from_debezium;
 mod changes_golden;
 mod changes_on_rest;
 mod changes_on_s3;

@@ -13,7 +13,7 @@ use arrow::{
 };
 use calve_engine::Result;
 
-use super::mongo;
+use super::{deleted, mongo};
 use crate::formats::json::{
     column::Slot,
     keys::{COMPLETE, END, Keys, SKIP, START},
@@ -45,8 +45,10 @@ pub(super) struct Envelope {
     groups: Vec<(String, Slot)>,
     /// The operations of the rows.
     pub(super) ops: Vec<u8>,
-    /// A document that was written as a string.
+    /// A document that was written as a string, or the row of a delete that was put together.
     document: String,
+    /// Where the key of the message begins that the change is in, if it has one.
+    pub(super) key: Option<usize>,
 }
 
 /// What was read.
@@ -65,6 +67,8 @@ pub(super) enum Change {
 /// Where the parts of an envelope begin that were walked over.
 #[derive(Default)]
 struct Seen {
+    /// The envelope itself.
+    change: usize,
     op: Option<u8>,
     before: Option<usize>,
     has_after: bool,
@@ -101,6 +105,7 @@ impl Envelope {
                 .collect::<Result<Vec<_>>>()?,
             ops: Vec::new(),
             document: String::new(),
+            key: None,
         })
     }
 
@@ -115,7 +120,10 @@ impl Envelope {
     ) -> Result<(Change, usize), Failure> {
         let bytes = text.as_bytes();
         let row = self.ops.len();
-        let mut seen = Seen::default();
+        let mut seen = Seen {
+            change: at,
+            ..Seen::default()
+        };
         let mut previous = START;
         let mut next = self.keys.edges[START].next as usize;
         loop {
@@ -211,6 +219,39 @@ impl Envelope {
         Ok(end)
     }
 
+    /// Appends the row of a delete with what the key of its message says and `before` does not; false:
+    /// `before` says it all.
+    #[inline]
+    fn image_by_key(
+        &mut self,
+        rows: &mut Object,
+        text: &str,
+        seen: &Seen,
+    ) -> Result<bool, Failure> {
+        let Some(key) = self.key else {
+            return Ok(false);
+        };
+        self.document.clear();
+        match seen.before {
+            None => self.document.push_str("{}"),
+            Some(at) if byte(text.as_bytes(), at) == b'"' => {
+                let (document, _) = string(text, at)?;
+                let simple = mongo::simplify(&document, &mut self.document);
+                simple.map_err(|f| f.within("before"))?;
+            }
+            Some(at) => {
+                let end = skip_value(text.as_bytes(), at)?;
+                self.document.push_str(&text[at..end]);
+            }
+        }
+        if !deleted::complete(&mut self.document, rows, text, key, seen.change) {
+            return Ok(false);
+        }
+        let read = rows.read(&self.document, 0);
+        read.map_err(|f| f.within("key"))?;
+        Ok(true)
+    }
+
     /// Decides what the change is, now that all of it was seen.
     #[inline]
     fn settle(&mut self, rows: &mut Object, text: &str, seen: &Seen) -> Result<Change, Failure> {
@@ -238,6 +279,7 @@ impl Envelope {
             b'd' => {
                 rows.truncate(row);
                 match seen.before {
+                    _ if self.image_by_key(rows, text, seen)? => {}
                     Some(at) => {
                         let read = self.image(rows, text, at);
                         read.map_err(|f| f.within("before"))?;

@@ -1,5 +1,6 @@
 //! A message with its key: `{"key": …, "value": …}` on one line, as tools write topics to files. The
-//! value is the change; the key says which columns identify a row.
+//! value is the change; the key says which columns identify a row, and of a delete their values where
+//! the change has none (`deleted`).
 //!
 //! Key and value may each stand behind a schema. Only lines whose first name is `key` are looked at.
 
@@ -9,6 +10,7 @@ use serde::Deserialize;
 use super::{
     Failure,
     infer::{Object, lines},
+    mongo,
 };
 use crate::formats::{
     infer::{Kind, SAMPLE_EVENTS},
@@ -18,18 +20,25 @@ use crate::formats::{
 /// What the names of a value may be.
 const VALUES: [&[u8]; 2] = [b"\"value\"", b"\"payload\""];
 
-/// Where the value of a pair begins, and where the pair ends. None: the line is something else.
+/// Where key and value of a pair begin, and where the pair ends.
+pub(super) struct Pair {
+    pub(super) key: usize,
+    pub(super) value: usize,
+    pub(super) end: usize,
+}
+
+/// The pair at `at`. None: the line is something else.
 #[inline]
-pub(super) fn value(bytes: &[u8], at: usize) -> Option<(usize, usize)> {
+pub(super) fn pair(bytes: &[u8], at: usize) -> Option<Pair> {
     let first = skip_space(bytes, at + 1);
     if byte(bytes, at) != b'{' || !bytes[first.min(bytes.len())..].starts_with(b"\"key\"") {
         return None;
     }
-    pair(bytes, first).ok().flatten()
+    parts(bytes, first).ok().flatten()
 }
 
 #[cold]
-fn pair(bytes: &[u8], first: usize) -> Result<Option<(usize, usize)>, Failure> {
+fn parts(bytes: &[u8], first: usize) -> Result<Option<Pair>, Failure> {
     let key = colon(bytes, first + b"\"key\"".len())?;
     // A table may have a column of this name, of numbers or texts.
     if !matches!(byte(bytes, key), b'{' | b'n') {
@@ -46,14 +55,14 @@ fn pair(bytes: &[u8], first: usize) -> Result<Option<(usize, usize)>, Failure> {
         }
         at = skip_space(bytes, skip_value(bytes, value)?);
     }
-    Ok((byte(bytes, at) == b'}')
-        .then_some(at + 1)
-        .and_then(|end| Some((found?, end))))
+    let end = at + 1;
+    let pair = found.map(|value| Pair { key, value, end });
+    Ok(pair.filter(|_| byte(bytes, at) == b'}'))
 }
 
 /// The value of a pair, where an event is one.
 pub(super) fn value_of<'a>(event: &Object<'a>, line: &str) -> Option<&'a str> {
-    let is_pair = value(line.as_bytes(), line.len() - line.trim_start().len()).is_some();
+    let is_pair = pair(line.as_bytes(), line.len() - line.trim_start().len()).is_some();
     let value = event.get("value").or_else(|| event.get("payload"));
     value.filter(|_| is_pair).map(|value| value.get())
 }
@@ -70,21 +79,25 @@ struct KeyField {
     field: String,
 }
 
-/// The columns of the keys of the first messages, in their order; none: there are no keys.
+/// The columns of the keys of the first messages, in their order; none: there are no keys. MongoDB's
+/// keys call `id` what is `_id` in the documents.
 ///
 /// # Errors
 /// `Config` when the keys have different columns.
 pub(in crate::formats) fn key_columns(first: &[RawBatch]) -> Result<Option<Vec<String>>> {
     let mut known: Option<Vec<String>> = None;
+    let mut of_mongodb = false;
     let mut events = 0;
-    for raw in first {
+    'batches: for raw in first {
         let Payload::Bytes(text) = &raw.payload else {
             continue;
         };
         for line in lines(text, raw.range.from) {
-            let Some(columns) = columns_of(line) else {
+            let Some((columns, value)) = columns_of(line) else {
                 continue;
             };
+            // A tombstone does not say whose it is.
+            of_mongodb |= mongo::is_source_of(value);
             match &known {
                 Some(known) if *known != columns => {
                     return Err(Error::config(format!(
@@ -98,16 +111,20 @@ pub(in crate::formats) fn key_columns(first: &[RawBatch]) -> Result<Option<Vec<S
             }
             events += 1;
             if events == SAMPLE_EVENTS {
-                return Ok(known);
+                break 'batches;
             }
         }
+    }
+    if of_mongodb && known.as_ref().is_some_and(|columns| *columns == ["id"]) {
+        known = Some(vec![mongo::ID.to_owned()]);
     }
     Ok(known)
 }
 
-fn columns_of(line: &str) -> Option<Vec<String>> {
+/// The columns of a message's key, and its value.
+fn columns_of(line: &str) -> Option<(Vec<String>, &str)> {
     let event: Object = serde_json::from_str(line).ok()?;
-    value_of(&event, line)?;
+    let value = value_of(&event, line)?;
     let key = event.get("key")?.get();
     let inner: Object = serde_json::from_str(key).ok()?;
     let mut columns = match (inner.get("schema"), inner.get("payload")) {
@@ -120,7 +137,7 @@ fn columns_of(line: &str) -> Option<Vec<String>> {
     };
     // What Debezium adds when it routes several tables into one topic.
     columns.retain(|name| !name.starts_with("__dbz__"));
-    (!columns.is_empty()).then_some(columns)
+    (!columns.is_empty()).then_some((columns, value))
 }
 
 fn names(object: &str) -> Option<Vec<String>> {
@@ -151,6 +168,28 @@ mod tests {
         for lines in [&[plain][..], &[&schema], &[none], &["null", plain, &schema]] {
             assert_eq!(key(lines).expect("keys"), columns, "{lines:?}");
         }
+    }
+
+    #[test]
+    fn the_key_of_a_document_is_its_id() {
+        let id = r#"{"id":"{\"$oid\":\"63979f0c1f44e0b0a5b1f7d1\"}"}"#;
+        let of = |value: &str| format!(r#"{{"key":{id},"value":{value}}}"#);
+        let source = r#""source":{"version":"3.0.0.Final","connector":"mongodb"}"#;
+        let delete = of(&format!(
+            r#"{{"before":null,"after":null,{source},"op":"d"}}"#
+        ));
+        let schema = of(&format!(
+            r#"{{"schema":{{}},"payload":{{"op":"d",{source}}}}}"#
+        ));
+        let bare = of(r#"{"_id":"63979f0c1f44e0b0a5b1f7d1","__deleted":"true"}"#);
+        let tombstone = of("null");
+        for lines in [[&tombstone, &delete], [&schema, &tombstone], [&bare, &bare]] {
+            let found = key(&lines.map(String::as_str)).expect("keys");
+            assert_eq!(found, Some(vec!["_id".to_owned()]), "{lines:?}");
+        }
+        let row = of(r#"{"op":"c","after":{"id":1},"source":{"connector":"mysql"}}"#);
+        let found = key(&[&tombstone, &row]).expect("keys");
+        assert_eq!(found, Some(vec!["id".to_owned()]));
     }
 
     #[test]

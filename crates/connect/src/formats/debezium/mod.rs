@@ -11,6 +11,7 @@
 mod assembly;
 mod config;
 mod connect;
+mod deleted;
 mod envelope;
 mod infer;
 mod message;
@@ -259,8 +260,13 @@ impl DebeziumDecoder {
         if byte(bytes, at) == b'\n' {
             return Ok((false, at));
         }
-        let (row, end) = match message::value(bytes, at) {
-            Some((value, end)) => (self.value(text, value)?.0, end),
+        let (row, end) = match message::pair(bytes, at) {
+            Some(pair) => {
+                self.envelope.key = Some(pair.key);
+                let read = self.value(text, pair.value);
+                self.envelope.key = None;
+                (read?.0, pair.end)
+            }
             None => self.value(text, at)?,
         };
         let end = skip_space(bytes, end);

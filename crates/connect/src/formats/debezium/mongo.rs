@@ -8,14 +8,64 @@ use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
+    de::{IgnoredAny, MapAccess, Visitor},
 };
 use serde_json::{Value, value::RawValue};
 
 use crate::formats::json::text::Failure;
 
+/// The field that identifies a document. The keys of messages call it `id`.
+pub(super) const ID: &str = "_id";
+
 /// How deep a document may nest; MongoDB allows 100.
 const MAX_DEPTH: usize = 128;
+
+/// What of a change tells that it is about a document: the connector's name, or in a row without envelope
+/// the field of the id.
+#[derive(Deserialize)]
+struct Change<'a> {
+    #[serde(borrow)]
+    source: Option<Source<'a>>,
+    #[serde(borrow)]
+    payload: Option<Box<Change<'a>>>,
+    #[serde(rename = "_id")]
+    own_id: Option<IgnoredAny>,
+    id: Option<IgnoredAny>,
+    op: Option<IgnoredAny>,
+}
+
+#[derive(Deserialize)]
+struct Source<'a> {
+    #[serde(borrow)]
+    connector: Option<Cow<'a, str>>,
+}
+
+/// Whether MongoDB's connector wrote the change that `text` begins with, as far as it tells.
+pub(super) fn is_source_of(text: &str) -> bool {
+    let mut json = serde_json::Deserializer::from_str(text);
+    let Ok(Some(mut change)) = Option::<Change>::deserialize(&mut json) else {
+        return false;
+    };
+    if let Some(inside) = change.payload.take() {
+        change = *inside;
+    }
+    let connector = change.source.and_then(|source| source.connector);
+    let bare = change.op.is_none() && change.own_id.is_some() && change.id.is_none();
+    connector.map_or(bare, |name| name == "mongodb")
+}
+
+/// The field [`ID`] of a document whose id a key writes as `id`: extended JSON inside of a string, read as
+/// the documents are. None where it nests too deep.
+pub(super) fn id_field(id: &RawValue) -> Option<String> {
+    let inside = serde_json::from_str::<String>(id.get());
+    let is_json = |text: &String| serde_json::from_str::<&RawValue>(text).is_ok();
+    // What is no JSON within a string is a text of its own.
+    let value = inside.ok().filter(is_json);
+    let value = value.as_deref().unwrap_or(id.get());
+    let mut field = format!("\"{ID}\":");
+    plain(value.trim(), &mut field, 0)?;
+    Some(field)
+}
 
 /// Writes the document with plain values, on one line.
 pub(super) fn simplify(document: &str, into: &mut String) -> Result<(), Failure> {

@@ -83,6 +83,11 @@ impl Object {
         })
     }
 
+    /// Whether it reads a field of this name.
+    pub(in crate::formats) fn has(&self, name: &str) -> bool {
+        self.places.iter().any(|place| place.name == name)
+    }
+
     /// Objects read, nulls among them.
     pub(in crate::formats) fn len(&self) -> usize {
         self.len

@@ -1,5 +1,6 @@
 //! Changes as rows.
 
+mod deletes;
 mod encodings;
 mod fixture;
 mod generated;
