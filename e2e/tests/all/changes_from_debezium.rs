@@ -91,3 +91,117 @@ fn documents_come_and_go_by_the_keys_of_their_messages() {
     let found = job.ask(&["_id", "name", "n"], "SELECT count(*) FROM t");
     assert_eq!(found, json!([[300]]));
 }
+
+/// A change with the schema of its row: names, Connect's types, values.
+fn with_schema(op: &str, scn: u64, columns: &[(&str, Value, Value)]) -> Value {
+    let field = |name: &str, of: &Value| {
+        let mut field = of.clone();
+        field["field"] = json!(name);
+        field
+    };
+    let fields: Vec<Value> = columns
+        .iter()
+        .map(|(name, of, _)| field(name, of))
+        .collect();
+    let row: serde_json::Map<String, Value> = columns
+        .iter()
+        .map(|(name, _, value)| ((*name).to_owned(), value.clone()))
+        .collect();
+    let image = |name| json!({ "type": "struct", "field": name, "fields": fields });
+    let (before, after) = match op {
+        "d" => (json!(row), Value::Null),
+        _ => (Value::Null, json!(row)),
+    };
+    // Oracle's numbers are text.
+    let source = json!({ "connector": "oracle", "scn": scn.to_string() });
+    json!({
+        "schema": { "type": "struct", "fields": [image("before"), image("after")] },
+        "payload": { "before": before, "after": after, "source": source, "op": op }
+    })
+}
+
+#[test]
+fn columns_become_wider_with_the_schema_of_the_changes() {
+    let root = tempfile::tempdir().expect("a folder");
+    let (int, long) = (json!({ "type": "int32" }), json!({ "type": "int64" }));
+    let (float, double) = (json!({ "type": "float" }), json!({ "type": "double" }));
+    let money = |digits: u8| {
+        json!({
+            "type": "bytes", "name": "org.apache.kafka.connect.data.Decimal",
+            "parameters": { "scale": "2", "connect.decimal.precision": digits.to_string() }
+        })
+    };
+    let narrow = |id: u64| {
+        with_schema(
+            "c",
+            id,
+            &[
+                ("id", int.clone(), json!(id)),
+                ("n", int.clone(), json!(7)),
+                ("f", float.clone(), json!(0.5)),
+                ("d", money(5), json!("MDk=")),
+            ],
+        )
+    };
+    let wide = |id: u64| {
+        with_schema(
+            "c",
+            id,
+            &[
+                ("id", int.clone(), json!(id)),
+                ("n", long.clone(), json!(5_000_000_000_u64)),
+                ("f", double.clone(), json!(0.1)),
+                // 1234567.89
+                ("d", money(12), json!("B1vNFQ==")),
+                ("more", int.clone(), json!(1)),
+            ],
+        )
+    };
+    let mut job = Job::new(
+        root.path().join("wider"),
+        "key: [id], order_by: [source.scn]",
+    );
+    let mut lines: Vec<Value> = (0..50).map(narrow).collect();
+    job.reads(&lines);
+    // In the middle of a file, and old ones behind.
+    lines = (50..60).map(narrow).collect();
+    lines.extend((60..100).map(wide));
+    lines.extend((100..110).map(narrow));
+    job.reads(&lines);
+    let found = job.ask(
+        &["id", "n", "f", "d", "more"],
+        "SELECT count(*), count(more), sum(n)::BIGINT, max(f), max(d)::VARCHAR, min(d)::VARCHAR, \
+         typeof(max(n)), typeof(max(f)), typeof(max(d)) FROM t",
+    );
+    let sum = 70 * 7 + 40 * 5_000_000_000_u64;
+    let types = ["BIGINT", "DOUBLE", "DECIMAL(12,2)"];
+    assert_eq!(
+        found,
+        json!([[
+            110,
+            40,
+            sum,
+            0.5,
+            "1234567.89",
+            "123.45",
+            types[0],
+            types[1],
+            types[2]
+        ]])
+    );
+
+    // A key stays as it is: that is said, and one may go on without.
+    let key = with_schema("c", 200, &[("id", long.clone(), json!(200))]);
+    let large = with_schema("c", 201, &[("id", long, json!(5_000_000_000_u64))]);
+    let (code, log) = job.read(&[key, large]);
+    assert_ne!(code, Some(0), "{log}");
+    assert!(log.contains("id"), "{log}");
+    let file = job.dir.join("changes.yaml");
+    let text = fs::read_to_string(&file).expect("the pipeline file");
+    fs::write(&file, text + "schema: { evolve: add }\n").expect("the pipeline file");
+    let (code, log) = job.read(&[]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(log.contains("rejected     1"), "{log}");
+    let found = job.ask(&["id"], "SELECT count(*), max(id) FROM t");
+    assert_eq!(found, json!([[111, 200]]));
+}

@@ -153,6 +153,16 @@ impl Watch {
         }
     }
 
+    /// Whether new fields become columns.
+    pub(super) fn adds(&self) -> bool {
+        self.evolve.add
+    }
+
+    /// Whether a column of type `has` has to change for values of type `seen`, and may.
+    pub(super) fn grows(&self, has: &DataType, seen: &DataType) -> bool {
+        merged_type(has, seen, self.evolve).is_some()
+    }
+
     /// The batch has more than the schema.
     pub(super) fn note(&self) {
         self.noted.store(true, Ordering::Relaxed);
@@ -274,7 +284,7 @@ fn storable(field: &Field) -> Field {
 }
 
 /// The type that holds values of both, where it is another one than `has` and may follow it.
-fn merged_type(has: &DataType, seen: &DataType, evolve: Evolve) -> Option<DataType> {
+pub(super) fn merged_type(has: &DataType, seen: &DataType, evolve: Evolve) -> Option<DataType> {
     use DataType as D;
     let item = |has: &FieldRef, seen: &FieldRef| {
         let wider = merged_type(has.data_type(), seen.data_type(), evolve)?;

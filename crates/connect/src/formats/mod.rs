@@ -237,7 +237,8 @@ impl FormatConfig {
             }
             Self::Debezium(config) => {
                 let decoder = debezium::DebeziumDecoder::new(config, schema)?;
-                let watch = watch.filter(|_| evolve.is_some_and(|evolve| evolve.add));
+                // A strict one leaves out what it does not know, and says so.
+                let watch = watch.filter(|_| evolve != Some(Evolve::STRICT));
                 Box::new(with(decoder, watch, debezium::DebeziumDecoder::watched))
             }
             // Descriptors say what there is.

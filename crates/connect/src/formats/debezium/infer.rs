@@ -10,6 +10,8 @@ use serde_json::value::RawValue;
 
 use super::{config::DebeziumConfig, connect::Connect, message, mongo, unwrapped};
 use crate::formats::{
+    Evolve,
+    evolve::merged_type,
     infer::{Kind, SAMPLE_EVENTS},
     mark_bytes,
 };
@@ -171,12 +173,14 @@ impl Sample {
         text.clone_into(&mut self.schema);
         let row = Connect::row(text.as_bytes(), config.unwrapped);
         for column in row.iter().flat_map(Connect::columns) {
-            if !self
-                .columns
-                .iter()
-                .any(|known| known.name() == column.name())
-            {
+            let mut known = self.columns.iter_mut();
+            let Some(known) = known.find(|known| known.name() == column.name()) else {
                 self.columns.push(column);
+                continue;
+            };
+            let (has, seen) = (known.data_type(), column.data_type());
+            if let Some(wider) = merged_type(has, seen, Evolve::default()) {
+                known.set_data_type(wider);
             }
         }
     }

@@ -87,7 +87,7 @@ impl DebeziumDecoder {
         let connect = Connect::row(schema, self.config.unwrapped);
         let plan = match &connect {
             Some(connect) => {
-                self.lacks(connect);
+                self.compare(connect);
                 let plan = self.plan_of(Some(connect));
                 let plan = plan.map_err(|_| Failure::new("its schema cannot be read"))?;
                 let known = self.plans.iter().position(|known| known.wire == plan.wire);
@@ -103,19 +103,24 @@ impl DebeziumDecoder {
         Ok(plan)
     }
 
-    /// Notes that a schema has columns which the rows lack, or says that they are dropped, once for each.
-    fn lacks(&mut self, schema: &Connect) {
-        for name in schema
-            .fields
-            .iter()
-            .filter_map(|field| field.field.as_ref())
-        {
-            let known = self.columns.iter().any(|column| column.name() == name)
-                || (self.config.unwrapped && unwrapped::is_extra(&self.config, name));
-            if known {
+    /// Notes that a schema has columns which the rows lack, or wider ones; says which are dropped, once for
+    /// each.
+    fn compare(&mut self, schema: &Connect) {
+        for seen in schema.columns() {
+            let name = seen.name();
+            if let Some((_, column)) = self.columns.find(name) {
+                let watch = self.watch.as_ref();
+                if let Some(watch) =
+                    watch.filter(|watch| watch.grows(column.data_type(), seen.data_type()))
+                {
+                    watch.note();
+                }
                 continue;
             }
-            if let Some(watch) = &self.watch {
+            if self.config.unwrapped && unwrapped::is_extra(&self.config, name) {
+                continue;
+            }
+            if let Some(watch) = self.watch.as_ref().filter(|watch| watch.adds()) {
                 watch.note();
             } else if self.dropped.insert(name.clone()) {
                 tracing::warn!(

@@ -3,7 +3,7 @@
 use arrow::datatypes::Schema;
 
 use super::*;
-use crate::formats::{columns::schema_to_json, debezium::infer};
+use crate::formats::{Evolve, columns::schema_to_json, debezium::infer};
 
 /// A change with its schema: each column is its name, its Connect schema, its value.
 fn change(columns: &[(&str, &str, &str)]) -> String {
@@ -412,4 +412,76 @@ fn a_schema_that_changes_in_the_stream() {
     let decoded = decoder.decode(&raw(&many.join("\n"), 0)).expect("rows");
     let ids: Vec<String> = (0..200).map(|n| n.to_string()).collect();
     assert_eq!(values(&decoded.rows, "id"), ids);
+}
+
+#[test]
+fn a_wider_type_in_the_stream_makes_the_column_wider() {
+    let decimal = |digits: u8| {
+        format!(
+            r#"{{"type":"bytes","name":"org.apache.kafka.connect.data.Decimal","parameters":{{"scale":"2","connect.decimal.precision":"{digits}"}}}}"#
+        )
+    };
+    let inner = |kind: &str, more: &str| {
+        format!(r#"{{"type":"struct","fields":[{{"field":"x","type":"{kind}"}}{more}]}}"#)
+    };
+    let of = |int: &str, float: &str, digits: u8, n: &str, inside: &str| {
+        change(&[
+            ("id", r#"{"type":"int32"}"#, "1"),
+            ("n", &format!(r#"{{"type":"{int}"}}"#), n),
+            ("f", &format!(r#"{{"type":"{float}"}}"#), "1.5"),
+            ("d", &decimal(digits), r#""MDk=""#),
+            ("s", &inner(int, inside), r#"{"x":1,"y":2}"#),
+        ])
+    };
+    let narrow = of("int32", "float", 5, "7", "");
+    let wide = of("int64", "double", 12, "5000000000", "");
+    let more = of("int64", "float", 5, "7", r#",{"field":"y","type":"int16"}"#);
+    let config = DebeziumConfig::default();
+    let first = infer(&config, &[raw(&narrow, 0)]).expect("infer");
+    let types = |schema: &Schema| schema_to_json(schema).expect("types").to_string();
+    let had = r#"[["id","int"],["n","int"],["f","float"],["d","decimal(5, 2)"],["s","struct<x: int>"],["_op","dictionary(varchar)"]]"#;
+    assert_eq!(types(&first), had);
+    let wider = r#"[["id","int"],["n","bigint"],["f","double"],["d","decimal(12, 2)"],["s","struct<x: bigint>"],["_op","dictionary(varchar)"]]"#;
+    let format = crate::formats::FormatConfig::Debezium(config.clone());
+    let evolve = |words: &str| serde_yaml_ng::from_str::<Evolve>(words).expect(words);
+    let decoder = |schema: &arrow::datatypes::SchemaRef, words: &str| {
+        let decoder = format.decoder_with(Arc::clone(schema), Some(evolve(words)), None);
+        decoder.expect("a decoder")
+    };
+    // The schema that a batch needs, whichever of its changes says so.
+    let needs = |schema: &arrow::datatypes::SchemaRef, words: &str, text: &[&String]| {
+        let (mut decoder, text) = (
+            decoder(schema, words),
+            text.iter().map(|line| line.as_str()),
+        );
+        let batch = raw(&text.collect::<Vec<_>>().join("\n"), 0);
+        decoder.decode(&batch).expect("rows");
+        decoder.evolved(&batch).expect("looked")
+    };
+    for text in [&[&wide][..], &[&narrow, &wide], &[&narrow, &wide, &narrow]] {
+        for words in ["[add, widen]", "widen"] {
+            let evolved = needs(&first, words, text).expect("a wider schema");
+            assert_eq!(types(&evolved), wider, "{words}");
+        }
+        assert!(needs(&first, "add", text).is_none(), "nothing is added");
+        assert!(needs(&first, "strict", text).is_none());
+    }
+    let evolved = needs(&first, "[add, widen]", &[&more]).expect("a field inside");
+    assert!(types(&evolved).contains("struct<x: bigint, y: smallint>"));
+    let evolved = needs(&first, "widen", &[&more]).expect("a wider field inside");
+    assert!(types(&evolved).contains("struct<x: bigint>"));
+    assert!(needs(&first, "[add, widen]", &[&narrow]).is_none());
+
+    // With the wider schema both are read, and nothing is asked for again.
+    let second = needs(&first, "[add, widen]", &[&wide]).expect("a wider schema");
+    let mut decoder = decoder(&second, "[add, widen]");
+    let batch = raw(&[narrow.as_str(), &wide].join("\n"), 0);
+    let decoded = decoder.decode(&batch).expect("rows");
+    assert_eq!(errors(&decoded), [""; 0]);
+    assert_eq!(values(&decoded.rows, "n"), ["7", "5000000000"]);
+    assert_eq!(values(&decoded.rows, "d"), ["123.45", "123.45"]);
+    assert!(decoder.evolved(&batch).expect("looked").is_none());
+    // So has the first schema, when both come at once.
+    let both = infer(&config, &[batch]).expect("infer");
+    assert_eq!(types(&both), wider);
 }
