@@ -108,6 +108,7 @@ impl Front {
         let rows = planned
             .as_ref()
             .map_or_else(|| Arc::clone(&events), Planned::schema);
+        file.check_rows(&rows)?;
         let monitors = match monitors {
             Some(monitors) => monitors,
             None => Monitors::plan(&file.monitor.0, &rows)?,

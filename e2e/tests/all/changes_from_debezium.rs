@@ -205,3 +205,42 @@ fn columns_become_wider_with_the_schema_of_the_changes() {
     let found = job.ask(&["id"], "SELECT count(*), max(id) FROM t");
     assert_eq!(found, json!([[111, 200]]));
 }
+
+#[test]
+fn numbers_of_oracle_s_log_order_as_numbers() {
+    let root = tempfile::tempdir().expect("a folder");
+    let int = json!({ "type": "int32" });
+    let change = |op: &str, scn: u64, id: u64| {
+        let columns = [
+            ("id", int.clone(), json!(id)),
+            ("n", int.clone(), json!(scn)),
+        ];
+        with_schema(op, scn, &columns)
+    };
+    let mut job = Job::new(root.path().join("scn"), "key: [id], order_by: [source.scn]");
+    job.reads(&[
+        change("c", 998, 1),
+        change("c", 999, 2),
+        change("c", 998, 3),
+    ]);
+    // Later ones have more digits; an older one comes late.
+    job.reads(&[
+        change("u", 1000, 1),
+        change("d", 1001, 2),
+        change("u", 1002, 3),
+        change("u", 999, 3),
+    ]);
+    job.reads(&[change("u", 10_000, 1), change("u", 1000, 2)]);
+    let found = job.ask(&["id", "n"], "SELECT id, n FROM t ORDER BY id");
+    assert_eq!(found, json!([[1, 10_000], [3, 1002]]));
+
+    // What has no order is refused before anything is made.
+    let mut job = Job::new(
+        root.path().join("text"),
+        "key: [id], order_by: [source.sequence]",
+    );
+    let (code, log) = job.read(&[change("c", 1, 1)]);
+    assert_eq!(code, Some(2), "{log}");
+    assert!(log.contains("source.lsn"), "{log}");
+    assert!(!job.dir.join("lake").exists());
+}

@@ -203,6 +203,7 @@ pub(crate) fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Planned> {
                 .schema()
         }
     };
+    file.check_rows(&rows)?;
     Monitors::plan(&file.monitor.0, &rows)?;
     let table = windows::plan(file, &rows)?.map_or_else(
         || SchemaRef::clone(&rows),

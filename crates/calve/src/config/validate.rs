@@ -2,6 +2,7 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use arrow::datatypes::Schema;
 use calve_connect::{formats::FormatConfig, units::ByteSize};
 use calve_engine::{
     Error, Result,
@@ -313,7 +314,24 @@ impl PipelineFile {
             )
             .hint("leave `order_by` out"));
         }
+        // What is declared, or made by SQL, is looked at when the rows are known.
+        if self.transform.is_none() && self.format.declared_schema().is_none() {
+            let order = self.format.check_order(&changes.order_by, None);
+            order.map_err(path)?;
+        }
         Ok(())
+    }
+
+    /// Checks what can be said of changes once the schema of the rows is known.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn check_rows(&self, rows: &Schema) -> Result<()> {
+        let Some(changes) = self.sink.changes() else {
+            return Ok(());
+        };
+        let order = self.format.check_order(&changes.order_by, Some(rows));
+        order.map_err(|error| error.context("sink.iceberg"))
     }
 }
 

@@ -16,7 +16,7 @@ pub mod types;
 
 use std::sync::Arc;
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use calve_engine::{Decoder, Error, Result};
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
@@ -155,6 +155,18 @@ impl FormatConfig {
     pub fn with_metadata(&mut self, paths: &[String]) {
         if let Self::Debezium(config) = self {
             config.with_metadata(paths);
+        }
+    }
+
+    /// Checks that the metadata among `order_by` has an order, by the schema of the rows where that is known:
+    /// see [`DebeziumConfig::check_order`].
+    ///
+    /// # Errors
+    /// `Config`.
+    pub fn check_order(&self, order_by: &[String], rows: Option<&Schema>) -> Result<()> {
+        match self {
+            Self::Debezium(config) => config.check_order(order_by, rows),
+            _ => Ok(()),
         }
     }
 

@@ -149,6 +149,47 @@ impl DebeziumConfig {
         Ok(())
     }
 
+    /// Checks that changes can be ordered by what is asked of the metadata: text is compared letter by letter,
+    /// so that "999" lies above "1000", and newer changes would be dropped. Without `rows` by the types that
+    /// are known.
+    ///
+    /// # Errors
+    /// `Config`.
+    pub(crate) fn check_order(&self, order_by: &[String], rows: Option<&Schema>) -> Result<()> {
+        let all = self.complete();
+        let is_text = |path: &String| {
+            let of = match rows {
+                Some(rows) => rows.field_with_name(path).ok()?.data_type().clone(),
+                None => known_type(path)?,
+            };
+            let text = [DataType::Utf8, DataType::LargeUtf8, DataType::Utf8View];
+            Some(text.contains(&of))
+        };
+        let wrong = order_by.iter().find(|path| {
+            let rises = RISING_TEXTS.contains(&path.as_str());
+            all.metadata.contains(path) && !rises && is_text(path) == Some(true)
+        });
+        let Some(path) = wrong else { return Ok(()) };
+        let hint = match path.as_str() {
+            "source.sequence" => {
+                "order by source.lsn: of the changes of one row it rises as they were committed"
+            }
+            "source.gtid" => "order by [source.file, source.pos, source.row]",
+            "source.scn" | "source.commit_scn" | "source.start_scn" => {
+                "it is text in the schema that was declared, or stored by an earlier version: declare it as \
+                 decimal(38, 0), or start over with `calve checkpoint reset FILE`"
+            }
+            _ => {
+                "order by a number, such as source.lsn, source.pos, source.scn or ts_ms, or declare its \
+                 type behind `_op` under `columns`, where it is one"
+            }
+        };
+        Err(Error::config(format!(
+            "changes cannot be ordered by metadata that is text: changes.order_by={path}"
+        ))
+        .hint(hint))
+    }
+
     /// The schema of the rows, when the columns are declared. A declared column that is named as a
     /// path of metadata gives that its type.
     pub(crate) fn declared_schema(&self) -> Option<Result<SchemaRef>> {
@@ -257,9 +298,17 @@ impl DebeziumConfig {
     }
 }
 
+/// The type of a number of Oracle's log, which the connector writes as text since it may have more digits
+/// than 64 bits.
+const LOG_NUMBER: DataType = DataType::Decimal128(38, 0);
+
+/// Metadata that is text and rises as text: names of files and numbers of logs of one width each.
+const RISING_TEXTS: [&str; 3] = ["source.file", "source.commit_lsn", "source.change_lsn"];
+
 /// The type of metadata that connectors agree on.
 fn known_type(path: &str) -> Option<DataType> {
-    const NUMBERS: [&str; 16] = [
+    const LOG_NUMBERS: [&str; 3] = ["source.scn", "source.commit_scn", "source.start_scn"];
+    const NUMBERS: [&str; 19] = [
         "ts_ms",
         "ts_us",
         "ts_ns",
@@ -274,10 +323,13 @@ fn known_type(path: &str) -> Option<DataType> {
         "source.server_id",
         "source.thread",
         "source.ord",
+        "source.event_serial_no",
+        "source.redo_thread",
+        "source.ssn",
         "transaction.total_order",
         "transaction.data_collection_order",
     ];
-    const TEXTS: [&str; 14] = [
+    const TEXTS: [&str; 13] = [
         "source.version",
         "source.connector",
         "source.name",
@@ -289,10 +341,12 @@ fn known_type(path: &str) -> Option<DataType> {
         "source.sequence",
         "source.file",
         "source.gtid",
-        "source.scn",
         "source.commit_lsn",
         "source.change_lsn",
     ];
+    if LOG_NUMBERS.contains(&path) {
+        return Some(LOG_NUMBER);
+    }
     if NUMBERS.contains(&path) {
         return Some(DataType::Int64);
     }

@@ -300,6 +300,100 @@ fn settings_that_cannot_be() {
 }
 
 #[test]
+fn numbers_of_logs_are_numbers_however_they_are_written() {
+    let line = |scn: &str| format!(r#"{{"op":"c","after":{{"id":1}},"source":{{"scn":{scn}}}}}"#);
+    let big = format!("\"{}\"", "9".repeat(38));
+    let lines = [r#""999""#, r#""1000""#, "1001", "null", &big, r#""1:2""#].map(line);
+    let text = lines.join("\n");
+    let numbers = ["999", "1000", "1001", "null", big.trim_matches('"')];
+    for yaml in [
+        "{ metadata: [source.scn], columns: { id: int } }",
+        "{ columns: { id: int, _op: dictionary(varchar), source.scn: 'decimal(38, 0)' } }",
+        "{ metadata: [source.scn], columns: { id: int }, decimal: string }",
+    ] {
+        let decoded = decode(yaml, &text);
+        assert_eq!(values(&decoded.rows, "source.scn"), numbers, "{yaml}");
+        assert!(errors(&decoded)[0].contains("source.scn"), "{decoded:?}");
+    }
+    let inferred = config("{ metadata: [source.scn, source.commit_scn] }");
+    let schema = super::infer(&inferred, &[raw(&text, 0)]).expect("columns");
+    for name in ["source.scn", "source.commit_scn"] {
+        let of = schema.field_with_name(name).expect(name).data_type();
+        assert_eq!(*of, arrow::datatypes::DataType::Decimal128(38, 0));
+    }
+    let unwrapped = decode(
+        "{ unwrapped: true, metadata: [source.scn], columns: { id: int } }",
+        r#"{"id":1,"__source_scn":"1000","__op":"c"}"#,
+    );
+    assert_eq!(values(&unwrapped.rows, "source.scn"), ["1000"]);
+}
+
+#[test]
+fn text_without_an_order_orders_nothing() {
+    let order = |paths: &[&str]| {
+        paths
+            .iter()
+            .map(|path| (*path).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let asked = |yaml: &str, paths: &[&str]| {
+        let mut config = config(yaml);
+        config.with_metadata(&order(paths));
+        config
+    };
+    let refused = |config: &DebeziumConfig, paths: &[&str]| {
+        let declared = config
+            .declared_schema()
+            .map(|schema| schema.expect("types"));
+        let error = config
+            .check_order(&order(paths), declared.as_deref())
+            .err()?;
+        Some(format!(
+            "{} ({})",
+            error,
+            error.hint_text().expect("a hint")
+        ))
+    };
+    for paths in [
+        &["source.lsn"][..],
+        &["source.scn"],
+        &[
+            "source.commit_lsn",
+            "source.change_lsn",
+            "source.event_serial_no",
+        ],
+        &["source.file", "source.pos", "source.row"],
+        &["updated_at", "ts_ms"],
+    ] {
+        for yaml in ["{}", "{ columns: { id: int, updated_at: varchar } }"] {
+            assert_eq!(refused(&asked(yaml, paths), paths), None, "{paths:?}");
+        }
+    }
+    for (path, hint) in [
+        ("source.sequence", "source.lsn"),
+        ("source.gtid", "source.pos"),
+        ("transaction.id", "a number"),
+    ] {
+        for yaml in ["{}", "{ columns: { id: int } }"] {
+            let said = refused(&asked(yaml, &[path]), &[path]).expect(path);
+            assert!(said.contains(path) && said.contains(hint), "{said}");
+        }
+    }
+    // By its type, whoever has said it; and what nobody knows counts as text only where it is.
+    let stored = "{ columns: { id: int, _op: dictionary(varchar), source.scn: varchar } }";
+    let said = refused(&config(stored), &["source.scn"]).expect("text");
+    assert!(said.contains("decimal(38, 0)"), "{said}");
+    let unknown = "{ columns: { id: int, _op: dictionary(varchar), source.vgtid: varchar } }";
+    assert!(refused(&config(unknown), &["source.vgtid"]).is_some());
+    let number = unknown.replace("vgtid: varchar", "vgtid: bigint");
+    assert_eq!(refused(&config(&number), &["source.vgtid"]), None);
+    assert_eq!(
+        refused(&asked("{}", &["source.vgtid"]), &["source.vgtid"]),
+        None
+    );
+}
+
+#[test]
 fn messages_with_their_keys_are_changes() {
     let value =
         r#"{"before":null,"after":{"id":1,"v":"a"},"source":{"lsn":5},"op":"c","ts_ms":10}"#;
