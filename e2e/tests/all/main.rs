@@ -16,6 +16,7 @@ mod direction;
 mod docs;
 mod evolution;
 mod flow;
+mod followed;
 mod http;
 mod memory;
 mod object_store;

@@ -24,6 +24,9 @@ pub(crate) struct FileTag {
     /// Size of the file on the disk when its end was reached.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) size: Option<u64>,
+    /// When it was changed, in nanoseconds after 1970, where `size` is there.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) changed: Option<i64>,
     /// Names of the file's columns, for CSV with a header.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) header: Option<Vec<String>>,

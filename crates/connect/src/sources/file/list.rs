@@ -8,6 +8,7 @@ use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
+    time::UNIX_EPOCH,
 };
 
 use calve_engine::{
@@ -34,10 +35,18 @@ pub(crate) enum Location {
 #[derive(Clone, Debug)]
 pub(crate) struct Found {
     pub(crate) location: Location,
+    pub(crate) looks: Looks,
+}
+
+/// What is seen of a file without reading it. As long as it stays the same, nobody reads the file again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Looks {
     /// Bytes on the disk.
     pub(crate) size: u64,
     /// Device and inode; the ETag of an object; when a file of an HTTP server was changed.
     pub(crate) id: Option<String>,
+    /// When it was changed, in nanoseconds after 1970. None of an object with an ETag, which says it better.
+    pub(crate) changed: Option<i64>,
 }
 
 /// One entry of `path`, taken apart once.
@@ -204,14 +213,13 @@ fn insert_remote(
         folder: folder.clone(),
         path: meta.location,
     };
-    into.insert(
-        name,
-        Found {
-            location,
-            size: meta.size,
-            id,
-        },
-    );
+    let changed = meta.last_modified.timestamp_nanos_opt();
+    let looks = Looks {
+        size: meta.size,
+        changed: changed.filter(|_| id.is_none()),
+        id,
+    };
+    into.insert(name, Found { location, looks });
 }
 
 fn find_local(written: &str, base: &Path, into: &mut BTreeMap<String, Found>) -> Result<()> {
@@ -275,14 +283,15 @@ fn insert_local(
     };
     #[cfg(not(unix))]
     let id = None;
-    into.insert(
-        name,
-        Found {
-            location: Location::Local(path),
-            size: meta.len(),
-            id,
-        },
-    );
+    let since = meta.modified().ok();
+    let since = since.and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+    let looks = Looks {
+        size: meta.len(),
+        id,
+        changed: since.and_then(|since| i64::try_from(since.as_nanos()).ok()),
+    };
+    let location = Location::Local(path);
+    into.insert(name, Found { location, looks });
 }
 
 fn name_of(path: &Path) -> String {

@@ -2,7 +2,7 @@
 //! row. Read in the order of their names, once, or followed as they appear and grow.
 //!
 //! Invariant: a file is read on only when its head, and the bytes before the position, are those
-//! that were read before. Start with [`FileSource::next`]; `text` and `rows` read one file.
+//! that were read before, also where it was away meanwhile. Start with [`FileSource::next`]; `text` and `rows` read one file.
 
 mod config;
 mod input;
@@ -20,9 +20,9 @@ use tokio::time::Instant;
 
 pub use self::config::{Compression, FileConfig, FileOrder, Paths};
 use self::{
-    list::{Found, Pattern},
+    list::{Found, Looks, Pattern},
     rows::RowsReader,
-    text::{TextReader, replaced},
+    text::{TextReader, replaced, vanished},
 };
 use super::{SourceContext, records::Records, tag::FileTag};
 use crate::formats::FormatConfig;
@@ -33,8 +33,40 @@ struct Known {
     offset: u64,
     done: bool,
     tag: FileTag,
-    /// Size on the disk when it was last read to its end, in this run.
-    seen: Option<u64>,
+    /// How it looked when it was last read to its end, in this run.
+    seen: Option<Looks>,
+    /// The line that has no end yet: the file's last batch, should it go away.
+    rest: Option<Result<RawBatch>>,
+}
+
+impl Known {
+    fn new(found: Found) -> Self {
+        Self {
+            found,
+            offset: 0,
+            done: false,
+            tag: FileTag::default(),
+            seen: None,
+            rest: None,
+        }
+    }
+
+    /// The batch with which a file ends that has gone away. What it is known by follows the batch.
+    fn end(&mut self, name: &str) -> Result<RawBatch> {
+        let Some(rest) = self.rest.take() else {
+            return Ok(ended(name, self.offset));
+        };
+        let raw = rest?;
+        self.offset = raw.range.to;
+        self.tag = raw.tag.as_deref().map(FileTag::parse).unwrap_or_default();
+        Ok(raw)
+    }
+}
+
+/// How far a file was read that is not there now, and how to know it again.
+struct Gone {
+    offset: u64,
+    tag: FileTag,
 }
 
 enum Reader {
@@ -48,6 +80,8 @@ pub struct FileSource {
     format: FormatConfig,
     patterns: Vec<Pattern>,
     files: BTreeMap<String, Known>,
+    /// Files that were read and went away. A file that comes under such a name must be the same one.
+    gone: BTreeMap<String, Gone>,
     /// Names to be read in this round.
     queue: VecDeque<String>,
     /// Said before anything else.
@@ -75,6 +109,7 @@ impl FileSource {
             format: format.clone(),
             patterns: patterns.collect::<Result<_>>()?,
             files: BTreeMap::new(),
+            gone: BTreeMap::new(),
             queue: VecDeque::new(),
             pending: VecDeque::new(),
             current: None,
@@ -106,17 +141,22 @@ impl FileSource {
 
     /// Whether a file has something to read, or has to be looked at.
     fn is_due(&self, name: &str, file: &Known) -> Result<bool> {
+        let now = &file.found.looks;
+        if file.seen.as_ref() == Some(now) {
+            return Ok(false);
+        }
         if !file.done {
-            return Ok(file.seen != Some(file.found.size));
+            return Ok(true);
         }
-        let moved = file.found.id.is_some() && file.found.id != file.tag.id;
-        if !self.format.is_bytes() {
-            return match file.tag.size {
-                Some(size) if size != file.found.size => Err(replaced(name, "replaced")),
-                _ => Ok(moved),
-            };
+        let resized = file.tag.size != Some(now.size);
+        if resized && file.tag.size.is_some() && !self.format.is_bytes() {
+            return Err(replaced(name, "replaced"));
         }
-        Ok(moved || file.tag.size != Some(file.found.size))
+        // Written to in place, it has its size and identity still. What was not remembered differs, too:
+        // such a file is looked at once.
+        let moved = now.id.is_some() && now.id != file.tag.id;
+        let touched = now.changed.is_some() && now.changed != file.tag.changed;
+        Ok(moved || touched || (resized && self.format.is_bytes()))
     }
 
     /// Looks which files there are now, and queues what is to be read.
@@ -129,38 +169,49 @@ impl FileSource {
             .cloned()
             .collect();
         for name in gone {
-            let file = self
+            let mut file = self
                 .files
                 .remove(&name)
                 .expect("the name was listed from the map");
             if !file.done {
                 // It was read to its end before it went away.
-                self.pending
-                    .push_back(SourceEvent::Batch(ended(&name, file.offset)));
+                let end = file.end(&name)?;
+                self.pending.push_back(SourceEvent::Batch(end));
             }
+            let Known { offset, tag, .. } = file;
+            self.gone.insert(name, Gone { offset, tag });
         }
         let mut new = Vec::new();
         for (name, found) in std::mem::take(&mut found) {
             if let Some(file) = self.files.get_mut(&name) {
-                if file.found.id != found.id {
-                    file.seen = None;
-                }
                 file.found = found;
                 continue;
             }
-            new.push(SourcePartition::new(&name));
-            let known = Known {
-                found,
-                offset: 0,
-                done: false,
-                tag: FileTag::default(),
-                seen: None,
-            };
+            let mut known = Known::new(found);
+            let was = self.gone.remove(&name);
+            let is_back = was.is_some();
+            if let Some(Gone { offset, tag }) = was {
+                // Reading on at the offset finds out whether it is the same file.
+                known = Known {
+                    offset,
+                    tag,
+                    done: true,
+                    ..known
+                };
+            }
+            if !is_back || self.is_due(&name, &known)? {
+                new.push(SourcePartition::new(&name));
+            }
             self.files.insert(name, known);
         }
         if !new.is_empty() && self.config.order == FileOrder::Discovery {
             self.pending.push_back(SourceEvent::Discovered(new));
         }
+        self.queue_due()
+    }
+
+    /// Queues the files that have something to read.
+    fn queue_due(&mut self) -> Result<()> {
         for (name, file) in &self.files {
             if self.is_due(name, file)? {
                 self.queue.push_back(name.clone());
@@ -206,12 +257,15 @@ impl FileSource {
             file.offset = raw.range.to;
             file.done = raw.last;
             file.tag = tag.clone();
+            file.rest = None;
         }
         if raw.as_ref().is_none_or(|raw| raw.last) {
-            file.seen = Some(match reader {
-                Reader::Text(text) => text.size(),
-                Reader::Rows(_) => file.found.size,
-            });
+            let mut seen = file.found.looks.clone();
+            if let Reader::Text(text) = reader {
+                seen.size = text.size();
+                file.rest = text.rest();
+            }
+            file.seen = Some(seen);
             self.current = None;
         }
         Ok(raw)
@@ -260,25 +314,22 @@ impl Source for FileSource {
                 .unwrap_or_default();
             let Some(found) = found.remove(name) else {
                 // `size` is set when the end was reached, as far as the file went then.
+                let offset = position.offset;
                 if !position.done && (tag.size.is_none() || !self.format.is_bytes()) {
-                    return Err(Error::config(format!(
-                        "file has vanished before it was read to its end: file={name} offset={}",
-                        position.offset
-                    ))
-                    .hint("put it back, or start over with `calve checkpoint reset FILE`"));
+                    return Err(vanished(name, offset));
                 }
                 if !position.done {
                     self.pending
-                        .push_back(SourceEvent::Batch(ended(name, position.offset)));
+                        .push_back(SourceEvent::Batch(ended(name, offset)));
                 }
+                self.gone.insert(name.to_owned(), Gone { offset, tag });
                 continue;
             };
             let known = Known {
-                found,
                 offset: position.offset,
                 done: position.done,
                 tag,
-                seen: None,
+                ..Known::new(found)
             };
             if !known.done {
                 unread.push(partition.clone());
@@ -287,28 +338,13 @@ impl Source for FileSource {
         }
         for (name, found) in found {
             unread.push(SourcePartition::new(&name));
-            let tag = FileTag::default();
-            self.files.insert(
-                name,
-                Known {
-                    found,
-                    offset: 0,
-                    done: false,
-                    tag,
-                    seen: None,
-                },
-            );
+            self.files.insert(name, Known::new(found));
         }
         if !unread.is_empty() && self.config.order == FileOrder::Discovery {
             unread.sort();
             self.pending.push_front(SourceEvent::Discovered(unread));
         }
-        for (name, file) in &self.files {
-            if self.is_due(name, file)? {
-                self.queue.push_back(name.clone());
-            }
-        }
-        Ok(())
+        self.queue_due()
     }
 
     /// The end of each file, behind its last whole line. Everything is read through once: only so is
@@ -360,7 +396,7 @@ impl Source for FileSource {
                     {
                         tracing::warn!(file = name, %error, "file cannot be read yet");
                         let file = self.files.get_mut(&name).expect("a queued file is known");
-                        file.seen = Some(file.found.size);
+                        file.seen = Some(file.found.looks.clone());
                     }
                     Err(error) => return Err(error),
                 }
@@ -385,7 +421,8 @@ impl Source for FileSource {
         }
         let plain = |name: &String, file: &Known| {
             let compression = self.config.compression.of(name, &[]);
-            (compression == Compression::None).then(|| file.found.size.saturating_sub(file.offset))
+            (compression == Compression::None)
+                .then(|| file.found.looks.size.saturating_sub(file.offset))
         };
         self.files
             .iter()
@@ -394,5 +431,7 @@ impl Source for FileSource {
     }
 }
 
+#[cfg(test)]
+mod changed_tests;
 #[cfg(test)]
 mod tests;

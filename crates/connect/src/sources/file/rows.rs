@@ -57,7 +57,7 @@ impl RowsReader {
         check_head(name, tag, &head)?;
         let (id, size) = match input.object() {
             Some((id, size)) => (id.map(str::to_owned), size),
-            None => (found.id.clone(), found.size),
+            None => (found.looks.id.clone(), found.looks.size),
         };
         if tag.size.is_some_and(|known| known != size) {
             return Err(replaced(name, "replaced"));
@@ -85,6 +85,7 @@ impl RowsReader {
             id,
             head: Some(Mark::of(&head)),
             size: Some(size),
+            changed: found.looks.changed,
             ..FileTag::default()
         };
         Ok(Self {

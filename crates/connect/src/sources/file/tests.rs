@@ -16,11 +16,11 @@ use crate::{
     units::{ByteSize, Span},
 };
 
-fn json() -> FormatConfig {
+pub(super) fn json() -> FormatConfig {
     FormatConfig::Json(JsonConfig::default())
 }
 
-fn source(
+pub(super) fn source(
     dir: &Path,
     path: &str,
     format: &FormatConfig,
@@ -37,12 +37,12 @@ fn source(
     FileSource::new(&config, format, &context).expect("source")
 }
 
-fn lines(n: usize) -> String {
+pub(super) fn lines(n: usize) -> String {
     let line = |i| format!("{{\"n\":{i},\"pad\":\"{}\"}}\n", "x".repeat(i % 40));
     (0..n).map(line).collect::<Vec<_>>().concat()
 }
 
-fn gzip(text: &str) -> Vec<u8> {
+pub(super) fn gzip(text: &str) -> Vec<u8> {
     // Two members, as when compressed logs are appended.
     let (a, b) = text.split_at(text.len() / 3);
     let member = |part: &str| {
@@ -129,7 +129,7 @@ fn csv_with_quoted_line_ends_resumes_at_every_batch() {
     }
 }
 
-fn numbers(from: i64, to: i64) -> RecordBatch {
+pub(super) fn numbers(from: i64, to: i64) -> RecordBatch {
     let column: ArrayRef = Arc::new(Int64Array::from_iter_values(from..to));
     RecordBatch::try_from_iter([("n", column)]).expect("rows")
 }

@@ -13,6 +13,9 @@ use crate::sources::{
     tag::{FileTag, HEAD_BYTES, Mark, TAIL_BYTES},
 };
 
+/// A last line without line end is kept for the case that its file goes away, up to this length.
+const KEPT_BYTES: usize = 64 << 10;
+
 /// Bytes that are skipped at once in compressed text.
 const SKIP_BYTES: usize = 1 << 20;
 
@@ -32,6 +35,8 @@ pub(crate) struct TextReader {
     /// How full the buffer is to be before it is cut.
     target: usize,
     size: u64,
+    /// When the file was changed, before it was opened.
+    changed: Option<i64>,
     eof: bool,
     finished: bool,
     tag: FileTag,
@@ -45,6 +50,14 @@ pub(crate) fn replaced(name: &str, how: &str) -> Error {
         "put the file back as it was, or read under a new name: files that calve reads may grow, and \
          must not change otherwise; `calve checkpoint reset FILE` starts over",
     )
+}
+
+/// The file went away, and something in it was not read.
+pub(crate) fn vanished(name: &str, offset: u64) -> Error {
+    Error::config(format!(
+        "file has vanished before it was read to its end: file={name} offset={offset}"
+    ))
+    .hint("put it back, or start over with `calve checkpoint reset FILE`")
 }
 
 /// Checks what the tag remembers of the file's head.
@@ -75,7 +88,7 @@ impl TextReader {
         check_head(name, tag, &head)?;
         let (id, size) = match input.object() {
             Some((id, size)) => (id.map(str::to_owned), size),
-            None => (found.id.clone(), found.size),
+            None => (found.looks.id.clone(), found.looks.size),
         };
         let compression = config.compression.of(name, &head);
         let compressed = compression != Compression::None;
@@ -96,6 +109,8 @@ impl TextReader {
         let tag = FileTag {
             id,
             head: Some(Mark::of(&head)),
+            // It was compared just now, and counts until more is read.
+            tail: tag.tail.clone(),
             header: tag.header.clone(),
             ..FileTag::default()
         };
@@ -113,6 +128,7 @@ impl TextReader {
             offset,
             target: chunk_bytes,
             size,
+            changed: found.looks.changed,
             eof: false,
             finished: false,
             tag,
@@ -171,6 +187,19 @@ impl TextReader {
         Ok(None)
     }
 
+    /// What a growing file holds behind its last line end, now that it was read as far as it goes: the batch
+    /// that this is, should the file go away. None: nothing. It may be called once, at the end.
+    pub(crate) fn rest(&mut self) -> Option<Result<RawBatch>> {
+        let bytes = self.buffer.len();
+        if bytes == 0 {
+            return None;
+        }
+        if bytes > KEPT_BYTES {
+            return Some(Err(vanished(self.partition.as_str(), self.offset)));
+        }
+        Some(self.take(bytes, true))
+    }
+
     /// Bytes on the disk when the file was opened.
     pub(crate) fn size(&self) -> u64 {
         self.size
@@ -217,6 +246,7 @@ impl TextReader {
             self.tag.tail = Some(Mark::of(&self.before));
         }
         self.tag.size = (self.eof && self.buffer.is_empty()).then_some(self.size);
+        self.tag.changed = self.changed.filter(|_| self.tag.size.is_some());
         let from = self.offset;
         self.offset += cut as u64;
         Ok(RawBatch {
