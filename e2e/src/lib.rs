@@ -311,6 +311,22 @@ pub fn python(script: &str, specs: &[serde_json::Value]) -> Vec<serde_json::Valu
     serde_json::from_slice(&done.stdout).expect("the readers print JSON")
 }
 
+/// A recorded file below `CALVE_FIXTURES` (default: `shared/fixtures` beside the repository); none, with
+/// a note, where it is not there: then a test that uses it ends.
+#[expect(clippy::print_stderr, reason = "a test says why it did not run")]
+pub fn fixture(name: &str) -> Option<PathBuf> {
+    let folder = std::env::var_os("CALVE_FIXTURES").map_or_else(
+        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures"),
+        PathBuf::from,
+    );
+    let path = folder.join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("not run: no fixture at {}", path.display());
+    None
+}
+
 /// Waits a moment between two looks at another process; never what makes a test right.
 #[allow(
     clippy::disallowed_methods,

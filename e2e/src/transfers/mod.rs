@@ -31,7 +31,7 @@ pub mod protocol {
 }
 
 pub use self::{
-    content::{Generated, Ledgers, Real, fixtures},
+    content::{Generated, Ledgers, Real},
     listed::Listed,
     serve::{Fault, Server, Settings, What},
 };

@@ -9,6 +9,7 @@ use std::{
 };
 
 use calve_e2e::{
+    fixture,
     proxy::{Proxy, troubles},
     rest::{OnRest, Who, ask},
     s3::S3,
@@ -29,13 +30,7 @@ struct Orders {
 }
 
 impl Orders {
-    fn new(dir: &Path, name: &str, deletes: &str, version: u8) -> Self {
-        let fixtures = std::env::var("CALVE_FIXTURES").map_or_else(
-            |_| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/fixtures"),
-            Into::into,
-        );
-        let text = fs::read_to_string(fixtures.join("cdc/debezium-orders.jsonl"));
-        let text = text.expect("the fixture");
+    fn new(dir: &Path, name: &str, text: &str, (deletes, version): (&str, u8)) -> Self {
         let inputs = dir.join(name).join("in");
         fs::create_dir_all(&inputs).expect("a folder");
         let lines: Vec<&str> = text.lines().collect();
@@ -107,17 +102,21 @@ fn is_last_state(server: &S3, name: &str, location: &Value) {
 
 #[test]
 fn changes_become_the_source_s_table() {
+    let Some(path) = fixture("cdc/debezium-orders.jsonl") else {
+        return;
+    };
+    let text = fs::read_to_string(path).expect("the fixture");
     let dir = tempfile::tempdir().expect("a folder");
     let server = S3::start(dir.path());
     for (name, deletes) in [("by_position", "position"), ("by_copy", "copy_on_write")] {
-        let orders = Orders::new(dir.path(), name, deletes, 2);
+        let orders = Orders::new(dir.path(), name, &text, (deletes, 2));
         let proxy = Proxy::start(server.catalog(), troubles);
         let at = (proxy.port(), Who::OAuth);
         let pipeline = OnRest::new(&server, dir.path(), name, at, orders.text());
         orders.run(&pipeline);
         is_last_state(&server, name, &Value::Null);
     }
-    let orders = Orders::new(dir.path(), "by_vector", "vector", 3);
+    let orders = Orders::new(dir.path(), "by_vector", &text, ("vector", 3));
     let at = (server.catalog(), Who::OAuth);
     let pipeline = OnRest::new(&server, dir.path(), "by_vector", at, orders.text());
     let catalog = format!(

@@ -8,7 +8,7 @@ use std::{
 };
 
 use calve_e2e::{
-    Running, Sink, pause, python,
+    Running, Sink, fixture, pause, python,
     transfers::{
         Listed, Real, Server, Settings,
         pipeline::{FIRST, Place, example, generated, range, run_here, start_here, whole},
@@ -24,8 +24,11 @@ use serde_json::{Value, json};
 
 #[test]
 fn every_field_of_the_real_ledger_is_in_the_table() {
-    let server = Server::start(Real::one(), Settings::default());
-    let jsonl = calve_e2e::transfers::fixtures().join("token-transfers/ledger-53312000.jsonl");
+    let jsonl = fixture("token-transfers/ledger-53312000.jsonl");
+    let (Some(real), Some(jsonl)) = (Real::one(), jsonl) else {
+        return;
+    };
+    let server = Server::start(real, Settings::default());
     let root = tempfile::tempdir().expect("a folder");
     // The starter as it is, into Iceberg; and its Parquet layout.
     let dir = root.path().join("starter");
