@@ -171,17 +171,24 @@ fn the_older_of_two_processes_stops() {
         assert_eq!(found["rows"], found["ids"], "{found}");
         let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
         assert_eq!(all.map(|(a, b)| a + b), Some(60_000), "{found}");
+        assert_eq!(found["duckdb_rows"], found["rows"], "{found}");
     }
 }
 
 const STEPS: &[&str] = &[
+    "start.before_claim",
     "start.after_claim",
     "checkpoint.before_create",
     "checkpoint.after_create",
+    "write.finish.before_fsync",
     "prepare.after_files",
     "commit.before",
-    "rejects.before_publish",
     "commit.after",
+    "commit.between_outputs",
+    "rejects.before_publish",
+    "rejects.after_publish",
+    "checkpoint.retire.after_floor",
+    "checkpoint.retire.each",
 ];
 const ICEBERG_STEPS: &[&str] = &[
     "iceberg.commit.before_manifest",
@@ -220,6 +227,7 @@ fn asleep_in_any_step(sink: Sink, own: &[&str]) {
         assert_eq!(found["rows"], found["ids"], "{point}: {found}");
         let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
         assert_eq!(all.map(|(a, b)| a + b), Some(40_000), "{point}: {found}");
+        assert_eq!(found["duckdb_rows"], found["rows"], "{point}: {found}");
         assert_eq!(found["doubled"], 0, "{point}: {found}");
     }
 }
@@ -227,12 +235,13 @@ fn asleep_in_any_step(sink: Sink, own: &[&str]) {
 /// Stops a process at a point, lets another one go on, and wakes it. None: its committer, which works
 /// at the same time, was stopped while it held SQLite's lock, so nobody else could go on.
 fn asleep(sink: Sink, dir: std::path::PathBuf, point: &str) -> Option<Scenario> {
-    let scenario = Scenario::new(dir, sink, 40_000, 20_000);
-    let pass = if point.starts_with("start") { 1 } else { 2 };
+    // Slow enough for it to be far from its end at any point, also where commits take long.
+    let scenario = Scenario::new(dir, sink, 40_000, 8_000);
+    let once = point.starts_with("start") || point.contains("retire");
+    let pass = if once { 1 } else { 2 };
     let mut old = scenario.start(&format!("{point}=stop@{pass}"));
     let pid = Pid::from_child(&old);
     assert!(is_stopped(&old), "{point}: not reached: {}", scenario.log());
-    // The old one is far from its end, however slow the machine; the new one need not be.
     scenario.write(40_000, 0, "SELECT * FROM events");
     let success = scenario.run("").success();
     if !success && scenario.log().contains("holds the lock of the catalog") {
@@ -241,9 +250,18 @@ fn asleep(sink: Sink, dir: std::path::PathBuf, point: &str) -> Option<Scenario> 
         return None;
     }
     assert!(success, "{point}: {}", scenario.log());
+    let before = scenario.log().len();
     kill_process(pid, Signal::CONT).expect("wake it");
     let status = old.wait().expect("wait");
-    assert_eq!(status.code(), Some(1), "{point}: {}", scenario.log());
+    let log = scenario.log().split_off(before);
+    if point == "start.before_claim" {
+        // It had taken nothing over yet, and so does that now, behind the end of the other.
+        assert_eq!(status.code(), Some(0), "{point}: {log}");
+    } else {
+        assert_eq!(status.code(), Some(1), "{point}: {log}");
+        let said = log.contains("another process has taken over this pipeline");
+        assert!(said && log.contains("hint:"), "{point}: {log}");
+    }
     Some(scenario)
 }
 
@@ -277,6 +295,7 @@ fn two_first_starts_with_an_inferred_schema_double_nothing() {
     let found = &readers(&[scenario.spec()])[0];
     let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
     assert_eq!(all.map(|(a, b)| a + b), Some(40_000), "{found}");
+    assert_eq!(found["duckdb_rows"], found["rows"], "{found}");
     assert_eq!(found["rows"], found["ids"], "{found}");
 }
 
@@ -375,5 +394,6 @@ fn within_a_small_file_system() {
     let found = &readers(&[scenario.spec()])[0];
     let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
     assert_eq!(all.map(|(a, b)| a + b), Some(200_000), "{found}");
+    assert_eq!(found["duckdb_rows"], found["rows"], "{found}");
     assert_eq!(found["rows"], found["ids"], "{found}");
 }
