@@ -158,6 +158,17 @@ impl Scenario {
         fs::read_to_string(self.dir.join("log")).unwrap_or_default()
     }
 
+    /// What the readers find, with `leftovers`: every file of table and rejects that nothing refers to,
+    /// metadata too.
+    ///
+    /// # Panics
+    /// As [`readers`].
+    pub fn with_leftovers(&self) -> serde_json::Value {
+        let mut spec = self.spec();
+        spec["leftovers"] = true.into();
+        readers(&[spec]).remove(0)
+    }
+
     /// What `readers` takes.
     pub fn spec(&self) -> serde_json::Value {
         let kind = match self.sink {

@@ -10,7 +10,7 @@ use std::{
 use calve_e2e::{Scenario, Sink, readers};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 const EVENTS: u64 = 60_000;
 const RATE: u64 = 150_000;
@@ -212,11 +212,15 @@ fn killed_at_random(sink: Sink, kills: u64, events: u64) {
         "seed={seed}: {}",
         scenario.log()
     );
-    assert_same(
-        &format!("seed={seed}"),
-        &readers(&[scenario.spec()])[0],
-        &golden,
-    );
+    // Nothing stays of all those that died.
+    let before = scenario.with_leftovers();
+    assert_ne!(before["leftovers"], json!([]), "seed={seed}");
+    let cleaned = scenario.clean();
+    let said = String::from_utf8_lossy(&cleaned.stderr);
+    assert!(cleaned.status.success(), "seed={seed}: {said}");
+    let found = scenario.with_leftovers();
+    assert_same(&format!("seed={seed}"), &found, &golden);
+    assert_eq!(found["leftovers"], json!([]), "seed={seed}: {said}");
 }
 
 #[test]

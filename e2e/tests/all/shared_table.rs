@@ -1,6 +1,7 @@
 //! Another engine writes to calve's table while calve runs, and `clean` leaves nothing behind.
 
 use calve_e2e::{Scenario, Sink, readers};
+use serde_json::json;
 
 #[test]
 fn a_second_writer_costs_retries_and_no_data() {
@@ -26,6 +27,7 @@ fn a_second_writer_costs_retries_and_no_data() {
     let found = &readers(&[scenario.spec()])[0];
     let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
     assert_eq!(all.map(|(a, b)| a + b), Some(450_000), "{did}: {found}");
+    assert_eq!(found["duckdb_rows"], found["rows"], "{did}: {found}");
     assert_eq!(found["rows"], found["ids"], "{did}: {found}");
 }
 
@@ -35,12 +37,14 @@ fn clean_leaves_no_file_of_a_killed_run_behind() {
     let scenario = Scenario::new(root.path().join("p"), Sink::Iceberg, 60_000, 150_000);
     assert!(!scenario.run("prepare.after_files=kill@3").success());
     assert!(scenario.run("").success(), "{}", scenario.log());
-    let before = &readers(&[scenario.spec()])[0];
+    let before = scenario.with_leftovers();
     assert_ne!(before["unreferenced"], 0, "the kill left files: {before}");
     let cleaned = scenario.clean();
     let said = String::from_utf8_lossy(&cleaned.stderr).into_owned();
     assert!(cleaned.status.success(), "{said}");
-    let after = &readers(&[scenario.spec()])[0];
+    let after = scenario.with_leftovers();
     assert_eq!(after["unreferenced"], 0, "{said}: {after}");
+    assert_eq!(after["leftovers"], json!([]), "{said}: {after}");
     assert_eq!(after["fingerprint"], before["fingerprint"], "{after}");
+    assert_eq!(after["duckdb_rows"], before["duckdb_rows"], "{after}");
 }
