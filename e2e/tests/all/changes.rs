@@ -69,11 +69,23 @@ impl Orders {
 
     /// The pipeline file does not name the key.
     fn without_key(self) -> Self {
+        self.edit("key: [id], ", "")
+    }
+
+    /// A file is read in batches of about so many bytes, a line at least, and an epoch ends with the batch
+    /// that makes so many rows: so there are many commits, however slow they are.
+    fn in_epochs_of(self, rows: usize, batch_bytes: usize) -> Self {
+        let files = format!("*.jsonl\", chunk_bytes: {batch_bytes}");
+        let ends = format!("every: 1m, rows: {rows}");
+        self.edit("*.jsonl\"", &files).edit("every: 1ms", &ends)
+    }
+
+    fn edit(self, from: &str, to: &str) -> Self {
         let file = self.dir.join("orders.yaml");
         let text = fs::read_to_string(&file).expect("the pipeline file");
-        let without = text.replace("key: [id], ", "");
-        assert_ne!(text, without);
-        fs::write(file, without).expect("the pipeline file");
+        let edited = text.replace(from, to);
+        assert!(text.contains(from), "{from}: {text}");
+        fs::write(file, edited).expect("the pipeline file");
         self
     }
 
@@ -97,6 +109,15 @@ impl Orders {
         assert!(status.success(), "{}", self.log());
     }
 
+    /// The lines of all rejects.
+    fn rejects(&self) -> Vec<String> {
+        let files = walk(&self.dir.join("rejects")).into_iter();
+        let lines = |file| fs::read_to_string(file).expect("rejects");
+        files
+            .flat_map(|file| lines(file).lines().map(str::to_owned).collect::<Vec<_>>())
+            .collect()
+    }
+
     fn lose_index(&self) {
         fs::remove_dir_all(self.dir.join("lake/.calve-index")).expect("there was an index");
     }
@@ -116,6 +137,14 @@ impl Orders {
         assert_eq!(found["keys"], LAST.0, "{what}: a key is there twice");
         assert_eq!(found["queries"][0], json!([[LAST.1, LAST.2]]), "{what}");
         found["digest"].clone()
+    }
+
+    /// Snapshots with changes; what is merged between them has others.
+    fn commits(&self) -> usize {
+        let found = self.read(&[]);
+        let all = found["summaries"].as_array().expect("snapshots");
+        let ours = all.iter().filter(|of| of.get("calve.epoch").is_some());
+        ours.count()
     }
 
     /// Data files of the table now.
@@ -169,14 +198,23 @@ fn the_table_equals_the_source_s_in_one_batch_and_in_many() {
         .iter()
         .enumerate()
     {
-        for pieces in [830, 40, 1] {
-            let mut orders = Orders::new(root.path().join(format!("{n}-{pieces}")), changes, table);
-            for chunk in lines.chunks(pieces) {
-                orders.add(chunk);
+        // All lines in one commit; in a commit for each batch of 40; a batch each, and so 8 rows in a commit
+        // at most.
+        for (rows, pieces, commits) in [(830, 830, 1..=1), (1, 40, 21..=21), (8, 1, 100..=830)] {
+            let dir = root.path().join(format!("{n}-{pieces}"));
+            let mut orders = Orders::new(dir, changes, table);
+            if pieces == 1 {
+                orders.add(&lines);
+                orders = orders.in_epochs_of(rows, 1);
+            } else {
+                lines.chunks(pieces).for_each(|chunk| orders.add(chunk));
+                orders = orders.in_epochs_of(rows, 1 << 20);
             }
             orders.runs();
             let what = format!("{changes} {table} in pieces of {pieces}");
             digests.push(orders.is_last_state(&what));
+            let found = orders.commits();
+            assert!(commits.contains(&found), "{what}: {found} commits");
             orders.verify();
         }
     }
@@ -205,11 +243,32 @@ fn the_order_of_events_and_repeats_change_nothing() {
 }
 
 #[test]
+fn each_event_twice_changes_nothing() {
+    let Some(lines) = changes() else { return };
+    let root = tempfile::tempdir().expect("a folder");
+    let all = [POSITIONS, VECTORS, AGAIN, BY_ARRIVAL];
+    for (n, (changes, table)) in all.iter().enumerate() {
+        let twice: Vec<String> = lines
+            .iter()
+            .flat_map(|line| [line.clone(), line.clone()])
+            .collect();
+        let mut orders = Orders::new(root.path().join(n.to_string()), changes, table);
+        // An odd number: now and then the two are in different commits.
+        twice.chunks(333).for_each(|chunk| orders.add(chunk));
+        let orders = orders.in_epochs_of(1, 1 << 20);
+        orders.runs();
+        orders.is_last_state(changes);
+        assert_eq!(orders.commits(), 5, "{changes}");
+        orders.verify();
+    }
+}
+
+#[test]
 fn a_lost_index_is_made_anew() {
     let Some(lines) = changes() else { return };
     let root = tempfile::tempdir().expect("a folder");
     let mut random = ChaCha8Rng::seed_from_u64(9);
-    for (n, (changes, table)) in [POSITIONS, VECTORS].iter().enumerate() {
+    for (n, (changes, table)) in [POSITIONS, VECTORS, AGAIN].iter().enumerate() {
         let mut lines = lines.clone();
         // Within keys, too: what was deleted is found by the runs of deleted keys alone.
         lines.shuffle(&mut random);
@@ -248,42 +307,60 @@ const KILLS: &[&str] = &[
     "changes.merged=kill@2",
     "changes.merged=error",
     "commit.after=kill@2",
+    "commit.between_outputs=kill@3",
+    "rejects.before_publish=kill@2",
+    "rejects.after_publish=kill@2",
+    "checkpoint.retire.after_floor=kill",
     "checkpoint.retire.each=kill",
 ];
 
-/// Runs until it is killed at the point: how many epochs a run has is a matter of time.
-fn killed(root: &Path, lines: &[String], n: usize, fault: &str) -> Orders {
-    let (changes, table) = [POSITIONS, VECTORS, AGAIN][n % 3];
-    for attempt in 0..5 {
-        let mut orders = Orders::new(root.join(format!("{n}-{attempt}")), changes, table);
-        for chunk in lines.chunks(3) {
-            orders.add(chunk);
-        }
-        let status = orders.run(fault);
-        if fault.contains("=lost") || fault.contains("=error") || status.signal() == Some(9) {
-            return orders;
-        }
-        assert!(status.success(), "{fault}: {}", orders.log());
+/// Whatever is killed, the table is the source's in the end, and each reject is there once.
+fn the_same_whatever_is_killed((changes_as, table): (&str, &str), more: &str) {
+    let Some(mut lines) = changes() else { return };
+    let root = tempfile::tempdir().expect("a folder");
+    // A reject in every other epoch or so.
+    let unknown = lines[0].replace("\"op\":\"c\"", "\"op\":\"q\"");
+    assert_ne!(unknown, lines[0]);
+    let rejects = 8;
+    for n in 1..=rejects {
+        lines.insert(n * 100, unknown.clone());
     }
-    panic!("{fault}: not reached");
+    let mut digest = None;
+    for (n, fault) in KILLS.iter().enumerate() {
+        let mut orders = Orders::new(root.path().join(n.to_string()), changes_as, table);
+        orders.add(&lines);
+        let orders = orders
+            .in_epochs_of(50, 4096)
+            .edit("commit: ", &format!("{more}commit: "));
+        let (status, log) = (orders.run(fault), orders.log());
+        if fault.contains("=kill") {
+            assert_eq!(status.signal(), Some(9), "{fault}: not reached: {log}");
+            orders.runs();
+        } else {
+            assert!(status.success(), "{fault}: {log}");
+        }
+        let found = orders.is_last_state(fault);
+        let first = digest.get_or_insert_with(|| found.clone());
+        assert_eq!(*first, found, "{fault}");
+        assert_eq!(orders.rejects().len(), rejects, "{fault}");
+        orders.verify();
+    }
 }
 
 #[test]
-fn the_table_is_the_same_whatever_is_killed() {
-    let Some(lines) = changes() else { return };
-    let root = tempfile::tempdir().expect("a folder");
-    let mut digest = None;
-    for (n, fault) in KILLS.iter().enumerate() {
-        let orders = killed(root.path(), &lines, n, fault);
-        orders.runs();
-        let found = orders.is_last_state(fault);
-        assert_eq!(
-            *digest.get_or_insert_with(|| found.clone()),
-            found,
-            "{fault}"
-        );
-        orders.verify();
-    }
+fn the_table_is_the_same_whatever_is_killed_with_positions() {
+    the_same_whatever_is_killed(POSITIONS, "");
+}
+
+#[test]
+fn the_table_is_the_same_whatever_is_killed_with_vectors() {
+    the_same_whatever_is_killed(VECTORS, "");
+}
+
+#[test]
+fn the_table_is_the_same_whatever_is_killed_with_copies() {
+    // Commits write files again themselves, so there is less to merge.
+    the_same_whatever_is_killed(AGAIN, "upkeep: { min_files: 2 }\n");
 }
 
 #[test]
@@ -472,15 +549,7 @@ fn a_change_without_a_key_is_a_reject() {
     orders.is_last_state("with rejects");
     let log = orders.log();
     assert!(log.contains("rejected     2"), "{log}");
-    let mut found = Vec::new();
-    for entry in walk(&orders.dir.join("rejects")) {
-        found.extend(
-            fs::read_to_string(entry)
-                .expect("rejects")
-                .lines()
-                .map(str::to_owned),
-        );
-    }
+    let found = orders.rejects();
     assert_eq!(found.len(), 2, "{found:?}");
     assert!(
         found
