@@ -1,14 +1,16 @@
 """Another writer on a table of changes, until the file `stop` appears, or for one round with `once`:
-appends rows with negative ids, replaces and deletes some of them, and rewrites whole regions, calve's rows
-included. Prints how often it did what; `foreign.json` says which of its rows must be there.
+appends rows with negative ids, replaces and deletes some of them, rewrites whole regions, calve's rows
+included, expires snapshots, and has a column of its own that comes, gets another name, goes, and so on. Prints
+how often it did what; `foreign.json` says which of its rows must be there.
 
 usage: rewriter.py FOLDER [once]
 """
-import collections, json, os, sys, time
+import collections, datetime, json, os, sys, time
 
 import pyarrow as pa
 from pyiceberg.catalog.sql import SqlCatalog
 from pyiceberg.exceptions import CommitFailedException, NoSuchTableError, ValidationException
+from pyiceberg.types import StringType
 from sqlalchemy.exc import OperationalError
 
 REGIONS = ["us", "eu", "apac", "latam", "africa"]
@@ -16,6 +18,7 @@ REGIONS = ["us", "eu", "apac", "latam", "africa"]
 
 def rows_of(ids, schema):
     columns = {"id": ids, "seq": [1] * len(ids), "ts": [0] * len(ids), "name": ["foreign"] * len(ids), "amount": [0.5] * len(ids), "region": ["eu"] * len(ids)}
+    columns |= {name: ["own"] * len(ids) for name in schema.names if name not in columns}
     return pa.table({name: columns[name] for name in schema.names}).cast(schema)
 
 
@@ -43,6 +46,24 @@ def rewrite(table, turn, own):
     return own
 
 
+def expire(table, turn, own):
+    now = datetime.datetime.now(datetime.timezone.utc)
+    table.maintenance.expire_snapshots().older_than(now - datetime.timedelta(milliseconds=300)).commit()
+    return own
+
+
+def evolve(table, turn, own):
+    names = table.schema().column_names
+    with table.update_schema(allow_incompatible_changes=True) as update:
+        if "note" in names:
+            update.rename_column("note", "remark")
+        elif "remark" in names:
+            update.delete_column("remark")
+        else:
+            update.add_column("note", StringType())
+    return own
+
+
 def main(root, once):
     done = collections.Counter()
     catalog = SqlCatalog("default", uri=f"sqlite:///{root}/lake/catalog.db", warehouse=f"file://{root}/lake")
@@ -51,7 +72,7 @@ def main(root, once):
         with open(f"{root}/foreign.json") as f:
             own = set(json.load(f))
     for turn in range(int(time.time() * 1000) % 10**9, 1 << 60):
-        steps = [append, rewrite, replace, append, rewrite, delete]
+        steps = [evolve, expire, append, rewrite, replace, evolve, append, rewrite, delete]
         step = steps[sum(done.values()) % len(steps)]
         if once and sum(done.values()) == len(steps) or os.path.exists(f"{root}/stop"):
             break

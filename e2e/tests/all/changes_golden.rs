@@ -341,7 +341,9 @@ fn another_engine_that_writes_and_rewrites() {
     stream.runs(SMALL / 4);
     // Nobody disturbs this round: whole regions are rewritten, whose rows the index had.
     let alone = finish(beside("rewriter.py", &stream.dir, &["once"]));
-    assert_eq!(alone["rewrite"], 2, "{alone}");
+    for (what, times) in [("rewrite", 2), ("evolve", 2), ("expire", 1)] {
+        assert_eq!(alone[what], times, "{alone}");
+    }
     stream.write(SMALL, 30_000);
     let writer = beside("rewriter.py", &stream.dir, &[]);
     let status = stream.start().wait();
@@ -351,6 +353,7 @@ fn another_engine_that_writes_and_rewrites() {
     let found = stream.equals(SMALL, &format!("beside {done}"));
     let count = |what: &str| done[what].as_u64().unwrap_or(0);
     assert!(count("append") + count("replace") >= 2, "{done}");
+    assert!(count("evolve") >= 1 && count("expire") >= 1, "{done}");
     assert!(found["foreign"].as_u64() > Some(0), "{found}");
     // It leaves deletes behind of files that it has written again, which is nothing wrong.
     stream.verifies("beside another engine");
