@@ -29,6 +29,7 @@ mod sql_catalog;
 mod sql_checkpoints;
 mod stall;
 mod start;
+mod terminal;
 mod transfers;
 mod transfers_failures;
 mod transfers_refused;
