@@ -522,9 +522,10 @@ fn a_log_of_changes_and_flags_in_the_place_of_deletes() {
         // Killed behind the files that hold flagged rows: they are written anew.
         soft.run("changes.deletes_written=kill@3");
         soft.runs();
-        let flags = "SELECT _deleted, count(*), sum(quantity)::BIGINT FROM t GROUP BY 1 ORDER BY 1";
+        let flags =
+            "SELECT is_deleted, count(*), sum(quantity)::BIGINT FROM t GROUP BY 1 ORDER BY 1";
         let rows = format!(
-            "SELECT {} FROM t WHERE _deleted ORDER BY id",
+            "SELECT {} FROM t WHERE is_deleted ORDER BY id",
             COLUMNS.join(", ")
         );
         let found = soft.read(&[flags, &rows]);

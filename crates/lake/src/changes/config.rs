@@ -106,7 +106,8 @@ pub struct IndexConfig {
 }
 
 fn deleted() -> String {
-    "_deleted".to_owned()
+    // Not `_deleted`: Iceberg reserves that name, and Spark refuses tables that have it.
+    "is_deleted".to_owned()
 }
 
 fn a_day() -> Duration {
