@@ -472,3 +472,43 @@ fn the_pipeline_file_of_the_readme_is_valid() {
         parse(text, &|_| None).expect(text);
     }
 }
+
+#[test]
+fn changes_are_ordered_by_what_has_an_order() {
+    let ordered = |order: &str, more: &str| {
+        let text = format!(
+            "name: a\nsource: {{ file: {{ path: a }} }}\nformat: {{ debezium: {{}} }}\n{more}\n\
+             sink: {{ iceberg: {{ catalog: {{ sqlite: a.db, warehouse: a }}, table: a.b, \
+             changes: {{ key: [id], order_by: {order} }} }} }}\n"
+        );
+        parse(&text, &|_| None)
+    };
+    for order in [
+        "[]",
+        "[source.lsn]",
+        "[source.scn]",
+        "[source.file, source.pos]",
+        "[updated_at]",
+    ] {
+        ordered(order, "").expect(order);
+    }
+    let error = ordered("[source.sequence]", "").expect_err("text");
+    assert!(
+        error
+            .to_string()
+            .contains("changes.order_by=source.sequence"),
+        "{error}"
+    );
+    assert!(hint(&error).contains("source.lsn"), "{error:?}");
+    // SQL may make something else of it: the rows say it, when they are known.
+    let sql = "transform: { sql: \"SELECT id, _op, 1 AS \\\"source.sequence\\\" FROM events\" }";
+    let file = ordered("[source.sequence]", sql).expect("it depends");
+    let rows = |of| {
+        let field = arrow::datatypes::Field::new("source.sequence", of, true);
+        arrow::datatypes::Schema::new(vec![field])
+    };
+    file.check_rows(&rows(arrow::datatypes::DataType::Int64))
+        .expect("a number");
+    file.check_rows(&rows(arrow::datatypes::DataType::Utf8))
+        .expect_err("text");
+}

@@ -18,7 +18,7 @@ pub(crate) struct FileTag {
     /// The first bytes of the file as it lies on the disk.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) head: Option<Mark>,
-    /// The last bytes of the text before the position.
+    /// The last bytes of the text before the position; of rows those of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) tail: Option<Mark>,
     /// Size of the file on the disk when its end was reached.

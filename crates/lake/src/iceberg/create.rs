@@ -337,12 +337,14 @@ pub(super) fn check(
     if lines.is_empty() {
         return Ok(evolved);
     }
+    let hint = "change transform.sql or partition_by to fit the table, let the table follow with \
+                `schema.evolve`, or write to another table";
+    let of_changes = "; columns of changes.key and changes.order_by keep their types, and \
+                      `schema: { evolve: add }` lets all others keep theirs too";
+    let more = config.changes.as_ref().map_or("", |_| of_changes);
     Err(Error::schema(format!(
         "the table does not fit the pipeline (-: the table, +: the pipeline): table={table}\n{}",
         lines.join("\n")
     ))
-    .hint(
-        "change transform.sql or partition_by to fit the table, let the table follow with \
-         `schema.evolve`, or write to another table",
-    ))
+    .hint(format!("{hint}{more}")))
 }

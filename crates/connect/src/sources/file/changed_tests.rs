@@ -2,6 +2,7 @@
 
 use std::{fs, io::Write, path::Path, time::Duration};
 
+use arrow::array::RecordBatch;
 use calve_engine::ErrorKind;
 use parquet::arrow::ArrowWriter;
 
@@ -26,8 +27,10 @@ fn overwrite(path: &Path, bytes: &[u8]) {
     file.set_modified(at).expect("a later time");
 }
 
+/// Two columns, of which the second begins with a number behind the first KiB.
 fn parquet(from: i64) -> Vec<u8> {
-    let rows = numbers(from, from + 500);
+    let column = |from| numbers(from, from + 500).remove_column(0);
+    let rows = RecordBatch::try_from_iter([("n", column(0)), ("m", column(from))]).expect("rows");
     let mut bytes = Vec::new();
     let mut writer = ArrowWriter::try_new(&mut bytes, rows.schema(), None).expect("a writer");
     writer.write(&rows).expect("written");
@@ -68,7 +71,7 @@ fn a_file_that_was_written_over_in_its_size_is_noticed() {
         ),
         (json(), content.clone().into_bytes(), tail.into_bytes()),
         (json(), gzip(&content), gzip(&head)),
-        (rows, parquet(0), parquet(1)),
+        (rows, parquet(1), parquet(2)),
     ];
     for (format, before, mut after) in cases {
         // Compressed, it may have become a little longer or shorter: what is left of it is another file.

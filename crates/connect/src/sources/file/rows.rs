@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, Seek, SeekFrom, Write},
+    io::{BufReader, Read, Seek, SeekFrom, Write},
 };
 
 use arrow::{
@@ -24,6 +24,9 @@ use super::{
     text::{check_head, replaced},
 };
 use crate::sources::tag::{FileTag, HEAD_BYTES, Mark};
+
+/// So much of a file's end is remembered by its hash: where Parquet has what it says of its columns.
+const END_BYTES: u64 = 64 << 10;
 
 /// Rows of one batch read from Parquet.
 const BATCH_ROWS: usize = 16_384;
@@ -62,12 +65,17 @@ impl RowsReader {
         if tag.size.is_some_and(|known| known != size) {
             return Err(replaced(name, "replaced"));
         }
-        let file = match &found.location {
+        let mut file = match &found.location {
             Location::Local(path) => {
                 File::open(path).map_err(|e| Error::io(format!("cannot open file={name}"), e))?
             }
             Location::Remote { .. } => spool(name, &mut input).await?,
         };
+        let end = end_of(&mut file)
+            .map_err(|e| Error::io(format!("cannot read the end of file={name}"), e))?;
+        if tag.tail.as_ref().is_some_and(|known| *known != end) {
+            return Err(replaced(name, "replaced"));
+        }
         let bad =
             |error: Box<dyn std::error::Error + Send + Sync>| {
                 Error::config(format!("cannot read file={name}")).because(error).hint(
@@ -84,6 +92,7 @@ impl RowsReader {
         let tag = FileTag {
             id,
             head: Some(Mark::of(&head)),
+            tail: Some(end),
             size: Some(size),
             changed: found.looks.changed,
             ..FileTag::default()
@@ -160,6 +169,16 @@ impl RowsReader {
         }
         Ok(None)
     }
+}
+
+/// The mark of a file's end. Leaves the position at 0.
+fn end_of(file: &mut File) -> std::io::Result<Mark> {
+    let size = file.seek(SeekFrom::End(0))?;
+    file.seek(SeekFrom::Start(size.saturating_sub(END_BYTES)))?;
+    let mut end = Vec::new();
+    file.read_to_end(&mut end)?;
+    file.seek(SeekFrom::Start(0))?;
+    Ok(Mark::of(&end))
 }
 
 /// Begins with the row group that holds row `offset`; says how many rows remain to be skipped.

@@ -3,6 +3,7 @@
 //! Invariant: every chunk ends where a record ends; only the last of a bounded file may lack its
 //! line end. Reading appends to one buffer; only the tail behind the last line end is copied.
 
+use bytes::Bytes;
 use calve_engine::{Error, Payload, RawBatch, Result};
 use calve_model::{OffsetRange, SourcePartition};
 
@@ -197,7 +198,16 @@ impl TextReader {
         if bytes > KEPT_BYTES {
             return Some(Err(vanished(self.partition.as_str(), self.offset)));
         }
-        Some(self.take(bytes, true))
+        let mut rest = self.take(bytes, true);
+        // Kept for long, it must not keep the reader's buffers, which are far larger.
+        if let Ok(RawBatch {
+            payload: Payload::Bytes(text),
+            ..
+        }) = &mut rest
+        {
+            *text = Bytes::copy_from_slice(text);
+        }
+        Some(rest)
     }
 
     /// Bytes on the disk when the file was opened.
