@@ -76,7 +76,7 @@ impl Orders {
     /// that makes so many rows: so there are many commits, however slow they are.
     fn in_epochs_of(self, rows: usize, batch_bytes: usize) -> Self {
         let files = format!("*.jsonl\", chunk_bytes: {batch_bytes}");
-        let ends = format!("every: 1m, rows: {rows}");
+        let ends = format!("every: 1h, rows: {rows}");
         self.edit("*.jsonl\"", &files).edit("every: 1ms", &ends)
     }
 
