@@ -162,6 +162,13 @@ async fn presets_make_hive_folders() {
         ["year=1970/month=01/day=01", "year=2024/month=10/day=04"]
     );
     assert_eq!(
+        paths("date_hour").await,
+        [
+            "year=1970/month=01/day=01/hour=00",
+            "year=2024/month=10/day=04/hour=05"
+        ]
+    );
+    assert_eq!(
         paths("date_hour_type").await,
         [
             "year=1970/month=01/day=01/hour=00/event_type=b",

@@ -40,4 +40,6 @@ fn arrow_failed(error: arrow::error::ArrowError) -> Error {
 }
 
 #[cfg(test)]
+mod codec_tests;
+#[cfg(test)]
 mod writer_tests;
