@@ -18,6 +18,7 @@ mod evolution;
 mod flow;
 mod followed;
 mod http;
+mod layouts;
 mod memory;
 mod object_store;
 mod paper;
