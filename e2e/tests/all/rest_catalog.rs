@@ -255,6 +255,65 @@ fn wrong_credentials_are_told_and_never_shown() {
     }
 }
 
+/// A prefix that the user names counts more than what the server has by default, and less than what it
+/// insists on.
+#[test]
+fn the_prefix_of_paths_is_the_user_s_or_the_server_s() {
+    const PREFIX: &str = "ice";
+    let Shared {
+        server,
+        dir,
+        golden,
+    } = &*SHARED;
+    let cases = [
+        // By default, insisted on, named by the user.
+        ("named", None, None, Some(PREFIX)),
+        ("named_first", Some("nowhere"), None, Some(PREFIX)),
+        ("insisted", Some("nowhere"), Some(PREFIX), Some("nowhere")),
+        ("by_default", Some(PREFIX), None, None),
+    ];
+    for (name, default, insisted, named) in cases {
+        let proxy = Proxy::start(server.catalog(), move |request| {
+            if !request.path.starts_with("/v1/config") {
+                return Fault::None;
+            }
+            Fault::Change(Box::new(move |body| {
+                let mut config: Value = serde_json::from_str(body).expect("what it says");
+                for (part, prefix) in [("defaults", default), ("overrides", insisted)] {
+                    let part = config[part].as_object_mut().expect("settings");
+                    part.remove("prefix");
+                    part.extend(prefix.map(|prefix| ("prefix".to_owned(), json!(prefix))));
+                }
+                config.to_string()
+            }))
+        });
+        let pipeline = pipeline(server, dir, name, (proxy.port(), Who::OAuth), 0);
+        let text = fs::read_to_string(pipeline.file()).expect("the file");
+        let warehouse = "warehouse: \"s3://ice\"";
+        let more = named.map_or(String::new(), |prefix| format!(", prefix: {prefix}"));
+        assert!(text.contains(warehouse), "{text}");
+        let text = text.replacen(warehouse, &format!("{warehouse}{more}"), 1);
+        fs::write(pipeline.file(), text).expect("written");
+        if name == "named" {
+            assert!(pipeline.run("").success(), "{}", pipeline.log());
+            assert_same(name, &found(server, &[name]).remove(0), golden);
+        } else {
+            let listed = pipeline.command(&["table", "ls", "--file", "FILE"]);
+            let said = String::from_utf8_lossy(&listed.stdout).into_owned();
+            let log = String::from_utf8_lossy(&listed.stderr);
+            assert!(listed.status.success(), "{name}: {log}");
+            assert!(said.contains("golden.orders"), "{name}: {said}");
+        }
+        let seen = proxy.seen();
+        let asked = seen.iter().map(|request| request.path.as_str());
+        let own = |path: &&str| !path.starts_with("/v1/config") && !path.contains("/oauth/");
+        let asked: Vec<&str> = asked.filter(own).collect();
+        assert!(!asked.is_empty(), "{name}");
+        let below = |path: &&str| path.starts_with(&format!("/v1/{PREFIX}/namespaces"));
+        assert!(asked.iter().all(below), "{name}: {asked:?}");
+    }
+}
+
 fn is_stopped(child: &Child) -> bool {
     let stat = fs::read_to_string(format!("/proc/{}/stat", child.id())).unwrap_or_default();
     stat.rsplit(") ")
