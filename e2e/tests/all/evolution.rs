@@ -211,6 +211,40 @@ fn a_strict_schema_rejects_and_a_declared_one_chooses() {
 }
 
 #[test]
+fn what_does_not_fit_stands_in_a_column_of_its_own() {
+    let root = tempfile::tempdir().expect("a folder");
+    let job = Job::new(root.path().join("rescued"));
+    job.events("a.ndjson", 0, |n| match n % 4 {
+        0 => json!({ "id": n, "amount": n as f64 / 2.0 }),
+        1 => json!({ "id": n, "amount": format!("{n} EUR") }),
+        2 => json!({ "id": n, "amount": 1.5, "note": { "by": [n, null] } }),
+        _ => json!({ "id": n, "amount": [n], "new": true }),
+    });
+    fs::write(job.dir.join("in/b.ndjson"), "{ broken\n".repeat(3)).expect("written");
+    job.write(
+        "{ json: { columns: { id: bigint, amount: double } } }",
+        &format!("schema: {{ rescued: _rescued }}\n{}", job.iceberg("")),
+    );
+    assert!(job.run("").success(), "{}", job.log());
+    let found = job.ask(&[
+        "SELECT count(*), count(DISTINCT id), count(amount), count(_rescued) FROM {t}",
+        "SELECT count(*) FROM {t} WHERE _rescued IS DISTINCT FROM CASE id % 4 \
+         WHEN 1 THEN '{{\"amount\":\"' || id || ' EUR\"}}' \
+         WHEN 2 THEN '{{\"note\":{{\"by\":[' || id || ',null]}}}}' \
+         WHEN 3 THEN '{{\"amount\":[' || id || '],\"new\":true}}' END",
+        "SELECT count(*) FROM {t} WHERE amount IS DISTINCT FROM \
+         CASE id % 4 WHEN 0 THEN id / 2 WHEN 2 THEN 1.5 END",
+    ]);
+    let quarter = EVENTS / 4;
+    let counts = json!([[EVENTS, EVENTS, 2 * quarter, 3 * quarter]]);
+    assert_eq!(found["rows"], json!([counts, [[0]], [[0]]]));
+    let columns = json!([["id", "long"], ["amount", "double"], ["_rescued", "string"]]);
+    assert_eq!(found["columns"], columns);
+    // What is no JSON has nothing that fits.
+    assert_eq!(job.rejects(), 3);
+}
+
+#[test]
 fn declared_columns_come_go_widen_and_get_other_names() {
     let root = tempfile::tempdir().expect("a folder");
     let job = Job::new(root.path().join("declared"));
