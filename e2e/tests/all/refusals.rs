@@ -68,6 +68,35 @@ fn a_deleted_checkpoint_store_is_refused_until_it_is_rebuilt() {
 }
 
 #[test]
+fn checkpoints_are_not_made_from_commits_where_the_table_shows_more() {
+    let root = tempfile::tempdir().expect("a folder");
+    let golden = Scenario::new(root.path().join("golden"), Sink::Parquet, 20_000, 0);
+    assert!(golden.run("").success(), "{}", golden.log());
+    let scenario = Scenario::new(root.path().join("p"), Sink::Parquet, 20_000, 100_000);
+    scenario.run("parquet.commit.before_entry=kill@2");
+    fs::remove_dir_all(scenario.dir.join("checkpoints")).expect("delete the store");
+    let file = scenario.file();
+    let rebuild = || command(&["checkpoint", "rebuild", &file.to_string_lossy()]);
+    // Until nothing is left that would be there twice.
+    loop {
+        let done = rebuild();
+        if done.status.success() {
+            break;
+        }
+        assert_eq!(done.status.code(), Some(2), "{done:?}");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        let first = said.split("first=").nth(1).expect("it names a file");
+        let first = first.split_whitespace().next().expect("a path");
+        fs::remove_file(scenario.dir.join("out").join(first)).expect("the file");
+    }
+    assert!(scenario.run("").success(), "{}", scenario.log());
+    let found = readers(&[scenario.spec(), golden.spec()]);
+    for key in ["rows", "ids", "fingerprint", "rejects", "reject_ids"] {
+        assert_eq!(found[0][key], found[1][key], "{key}: {found:?}");
+    }
+}
+
+#[test]
 fn a_changed_sql_is_refused() {
     let root = tempfile::tempdir().expect("a folder");
     let scenario = finished(root.path(), Sink::Iceberg);

@@ -34,6 +34,7 @@ use crate::iceberg::{
     files::{Content, from_hex, to_hex},
     handle::{Known, TableHandle},
     held::{self, CHANGES, Held},
+    unite,
 };
 
 /// Summary: changes of the epoch that were older than what the table held.
@@ -158,11 +159,18 @@ impl ChangesOutput {
         state
             .reach(&self.handle, known, held, commit, &self.reading)
             .await?;
-        let (chunks, files, becomes) = self.read(known, content).await?;
+        let (chunks, files, mut becomes) = self.read(known, content).await?;
         let paths = files.iter().flatten().map(|file| file.file.file_path());
         new.extend(paths.map(FileId::of));
         let truncated = chunks.iter().any(|chunk| chunk.truncate.is_some());
         let mut resolved = self.resolve(state, chunks).await?;
+        // Rows that are flagged have the columns of the flag and of the order, though no file came with them.
+        if becomes.is_none()
+            && !resolved.flags.is_empty()
+            && let Some(evolved) = &self.reading.evolved
+        {
+            becomes = unite::becomes(&known.metadata, evolved)?;
+        }
         fault::point("changes.resolved")?;
 
         let mut edit = Edit::new(Operation::Overwrite);

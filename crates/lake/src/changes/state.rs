@@ -141,8 +141,10 @@ impl State {
         handle.live(known, &mut self.live).await?;
         self.files = by_id(&self.live)?;
         self.ids = self.files.keys().copied().collect();
+        // One that starts over knows nothing of the orders of deleted keys, and of no TRUNCATE.
+        let first = held.is_none() && commit.previous == Epoch::NONE;
         let at = self.at.as_ref().map(|at| at.snapshot);
-        if at == Some(wanted.snapshot) {
+        if at == Some(wanted.snapshot) && !first {
             // Killed behind a TRUNCATE that made no snapshot, the index does not know of it.
             if let (Some(index), Some(floor)) = (&mut self.index, told_floor(metadata, commit)) {
                 index.raise_floor(&floor);
@@ -166,12 +168,12 @@ impl State {
             let held = held.map_or(Epoch::NONE, |held| held.epoch);
             Some(buried(&reading.checkpoints, held).await?)
         };
-        let first = held.is_none() && commit.previous == Epoch::NONE;
         let mut index = self.take_index()?;
         // Older versions left it to a snapshot.
-        let truncated = ancestors(metadata).find_map(|s| summary(s, TRUNCATED));
-        let truncated = truncated.and_then(from_hex);
-        // What the index knew holds still, wherever it was said; but not for one that starts over.
+        let mut ours =
+            ancestors(metadata).filter(|s| !first && of_shard(s, &commit.pipeline, &commit.shard));
+        let truncated = ours.find_map(|s| summary(s, TRUNCATED)).and_then(from_hex);
+        // What the index knew holds still, wherever it was said.
         let known = self.at.as_ref().filter(|_| !first);
         let known = known.and_then(|_| index.floor().map(<[u8]>::to_vec));
         let floor = told_floor(metadata, commit).max(truncated).max(known);

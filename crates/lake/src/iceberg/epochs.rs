@@ -139,15 +139,15 @@ pub(super) fn check_identity(
     Ok(())
 }
 
-/// The entries of a snapshot's summary that tell of the epoch.
-///
-/// # Errors
-/// `Internal` when the offsets cannot be written.
 fn chain(commit: &Commit) -> String {
     let (from, to) = (&commit.offsets_from, &commit.offsets_to);
     format!("{}:{from}:{to}", commit.previous.0)
 }
 
+/// The entries of a snapshot's summary that tell of the epoch.
+///
+/// # Errors
+/// `Internal` when the offsets cannot be written.
 pub(crate) fn describe(commit: &Commit) -> Result<HashMap<String, String>> {
     let offsets = serde_json::to_string(&commit.offsets)
         .map_err(|e| Error::internal("cannot write the offsets").because(e))?;

@@ -64,6 +64,21 @@ pub(crate) fn moved_ids(metadata: &TableMetadata, ours: &Evolved) -> Result<Hash
     })
 }
 
+/// The schema that the table becomes by `ours`; none: it has that already.
+///
+/// # Errors
+/// As [`unite`].
+pub(crate) fn becomes(metadata: &TableMetadata, ours: &Evolved) -> Result<Option<Schema>> {
+    let mut ours = ours.clone();
+    loop {
+        match unite(metadata, &ours)? {
+            United::Has(_) => return Ok(None),
+            United::Becomes(schema) => return Ok(Some(*schema)),
+            United::Readdress(moved) => ours.schema = with_ids(&ours.schema, &moved)?,
+        }
+    }
+}
+
 struct Unite<'a> {
     metadata: &'a TableMetadata,
     ours: &'a Evolved,

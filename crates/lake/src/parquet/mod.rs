@@ -35,6 +35,8 @@ use crate::write::{FanoutWriter, WriteOptions};
 
 const ID: &str = "_calve/id";
 const COMMITS: &str = "_calve/commits";
+/// Commit entries that a reset moved out of the way; their files stay.
+const BEFORE_RESET: &str = "_calve/before-reset";
 const STAGED: &str = "_calve/staged";
 const STAGED_ENDING: &str = "staged";
 

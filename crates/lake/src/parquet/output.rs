@@ -6,7 +6,7 @@
 //! may block.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashSet},
     fmt,
     fs::{self, File},
     io,
@@ -25,7 +25,7 @@ use calve_engine::{
 use calve_model::{Epoch, Offsets};
 use serde::{Deserialize, Serialize};
 
-use super::{COMMITS, ID, format};
+use super::{BEFORE_RESET, COMMITS, ID, format};
 use crate::write::sync;
 
 /// A file of an epoch: where it waits and where it will be, relative to the table's path.
@@ -135,6 +135,19 @@ pub(super) fn gone(path: &dyn fmt::Display, waited: &dyn fmt::Display) -> Error 
     )
 }
 
+/// Whether a file is a commit, also one that a reset moved out of the way.
+fn is_commit(name: &str) -> bool {
+    let commits = [COMMITS, BEFORE_RESET].iter();
+    name.strip_suffix(".json").is_some() && commits.copied().any(|folder| name.starts_with(folder))
+}
+
+/// Whether a name is one that the writer gives on a disk: `…-<8 hexadecimal digits>…`.
+fn is_ours(name: &str) -> bool {
+    let name = name.rsplit('/').next().unwrap_or(name);
+    let mut parts = name.split(['-', '.']);
+    parts.any(|part| part.len() == 8 && part.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
 /// The folder of a shard's commits, and the name of an epoch's entry in it.
 pub(super) fn commits(pipeline: &str, shard: &str) -> String {
     let name = |name| format::escape(name, true);
@@ -192,6 +205,57 @@ impl ParquetOutput {
     pub async fn newest(&self, pipeline: &str, shard: &str) -> Result<Option<CommitEntry>> {
         let (this, pipeline, shard) = (self.clone(), pipeline.to_owned(), shard.to_owned());
         blocking(move || this.read_newest(&pipeline, &shard)).await
+    }
+
+    /// Files of the table that no commit names, relative to its folder: of an epoch that was being
+    /// committed, or whose commit is lost.
+    ///
+    /// # Errors
+    /// `Corrupt` when a commit cannot be read, `Unavailable` when a folder cannot.
+    pub async fn uncommitted(&self) -> Result<Vec<String>> {
+        let this = self.clone();
+        blocking(move || {
+            let mut names = Vec::new();
+            this.walk("", &mut names)?;
+            let mut committed = HashSet::new();
+            for name in names.iter().filter(|name| is_commit(name)) {
+                let entry = read_entry(&this.root.join(name))?;
+                committed.extend(
+                    entry
+                        .into_iter()
+                        .flat_map(|entry| entry.files)
+                        .map(|f| f.path),
+                );
+            }
+            names.retain(|name| {
+                !name.starts_with("_calve/") && is_ours(name) && !committed.contains(name)
+            });
+            Ok(names)
+        })
+        .await
+    }
+
+    /// All files below a folder of the table, relative to it.
+    fn walk(&self, folder: &str, names: &mut Vec<String>) -> Result<()> {
+        let at = self.root.join(folder);
+        let unreadable = |error| failed("cannot list the table's files", &at, error);
+        for entry in fs::read_dir(&at).map_err(unreadable)? {
+            let entry = entry.map_err(unreadable)?;
+            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                continue;
+            };
+            let name = if folder.is_empty() {
+                name
+            } else {
+                format!("{folder}/{name}")
+            };
+            if entry.file_type().map_err(unreadable)?.is_dir() {
+                self.walk(&name, names)?;
+            } else {
+                names.push(name);
+            }
+        }
+        Ok(())
     }
 
     fn read_newest(&self, pipeline: &str, shard: &str) -> Result<Option<CommitEntry>> {

@@ -24,7 +24,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use parking_lot::Mutex;
 
 use super::{
-    COMMITS, Cleaned, ID,
+    BEFORE_RESET, COMMITS, Cleaned, ID,
     output::{
         CommitEntry, PublishedFile, another_before, changed, commits, entry_name, files_of, gone,
     },
@@ -32,8 +32,6 @@ use super::{
 
 /// Requests at a time.
 const AT_ONCE: usize = 16;
-/// Commit entries that a reset moved out of the way; their files stay.
-const BEFORE_RESET: &str = "_calve/before-reset";
 
 /// Parquet files in an object store as an output.
 #[derive(Debug)]
@@ -173,6 +171,19 @@ impl ObjectOutput {
             (None, Ok(Completed::NoUpload)) => Err(gone(&at, &format!("upload {}", upload.id))),
             (None, Err(error)) => Err(error),
         }
+    }
+
+    /// Objects of the table that no commit names: of an epoch that was being committed, or whose commit is
+    /// lost.
+    ///
+    /// # Errors
+    /// `Corrupt` when a commit cannot be read, `Unavailable` when the store cannot.
+    pub async fn uncommitted(&self) -> Result<Vec<String>> {
+        let objects = self.folder.list("", None).await?;
+        let referred = self.referred().await?;
+        let names = objects.into_iter().map(|object| object.name);
+        let ours = names.filter(|name| !name.starts_with("_calve/") && is_ours(name));
+        Ok(ours.filter(|name| !referred.contains(name)).collect())
     }
 
     /// Removes uploads and objects of calve's that neither `live` nor any commit refers to, and that

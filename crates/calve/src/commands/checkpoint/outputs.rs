@@ -179,6 +179,33 @@ async fn details(sink: &IcebergConfig) -> Result<Option<TableDetails>> {
     iceberg::show_if_there(&sink.catalog, &sink.table).await
 }
 
+/// Refuses to go on from the commits of a plain Parquet table that shows more: files of an epoch that was
+/// being committed when the process died, whose events will be read again.
+pub(super) async fn refuse_uncommitted(file: &PipelineFile, sink: &SinkConfig) -> Result<()> {
+    let SinkConfig::Parquet(sink) = sink else {
+        return Ok(());
+    };
+    let names = if is_remote(&sink.path) {
+        let output = ObjectOutput::of(stores(file).open(&sink.path)?);
+        output.uncommitted().await?
+    } else {
+        ParquetOutput::open(root(&sink.path))?.uncommitted().await?
+    };
+    match names.first() {
+        None => Ok(()),
+        Some(first) => Err(Error::config(format!(
+            "the table has files that no commit names, and their events may be read again: path={} files={} \
+             first={first}",
+            sink.path,
+            names.len()
+        ))
+        .hint(
+            "an epoch was being committed, or `_calve/commits` is not whole: put it back, or move these files \
+             out of the table; then rebuild",
+        )),
+    }
+}
+
 /// Makes the table of late rows, where there is one, and the table forget the pipeline; their rows
 /// stay. Answers what was done.
 pub(super) async fn forget_all(file: &PipelineFile) -> Result<Vec<String>> {

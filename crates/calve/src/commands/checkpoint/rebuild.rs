@@ -21,7 +21,7 @@ use calve_model::{
 
 use super::{
     Target,
-    outputs::{Now, TableNow, forget, set_rejects_aside},
+    outputs::{Now, TableNow, forget, refuse_uncommitted, set_rejects_aside},
     starting_point,
 };
 use crate::{out, windows};
@@ -74,6 +74,10 @@ pub(super) async fn run(target: &Target, lose_open_windows: bool) -> Result<()> 
     let record = match &plan {
         Plan::Record(newest) => from_record(name, used.next(), newest, lose_open_windows),
         Plan::Table(from) => {
+            let late = windows::late_sink(&target.file);
+            for sink in late.iter().chain([&target.file.sink]) {
+                refuse_uncommitted(&target.file, sink).await?;
+            }
             if let Some(to) = set_rejects_aside(&target.file, from.epoch, "rebuild").await? {
                 out::note(format!(
                     "moved aside rejects of events that are read again: to={to}"

@@ -123,14 +123,15 @@ impl Given {
                 let mut runs = checkpoints.runs().await?;
                 let loaded = checkpoints.load().await?;
                 runs.extend(checkpoints.runs().await?);
+                let newest = loaded.newest().map(|record| record.epoch);
                 for (record, digest) in loaded.records {
                     found.insert((pipeline.clone(), shard.clone()));
-                    let needed = record.outputs.values().flat_map(|output| &output.runs);
-                    let missing = needed.filter(|run| !runs.contains(run));
+                    // Those that only an older one names go before it does.
+                    let is_newest = Some(record.epoch) == newest;
                     records.push(Found {
                         pipeline: pipeline.clone(),
                         shard: shard.clone(),
-                        missing_runs: missing.cloned().collect(),
+                        runs: is_newest.then(|| runs.clone()),
                         record,
                         digest,
                     });
@@ -230,8 +231,8 @@ struct Found {
     shard: String,
     record: Record,
     digest: String,
-    /// Runs that it refers to and that are not in its store.
-    missing_runs: Vec<String>,
+    /// The runs that are in its store; none: it is not the newest.
+    runs: Option<Vec<String>>,
 }
 
 /// What records of all pipelines hold for tables.
@@ -239,6 +240,12 @@ pub(super) async fn parts(given: &Given, table: &TableDetails) -> Result<Vec<Rec
     let mut parts = Vec::new();
     for found in given.records(&named(table)).await? {
         for (name, output) in found.record.outputs {
+            let there = found.runs.as_ref();
+            let missing = output
+                .runs
+                .iter()
+                .filter(|run| there.is_some_and(|there| !there.contains(run)));
+            let missing_runs = missing.cloned().collect();
             let content = output.prepared.map(|p| p.content);
             let content = content.filter(|content| !content.is_null() && !content.is_array());
             if let Some(content) = content.filter(|_| name == TABLE || name == LATE) {
@@ -248,7 +255,7 @@ pub(super) async fn parts(given: &Given, table: &TableDetails) -> Result<Vec<Rec
                     epoch: found.record.epoch.0,
                     digest: found.digest.clone(),
                     content,
-                    missing_runs: found.missing_runs.clone(),
+                    missing_runs,
                 });
             }
         }

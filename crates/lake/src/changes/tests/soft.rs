@@ -11,6 +11,7 @@ use calve_engine::seams::Outcome;
 use super::{
     EAGER, Random, changes,
     conflicts::OTHERS_ARE_FASTER,
+    others::{others_append, others_rows},
     world::{Change, World},
 };
 use crate::iceberg::{
@@ -263,4 +264,49 @@ async fn a_row_that_others_have_deleted_does_not_come_back() {
     world.commit(&commit).await;
     let flagged = (2, ("eu".to_owned(), 2, true));
     assert_eq!(rows(&world).await, BTreeMap::from([flagged]));
+}
+
+#[tokio::test]
+async fn the_first_epoch_of_a_table_that_was_there_may_have_deletes_alone() {
+    for ordered in [false, true] {
+        let mut world = World::new(config(ordered, "position"), 2, 1 << 20);
+        world.config.evolution.add = true;
+        others_append(&world, 1, others_rows(&[1, 2])).await;
+        let change = |op: &'static str, seq: i64| {
+            let (id, region, n) = (1, "eu", 100);
+            vec![Change {
+                op,
+                id,
+                seq,
+                region,
+                n,
+            }]
+        };
+        let first = world.prepare(&[change("d", 5)]).await;
+        world.commit(&first).await;
+        if ordered {
+            // The order of the delete is in the table, and there alone.
+            world.open = None;
+            std::fs::remove_dir_all(world.index()).expect("an index");
+            let late = world.prepare(&[change("u", 3)]).await;
+            world.commit(&late).await;
+        }
+        let found: Vec<(i64, i64)> = world
+            .rows()
+            .await
+            .iter()
+            .map(|(id, (_, n))| (*id, *n))
+            .collect();
+        assert_eq!(found, [(1, 1), (2, 2)], "{ordered}");
+        let mut flagged = Vec::new();
+        for batch in world.scan().await {
+            let column = |name: &str| batch.column_by_name(name).expect("a column").clone();
+            let (ids, flags) = (column("id"), column("is_deleted"));
+            let ids = ids.as_primitive::<Int64Type>();
+            let flags = flags.as_boolean();
+            let set = (0..batch.num_rows()).filter(|row| flags.is_valid(*row) && flags.value(*row));
+            flagged.extend(set.map(|row| ids.value(row)));
+        }
+        assert_eq!(flagged, [1], "{ordered}");
+    }
 }

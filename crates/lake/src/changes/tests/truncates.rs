@@ -5,6 +5,7 @@ use super::{
     world::{Change, World},
 };
 use crate::iceberg::{
+    forget,
     held::truncated_property,
     tests::commits::{change, snapshot_ids},
 };
@@ -98,4 +99,23 @@ async fn an_index_that_was_not_told_of_a_truncate_learns_it_from_the_table() {
     }
     let ids: Vec<i64> = world.rows().await.into_keys().collect();
     assert_eq!(ids, [2]);
+}
+
+#[tokio::test]
+async fn one_that_starts_over_takes_orders_from_before() {
+    let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
+    let mut world = World::new(config, 2, 1 << 20);
+    for changes in [one("c", 1, 1000), one("t", 0, 2000), one("d", 2, 3000)] {
+        let commit = world.prepare(&[changes]).await;
+        world.commit(&commit).await;
+    }
+    // As `calve checkpoint reset` does it; the index stays where it is.
+    let forgotten = forget(&world.config.catalog, &world.config.table, "orders").await;
+    assert_eq!(forgotten.expect("forgotten"), 1);
+    std::fs::remove_dir_all(world.lake.dir.path().join("checkpoints")).expect("records");
+    (world.open, world.epoch, world.runs) = (None, 0, Vec::new());
+    let commit = world.prepare(&[one("c", 1, 5), one("c", 2, 6)]).await;
+    world.commit(&commit).await;
+    let ids: Vec<i64> = world.rows().await.into_keys().collect();
+    assert_eq!(ids, [1, 2]);
 }

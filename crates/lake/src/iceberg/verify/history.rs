@@ -70,6 +70,13 @@ impl Check<'_> {
             let Ok(contents) = contents(&part.content) else {
                 continue;
             };
+            let files = contents
+                .iter()
+                .filter(|content| content.location == location);
+            let files: Vec<String> = files.flat_map(Content::locations).collect();
+            if files.is_empty() {
+                continue;
+            }
             for run in &part.missing_runs {
                 let (pipeline, epoch) = (&part.pipeline, part.epoch);
                 let at = format!("pipeline={pipeline} epoch={epoch} run={run}");
@@ -77,13 +84,6 @@ impl Check<'_> {
                     "checkpoint",
                     format!("a record refers to keys that are missing: {at}"),
                 );
-            }
-            let files = contents
-                .iter()
-                .filter(|content| content.location == location);
-            let files: Vec<String> = files.flat_map(Content::locations).collect();
-            if files.is_empty() {
-                continue;
             }
             let RecordPart {
                 pipeline,
