@@ -206,6 +206,9 @@ fn killed_at_random(sink: Sink, kills: u64, events: u64) {
         commits > kills / 4,
         "killed before anything happened: {commits} commits in {kills} lives"
     );
+    // One more, of which something is left for certain.
+    let status = scenario.run("prepare.after_files=kill");
+    assert_eq!(status.signal(), Some(9), "{}", scenario.log());
     scenario.write(events, 0, "SELECT * FROM events");
     assert!(
         scenario.run("").success(),

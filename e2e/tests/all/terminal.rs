@@ -148,13 +148,9 @@ fn a_run_shows_a_live_line_tables_and_a_summary() {
     let sums: Vec<u64> = tables.iter().map(|rows| rows.iter().sum()).collect();
     assert!(sums[0] > 0 && sums.is_sorted(), "{tables:?}");
     assert_eq!(sums.last(), Some(&written), "{}", seen.all());
-    assert!(
-        seen.screen
-            .iter()
-            .any(|line| line.starts_with("stopping: ")),
-        "{}",
-        seen.all()
-    );
+    // The terminal's own echo of ^C may stand before it.
+    let says = |line: &String| line.contains("stopping: what was read is committed");
+    assert!(seen.screen.iter().any(says), "{}", seen.all());
 }
 
 #[test]

@@ -1,10 +1,14 @@
-//! Removes staged files that nothing refers to.
+//! Removes staged files that nothing refers to, and what is left of commits that were being written when
+//! their process died.
 
 use std::{collections::HashSet, fs, io, time::Duration};
 
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    durable,
+    error::{Error, Result},
+};
 
-use super::{STAGED, local_root};
+use super::{OWN, STAGED, local_root};
 
 /// What was removed, or would be.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -17,7 +21,8 @@ pub struct Cleaned {
 
 /// Removes staged files of the table at `path` that were last changed `older_than` ago or earlier and
 /// are not in `live` (paths relative to the table's, as in [`super::PublishedFile::staged`]: those of
-/// every record of every pipeline). With `dry_run` only says what it would remove.
+/// every record of every pipeline); and, as old, what [`durable::create`] left beside commits. With `dry_run`
+/// only says what it would remove.
 ///
 /// # Errors
 /// `Config` or `Unavailable` when the folder cannot be read or changed.
@@ -34,44 +39,57 @@ pub async fn clean(
     let root = local_root(path)?;
     let live = live.clone();
     let work = move || {
-        let folder = root.join(STAGED);
-        let failed = |error| {
-            Error::io(
-                format!("cannot clean staged files: path={}", folder.display()),
-                error,
-            )
-        };
         let mut cleaned = Cleaned::default();
-        let listing = match fs::read_dir(&folder) {
-            Ok(listing) => listing,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(cleaned),
-            Err(error) => return Err(failed(error)),
-        };
-        for entry in listing {
-            let entry = entry.map_err(failed)?;
-            let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
-                continue;
+        let mut folders = vec![OWN.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let failed = |error| {
+                let at = root.join(&folder);
+                Error::io(format!("cannot clean: path={}", at.display()), error)
             };
-            let name = format!("{STAGED}/{name}");
-            let metadata = match entry.metadata() {
-                Ok(metadata) => metadata,
+            let listing = match fs::read_dir(root.join(&folder)) {
+                Ok(listing) => listing,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(error)),
             };
-            // A file from the future has no age: leave it.
-            let age = metadata
-                .modified()
-                .map_err(failed)?
-                .elapsed()
-                .unwrap_or_default();
-            if !metadata.is_file() || live.contains(&name) || age < older_than {
-                continue;
+            for entry in listing {
+                let entry = entry.map_err(failed)?;
+                let Some(name) = entry.file_name().to_str().map(str::to_owned) else {
+                    continue;
+                };
+                let path = format!("{folder}/{name}");
+                let kind = entry.file_type().map_err(failed)?;
+                if kind.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let left = if folder == STAGED {
+                    !live.contains(&path)
+                } else {
+                    durable::is_staged(&name)
+                };
+                if !left || !kind.is_file() {
+                    continue;
+                }
+                let metadata = match entry.metadata() {
+                    Ok(metadata) => metadata,
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(failed(error)),
+                };
+                // A file from the future has no age: leave it.
+                let age = metadata
+                    .modified()
+                    .map_err(failed)?
+                    .elapsed()
+                    .unwrap_or_default();
+                if age < older_than {
+                    continue;
+                }
+                if !dry_run {
+                    fs::remove_file(entry.path()).map_err(failed)?;
+                }
+                cleaned.bytes += metadata.len();
+                cleaned.files.push(path);
             }
-            if !dry_run {
-                fs::remove_file(entry.path()).map_err(failed)?;
-            }
-            cleaned.bytes += metadata.len();
-            cleaned.files.push(name);
         }
         cleaned.files.sort();
         Ok(cleaned)

@@ -34,6 +34,8 @@ pub use remote::{ObjectOutput, RemoteLive};
 use crate::write::{FanoutWriter, WriteOptions};
 
 const ID: &str = "_calve/id";
+/// Below it nobody looks for rows.
+const OWN: &str = "_calve";
 const COMMITS: &str = "_calve/commits";
 /// Commit entries that a reset moved out of the way; their files stay.
 const BEFORE_RESET: &str = "_calve/before-reset";

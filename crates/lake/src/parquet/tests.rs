@@ -397,6 +397,12 @@ async fn clean_removes_what_nothing_refers_to() {
     let prepared = prepare(&mut table.0, batch, 1).await;
     let files = published(&prepared);
     let live = HashSet::from([files[0].staged.clone()]);
+    // As they stay of a process that dies while it writes the commit of an epoch; and the commit itself.
+    let commits = dir.path().join("_calve/commits/orders/main");
+    std::fs::create_dir_all(&commits).expect("a folder");
+    let half = "_calve/commits/orders/main/.00000000000000000002.json.17-4.tmp";
+    std::fs::write(dir.path().join(half), "{").expect("half a commit");
+    std::fs::write(commits.join("00000000000000000001.json"), "{}").expect("a commit");
     let path = dir.path().display().to_string();
     let young = clean(&path, Duration::from_hours(1), &live, false)
         .await
@@ -406,13 +412,18 @@ async fn clean_removes_what_nothing_refers_to() {
         let cleaned = clean(&path, Duration::ZERO, &live, dry_run)
             .await
             .expect("clean");
-        assert_eq!(cleaned.files, [files[1].staged.clone()]);
-        assert_eq!(dir.path().join(&files[1].staged).exists(), dry_run);
+        assert_eq!(cleaned.files, [half, &files[1].staged]);
+        for gone in &cleaned.files {
+            assert_eq!(dir.path().join(gone).exists(), dry_run, "{gone}");
+        }
     }
-    assert!(
-        dir.path().join(&files[0].staged).exists(),
-        "a live file stays"
-    );
+    for stays in [
+        files[0].staged.as_str(),
+        "_calve/commits/orders/main/00000000000000000001.json",
+        "_calve/id",
+    ] {
+        assert!(dir.path().join(stays).exists(), "{stays}");
+    }
 }
 
 #[test]
