@@ -213,6 +213,13 @@ impl Follow<'_> {
                     want.name,
                     show(&want.field_type)
                 ));
+            } else if let Some(now) = self.name_since(&join(above, &want.name)) {
+                // Its values would be in two columns.
+                self.refused.push(format!(
+                    "+ {} {} (the table's {now} had this name: call it so, or rename it back)",
+                    join(above, &want.name),
+                    show(&want.field_type)
+                ));
             } else if self.evolution.add
                 || (above.is_empty() && self.evolution.own.contains(&want.name))
             {
@@ -225,6 +232,20 @@ impl Follow<'_> {
             }
         }
         fields
+    }
+
+    /// What a column of the table is called now that others have renamed; none: it has gone, or was never
+    /// there.
+    fn name_since(&self, path: &str) -> Option<&str> {
+        let table = self.metadata.current_schema();
+        let mut schemas = self.metadata.schemas_iter();
+        let now = schemas.find_map(|schema| {
+            let now = table.name_by_field_id(schema.field_id_by_name(path)?)?;
+            (now != path).then_some(now)
+        })?;
+        let ours = self.evolution.rename.get(path);
+        let is_ours = ours.is_some_and(|new| now.rsplit('.').next() == new.rsplit('.').next());
+        (!is_ours).then_some(now)
     }
 
     /// The type that holds what the table has and what the rows bring; none: there is none.

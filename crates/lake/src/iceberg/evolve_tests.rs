@@ -298,3 +298,24 @@ fn fields_of_new_structs_move_with_them() {
     };
     assert_eq!(moved, HashMap::from([(2, 4), (3, 5), (4, 6)]));
 }
+
+#[test]
+fn a_column_that_others_have_renamed_does_not_come_again() {
+    let metadata = table(&[("a", DataType::Int32), ("b", DataType::Int32)]);
+    let rows = [("a", DataType::Int32), ("b", DataType::Int32)];
+    let mut how = both();
+    how.rename = [("b".to_owned(), "c".to_owned())].into();
+    let renamed = planned(
+        &metadata,
+        &[("a", DataType::Int32), ("c", DataType::Int32)],
+        &how,
+    );
+    let since = with(&metadata, renamed.evolved.expect("it changes").schema);
+    let refused = planned(&since, &rows, &both()).refused;
+    assert_eq!(
+        refused,
+        ["+ b int (the table's c had this name: call it so, or rename it back)"]
+    );
+    // Where the pipeline did it, it knows what it asks for.
+    assert!(planned(&since, &rows, &how).refused.is_empty());
+}
