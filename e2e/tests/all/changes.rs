@@ -2,183 +2,15 @@
 //! killed, and as PyIceberg and DuckDB read it.
 
 use std::{
-    collections::BTreeMap,
-    fs,
-    os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
-    process::{Command, ExitStatus},
+    collections::BTreeMap, fs, os::unix::process::ExitStatusExt, path::Path, process::Command,
 };
 
-use calve_e2e::{Running, command, fixture, python};
+use calve_e2e::command;
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use serde_json::{Value, json};
 
-/// What the fixture's last state is: rows, sum of quantity, sum of price in cents.
-const LAST: (u64, u64, u64) = (559, 1648, 58_869_985);
-
-const COLUMNS: [&str; 7] = [
-    "id",
-    "customer_name",
-    "product_name",
-    "quantity",
-    "price",
-    "order_date",
-    "status",
-];
-
-/// None, with a note, where the fixture is not there.
-fn changes() -> Option<Vec<String>> {
-    let text = fs::read_to_string(fixture("cdc/debezium-orders.jsonl")?).expect("the fixture");
-    let lines: Vec<String> = text.lines().map(str::to_owned).collect();
-    assert_eq!(lines.len(), 830, "the fixture is another one");
-    Some(lines)
-}
-
-/// A pipeline over files of changes.
-struct Orders {
-    dir: PathBuf,
-    files: usize,
-    /// PyIceberg refuses it.
-    by_key: bool,
-}
-
-impl Orders {
-    fn new(dir: PathBuf, changes: &str, table: &str) -> Self {
-        fs::create_dir_all(dir.join("in")).expect("a folder");
-        let root = dir.display();
-        let text = format!(
-            "name: orders\n\
-             source: {{ file: {{ path: \"{root}/in/*.jsonl\" }} }}\n\
-             format: {{ debezium: {{ columns: {{ id: bigint, customer_name: varchar, product_name: varchar, \
-             quantity: int, price: double, order_date: bigint, status: varchar }} }} }}\n\
-             sink: {{ iceberg: {{ catalog: {{ sqlite: \"{root}/lake/catalog.db\", warehouse: \"{root}/lake\" }}, \
-             table: shop.orders, {table} changes: {{ key: [id], {changes} }} }} }}\n\
-             commit: {{ every: 1ms, min_interval: 0s }}\n\
-             checkpoint: {{ path: \"{root}/checkpoints\" }}\n\
-             rejects: {{ path: \"{root}/rejects\" }}\n"
-        );
-        fs::write(dir.join("orders.yaml"), text).expect("the pipeline file");
-        let by_key = changes.contains("equality");
-        Self {
-            dir,
-            files: 0,
-            by_key,
-        }
-    }
-
-    /// The pipeline file does not name the key.
-    fn without_key(self) -> Self {
-        self.edit("key: [id], ", "")
-    }
-
-    /// A file is read in batches of about so many bytes, a line at least, and an epoch ends with the batch
-    /// that makes so many rows: so there are many commits, however slow they are.
-    fn in_epochs_of(self, rows: usize, batch_bytes: usize) -> Self {
-        let files = format!("*.jsonl\", chunk_bytes: {batch_bytes}");
-        let ends = format!("every: 1h, rows: {rows}");
-        self.edit("*.jsonl\"", &files).edit("every: 1ms", &ends)
-    }
-
-    fn edit(self, from: &str, to: &str) -> Self {
-        let file = self.dir.join("orders.yaml");
-        let text = fs::read_to_string(&file).expect("the pipeline file");
-        let edited = text.replace(from, to);
-        assert!(text.contains(from), "{from}: {text}");
-        fs::write(file, edited).expect("the pipeline file");
-        self
-    }
-
-    /// One more file of changes; each file is a batch.
-    fn add(&mut self, lines: &[String]) {
-        let name = format!("in/{:05}.jsonl", self.files);
-        fs::write(self.dir.join(name), lines.join("\n") + "\n").expect("changes");
-        self.files += 1;
-    }
-
-    fn run(&self, fault: &str) -> ExitStatus {
-        Running::start(&self.dir, &self.dir.join("orders.yaml"), fault, &[]).wait()
-    }
-
-    fn log(&self) -> String {
-        fs::read_to_string(self.dir.join("log")).unwrap_or_default()
-    }
-
-    fn runs(&self) {
-        let status = self.run("");
-        assert!(status.success(), "{}", self.log());
-    }
-
-    /// The lines of all rejects.
-    fn rejects(&self) -> Vec<String> {
-        let files = walk(&self.dir.join("rejects")).into_iter();
-        let lines = |file| fs::read_to_string(file).expect("rejects");
-        files
-            .flat_map(|file| lines(file).lines().map(str::to_owned).collect::<Vec<_>>())
-            .collect()
-    }
-
-    fn lose_index(&self) {
-        fs::remove_dir_all(self.dir.join("lake/.calve-index")).expect("there was an index");
-    }
-
-    fn read(&self, queries: &[&str]) -> Value {
-        let by_key = self.by_key;
-        let spec =
-            json!({ "dir": self.dir, "columns": COLUMNS, "queries": queries, "by_key": by_key });
-        python("changes.py", &[spec]).remove(0)
-    }
-
-    /// The table equals the source's last state; answers with the digest of its rows.
-    fn is_last_state(&self, what: &str) -> Value {
-        let sums = "SELECT sum(quantity)::BIGINT, round(sum(price) * 100)::BIGINT FROM t";
-        let found = self.read(&[sums]);
-        assert_eq!(found["rows"], LAST.0, "{what}: {found}\n{}", self.log());
-        assert_eq!(found["keys"], LAST.0, "{what}: a key is there twice");
-        assert_eq!(found["queries"][0], json!([[LAST.1, LAST.2]]), "{what}");
-        found["digest"].clone()
-    }
-
-    /// Snapshots with changes; what is merged between them has others.
-    fn commits(&self) -> usize {
-        let found = self.read(&[]);
-        let all = found["summaries"].as_array().expect("snapshots");
-        let ours = all.iter().filter(|of| of.get("calve.epoch").is_some());
-        ours.count()
-    }
-
-    /// Data files of the table now.
-    fn live_files(&self) -> usize {
-        let found = self.read(&[]);
-        let last = found["summaries"].as_array().and_then(|all| all.last());
-        let files = last.and_then(|last| last["total-data-files"].as_str());
-        files
-            .and_then(|n| n.parse().ok())
-            .expect("a number of files")
-    }
-
-    fn verify(&self) {
-        let (catalog, checkpoints) = (
-            self.dir.join("lake/catalog.db"),
-            self.dir.join("checkpoints"),
-        );
-        let found = command(&[
-            "table",
-            "verify",
-            "--catalog",
-            &catalog.to_string_lossy(),
-            "--checkpoint",
-            &checkpoints.to_string_lossy(),
-            "shop.orders",
-        ]);
-        let text = String::from_utf8_lossy(&found.stdout).into_owned();
-        assert!(
-            found.status.success(),
-            "{text}{}",
-            String::from_utf8_lossy(&found.stderr)
-        );
-    }
-}
+use crate::orders::{COLUMNS, LAST, Orders, changes};
 
 const POSITIONS: (&str, &str) = ("order_by: [source.lsn]", "");
 const VECTORS: (&str, &str) = (
@@ -558,19 +390,6 @@ fn a_change_without_a_key_is_a_reject() {
             .any(|line| line.contains("the key is null: column=id")),
         "{found:?}"
     );
-}
-
-fn walk(folder: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        if path.is_dir() {
-            found.extend(walk(&path));
-        } else if path.extension().is_some_and(|end| end == "ndjson") {
-            found.push(path);
-        }
-    }
-    found
 }
 
 #[test]

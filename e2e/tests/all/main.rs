@@ -21,6 +21,7 @@ mod http;
 mod layouts;
 mod memory;
 mod object_store;
+mod orders;
 mod paper;
 mod refusals;
 mod replaced_panes;

@@ -188,8 +188,11 @@ pub(super) async fn refuse_uncommitted(file: &PipelineFile, sink: &SinkConfig) -
     let names = if is_remote(&sink.path) {
         let output = ObjectOutput::of(stores(file).open(&sink.path)?);
         output.uncommitted().await?
+    } else if root(&sink.path).join("_calve/id").exists() {
+        let output = ParquetOutput::open(root(&sink.path))?;
+        output.uncommitted().await?
     } else {
-        ParquetOutput::open(root(&sink.path))?.uncommitted().await?
+        Vec::new()
     };
     match names.first() {
         None => Ok(()),
