@@ -302,9 +302,18 @@ fn declared_columns_come_go_widen_and_get_other_names() {
     );
 
     // Back to a narrower type: no.
-    job.write(first, &job.iceberg(", partition_by: [\"bucket(4, id)\"]"));
+    let narrow = "{ json: { columns: { id: int, new: int, gone: varchar, f: float } } }";
+    job.write(narrow, &job.iceberg(", partition_by: [\"bucket(4, id)\"]"));
     assert_eq!(job.run("").code(), Some(2), "{}", job.log());
     assert!(job.log().contains("changed=schema"), "{}", job.log());
+    // Back to the old name, whose column is there: its values would be in two.
+    job.write(first, &job.iceberg(", partition_by: [\"bucket(4, id)\"]"));
+    assert_eq!(job.run("").code(), Some(1), "{}", job.log());
+    assert!(
+        job.log().contains("the table's new had this name"),
+        "{}",
+        job.log()
+    );
 }
 
 #[test]

@@ -91,7 +91,8 @@ fn checkpoints_are_not_made_from_commits_where_the_table_shows_more() {
     }
     assert!(scenario.run("").success(), "{}", scenario.log());
     let found = readers(&[scenario.spec(), golden.spec()]);
-    for key in ["rows", "ids", "fingerprint", "rejects", "reject_ids"] {
+    // Rejects of what is read again are moved aside, where they are counted, too.
+    for key in ["rows", "ids", "fingerprint", "reject_ids"] {
         assert_eq!(found[0][key], found[1][key], "{key}: {found:?}");
     }
 }
