@@ -369,38 +369,6 @@ async fn upkeep_at_times_comes_to_an_end_whatever_is_committed_meanwhile() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_file_that_cannot_be_read_does_not_keep_others_from_being_merged() {
-    for broken in ["eu", "us"] {
-        let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
-        let mut world = World::new(config, 2, 1 << 20);
-        world.upkeep.every = Some((Duration::ZERO, AT_TIMES));
-        for n in 0..5_i64 {
-            let changes = ["eu", "us"].iter().zip(0..).map(|(region, at)| Change {
-                op: "u",
-                id: 2 * n + at,
-                seq: n,
-                region,
-                n,
-            });
-            let commit = world.prepare(&[changes.collect()]).await;
-            world.commit(&commit).await;
-        }
-        assert_eq!(world.files().await, (10, 0));
-        let handle = world.lake.handle().await;
-        let (_, live) = iceberg::tests::edits::live(&handle).await;
-        let of_region = |path: &&str| path.contains(&format!("region={broken}"));
-        let path = live.files().map(|file| &*file.path).find(of_region);
-        let path = path.and_then(|path| path.strip_prefix("file://"));
-        std::fs::write(path.expect("a file of the region"), "no Parquet").expect("written");
-        // The turn goes on behind it, and comes to an end.
-        for _ in 0..3 {
-            world.tend().await;
-        }
-        assert_eq!(world.files().await, (6, 0), "{broken}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn upkeep_leaves_a_table_alone_that_others_have_changed() {
     let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
     let mut world = World::new(config, 2, 1 << 20);
