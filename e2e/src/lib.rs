@@ -346,3 +346,11 @@ pub fn fixture(name: &str) -> Option<PathBuf> {
 pub fn pause(millis: u64) {
     std::thread::sleep(std::time::Duration::from_millis(millis));
 }
+
+/// Whether something comes true, within twenty seconds or so.
+pub fn within(what: impl Fn() -> bool) -> bool {
+    (0..800).any(|_| {
+        pause(25);
+        what()
+    })
+}

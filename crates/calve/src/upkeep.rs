@@ -6,7 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use calve_engine::{Error, Result};
 use calve_lake::{
-    changes::{ChangesConfig, Mode, Upkeep},
+    changes::{ChangesConfig, Mode, Settle, Upkeep},
     iceberg::{self, CompactOptions, Tiers},
 };
 use tokio_util::sync::CancellationToken;
@@ -24,14 +24,21 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// When the files of a table of changes are merged.
 pub(crate) fn of_changes(file: &PipelineFile) -> Upkeep {
     let upkeep = file.upkeep.clone().unwrap_or_default();
+    let target_file_size = file.commit.target_file_size.0;
     let tiers = Tiers {
-        target_file_size: file.commit.target_file_size.0,
+        target_file_size,
         min_files: upkeep.min_files,
         deleted_share: upkeep.deleted_share,
     };
+    let settle = Settle {
+        target_file_size,
+        bytes: upkeep.settle.0,
+    };
+    let auto = upkeep.compact == Compact::Auto;
     Upkeep {
-        tiers: (upkeep.compact == Compact::Auto).then_some(tiers),
+        tiers: auto.then_some(tiers),
         every: upkeep.compact_every.map(|every| (every.0, options(file))),
+        settle: (auto && settle.bytes > 0).then_some(settle),
     }
 }
 

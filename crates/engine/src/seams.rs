@@ -463,6 +463,12 @@ pub trait Output: Send + Sync {
     async fn tend(&self) -> Result<()> {
         Ok(())
     }
+
+    /// Looks after what is visible when there is time: the source has ended, or nothing has come to commit
+    /// for a while. As [`Output::tend`]; answers whether it is worth another call before the next commit.
+    async fn settle(&self) -> Result<bool> {
+        Ok(false)
+    }
 }
 
 /// Makes the decoder, transform and such of one more batcher.

@@ -2,20 +2,13 @@
 
 use std::{fs, io::Write, path::Path};
 
-use calve_e2e::{Running, command, pause};
+use calve_e2e::{Running, command, pause, within};
 
 fn append(path: &Path, text: &str) {
     let file = fs::File::options().create(true).append(true).open(path);
     file.expect("open")
         .write_all(text.as_bytes())
         .expect("write");
-}
-
-fn within(what: impl Fn() -> bool) -> bool {
-    (0..800).any(|_| {
-        pause(25);
-        what()
-    })
 }
 
 #[test]

@@ -26,6 +26,7 @@ mod paper;
 mod refusals;
 mod replaced_panes;
 mod rest_catalog;
+mod settled;
 mod shared_table;
 mod sql_catalog;
 mod sql_checkpoints;

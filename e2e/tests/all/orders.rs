@@ -30,6 +30,9 @@ pub(crate) fn changes() -> Option<Vec<String>> {
     Some(lines)
 }
 
+/// Deletes stay when a run has ended, so that readers meet them.
+const SETTLE_NOTHING: &str = "settle: 0";
+
 /// A pipeline over files of changes.
 pub(crate) struct Orders {
     pub(crate) dir: PathBuf,
@@ -51,7 +54,8 @@ impl Orders {
              table: shop.orders, {table} changes: {{ key: [id], {changes} }} }} }}\n\
              commit: {{ every: 1ms, min_interval: 0s }}\n\
              checkpoint: {{ path: \"{root}/checkpoints\" }}\n\
-             rejects: {{ path: \"{root}/rejects\" }}\n"
+             rejects: {{ path: \"{root}/rejects\" }}\n\
+             upkeep: {{ {SETTLE_NOTHING} }}\n"
         );
         fs::write(dir.join("orders.yaml"), text).expect("the pipeline file");
         let by_key = changes.contains("equality");
@@ -82,6 +86,11 @@ impl Orders {
         assert!(text.contains(from), "{from}: {text}");
         fs::write(file, edited).expect("the pipeline file");
         self
+    }
+
+    /// How the table is looked after.
+    pub(crate) fn upkeep(self, upkeep: &str) -> Self {
+        self.edit(SETTLE_NOTHING, upkeep)
     }
 
     /// One more file of changes; each file is a batch.
@@ -142,14 +151,16 @@ impl Orders {
         ours.count()
     }
 
-    /// Data files of the table now.
-    pub(crate) fn live_files(&self) -> usize {
+    /// Data files, and files of deletes, of the table now.
+    pub(crate) fn live_files(&self) -> (usize, usize) {
         let found = self.read(&[]);
         let last = found["summaries"].as_array().and_then(|all| all.last());
-        let files = last.and_then(|last| last["total-data-files"].as_str());
-        files
-            .and_then(|n| n.parse().ok())
-            .expect("a number of files")
+        let last = last.expect("a snapshot");
+        let count = |of: &str| {
+            let files = last[of].as_str().and_then(|n| n.parse().ok());
+            files.expect("a number of files")
+        };
+        (count("total-data-files"), count("total-delete-files"))
     }
 
     pub(crate) fn verify(&self) {

@@ -91,6 +91,10 @@ impl PipelineFile {
                 ))
                 .hint("leave it out, or write `compact: off`"));
             }
+            if upkeep.settle_after.0.is_zero() {
+                return Err(Error::config("upkeep.settle_after is zero")
+                    .hint("write for example 1m, or `settle: 0` to settle nothing"));
+            }
             if !(upkeep.deleted_share > 0.0 && upkeep.deleted_share <= 1.0) {
                 return Err(Error::config(format!(
                     "upkeep.deleted_share is no share: deleted_share={}",

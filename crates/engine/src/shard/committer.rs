@@ -37,6 +37,7 @@ pub(super) struct Committer {
     pub(super) acks: watch::Sender<Offsets>,
     pub(super) flow: Flow,
     pub(super) retry_for: Duration,
+    pub(super) settle_after: Duration,
 }
 
 impl Committer {
@@ -62,7 +63,22 @@ impl Committer {
     pub(super) async fn run(self, mut prepared: mpsc::Receiver<Ready>) -> Result<()> {
         let mut newest = Epoch::NONE;
         let mut retired = Epoch::NONE;
-        while let Some((record, digest, since)) = prepared.recv().await {
+        let mut settled = true;
+        loop {
+            let next = tokio::select! {
+                biased;
+                next = prepared.recv() => next,
+                () = ground::sleep(self.settle_after), if !settled => {
+                    self.metrics.change(Change::Commit(Condition::Busy));
+                    settle(&self.outputs, || !prepared.is_empty()).await;
+                    settled = true;
+                    self.metrics.change(Change::Commit(Condition::Starved));
+                    continue;
+                }
+            };
+            let Some((record, digest, since)) = next else {
+                break;
+            };
             self.metrics.change(Change::Commit(Condition::Busy));
             let turn = ground::now();
             for name in self.outputs.keys() {
@@ -86,6 +102,7 @@ impl Committer {
                 self.checkpoints.retire(newest).await?;
                 retired = newest;
             }
+            settled = false;
             self.metrics.change(Change::Commit(Condition::Starved));
         }
         if newest > retired {
@@ -181,6 +198,22 @@ impl Committer {
     }
 }
 
+/// Looks after outputs, step by step, until they want no more of it or something else is `wanted`.
+pub(super) async fn settle(outputs: &BTreeMap<String, Arc<dyn Output>>, wanted: impl Fn() -> bool) {
+    for (name, output) in outputs {
+        while !wanted() {
+            match output.settle().await {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(error) => {
+                    tracing::warn!(%error, output = name, "cannot look after the output now");
+                    break;
+                }
+            }
+        }
+    }
+}
+
 fn name_of(outcome: &Outcome) -> &'static str {
     match outcome {
         Outcome::Committed { .. } => "committed",
@@ -215,5 +248,68 @@ pub(super) async fn retrying<T, F: Future<Output = Result<T>>>(
         tracing::warn!(%error, pause_ms = pause.as_millis() as u64, "cannot {what} now, trying again");
         ground::sleep(pause).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use async_trait::async_trait;
+
+    use super::*;
+    use crate::seams::OutputState;
+
+    /// Wants so many calls; its last one fails, if it is to.
+    struct Wants {
+        calls: AtomicUsize,
+        most: usize,
+        fails: bool,
+    }
+
+    #[async_trait]
+    impl Output for Wants {
+        async fn state(&self, _: &str, _: &str) -> Result<OutputState> {
+            Ok(OutputState::default())
+        }
+
+        async fn commit(&self, _: &Commit) -> Result<Outcome> {
+            Ok(Outcome::AlreadyCommitted)
+        }
+
+        async fn settle(&self) -> Result<bool> {
+            let calls = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+            match calls == self.most {
+                true if self.fails => Err(Error::unavailable("not now")),
+                last => Ok(!last),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn outputs_are_settled_until_they_want_no_more_or_something_else_is_wanted() {
+        for (fails, limit, first, second) in [
+            (false, 100, 3, 2),
+            (true, 100, 3, 2),
+            (false, 2, 2, 0),
+            (false, 4, 3, 1),
+            (false, 0, 0, 0),
+        ] {
+            let of = |most| {
+                Arc::new(Wants {
+                    calls: AtomicUsize::new(0),
+                    most,
+                    fails,
+                })
+            };
+            let (a, b) = (of(3), of(2));
+            let outputs: BTreeMap<String, Arc<dyn Output>> = BTreeMap::from([
+                ("a".to_owned(), Arc::clone(&a) as Arc<dyn Output>),
+                ("b".to_owned(), Arc::clone(&b) as Arc<dyn Output>),
+            ]);
+            let calls = |of: &Wants| of.calls.load(Ordering::Relaxed);
+            settle(&outputs, || calls(&a) + calls(&b) >= limit).await;
+            assert_eq!((calls(&a), calls(&b)), (first, second), "{fails} {limit}");
+        }
     }
 }

@@ -105,6 +105,8 @@ pub struct ShardOptions {
     pub drain: bool,
     /// How long an unavailable catalog, store or disk is tried again before the run fails.
     pub retry_for: Duration,
+    /// When nothing has come to commit for so long, there is time to look after the outputs.
+    pub settle_after: Duration,
 }
 
 /// What a run did.
@@ -198,11 +200,12 @@ async fn run_until(
     // What earlier owners prepared comes first, in epoch order, before anything is read.
     let committer = committer::Committer {
         checkpoints: checkpoints.clone(),
-        outputs,
+        outputs: outputs.clone(),
         metrics: metrics.clone(),
         acks,
         flow: flow.clone(),
         retry_for: options.retry_for,
+        settle_after: options.settle_after,
     };
     committer.recover(started.commit).await?;
     rejects::remove(&leftovers);
@@ -288,6 +291,9 @@ async fn run_until(
     reading
         .await
         .map_err(|_| Error::internal("the reader thread died"))??;
+    if summary.ended {
+        committer::settle(&outputs, || stop.is_cancelled()).await;
+    }
     Ok(summary)
 }
 

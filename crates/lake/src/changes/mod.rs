@@ -49,7 +49,7 @@ use plan::ChangePlan;
 use split::LogSplitter;
 use state::Reading;
 use stored::StoredColumns;
-pub use upkeep::Upkeep;
+pub use upkeep::{Settle, Upkeep};
 use writer::{ChangesWriter, Parts};
 
 use crate::iceberg::{compact::CompactOptions, evolve::Evolved, handle::TableHandle};

@@ -397,6 +397,7 @@ impl Output for ChangesOutput {
             )
             .await;
         let kept = if let Ok(Outcome::Committed { snapshot }) = &done {
+            self.turns.committed(commit.prepared.bytes).await;
             // One that made no snapshot says none: what the index reflects stays the same.
             taken.committed(snapshot.parse().ok(), new.into_iter())
         } else {
@@ -413,5 +414,9 @@ impl Output for ChangesOutput {
 
     async fn tend(&self) -> Result<()> {
         self.look_after().await
+    }
+
+    async fn settle(&self) -> Result<bool> {
+        self.settle_some().await
     }
 }

@@ -1,14 +1,18 @@
 //! Upkeep between the commits of a pipeline: small files become few, and deleted rows are left out, by
 //! the one that commits, so that nothing of this pipeline conflicts with it. The index of keys follows in
 //! the same step: it reads the keys of the files that came, and knows that each is the row of its key.
-//! That holds for what is done a little after each commit, and for what is done at times: a writer of its
-//! own would begin again and again, since each commit deletes from the files that it has read.
+//! That holds for what is done a little after each commit, for what is done at times, and for what is done
+//! when there is time: a writer of its own would begin again and again, since each commit deletes from the
+//! files that it has read.
 //!
 //! Killed anywhere the table is right; the index reflects an older snapshot then, and is made anew.
 
 use std::time::{Duration, Instant};
 
-use calve_engine::{error::Result, fault};
+use calve_engine::{
+    error::{Error, Result},
+    fault,
+};
 use tokio::sync::Mutex;
 
 use super::{
@@ -25,7 +29,23 @@ pub struct Upkeep {
     pub tiers: Option<Tiers>,
     /// After so long each time, as [`crate::iceberg::compact()`] does it; none: never.
     pub every: Option<(Duration, CompactOptions)>,
+    /// When the source has ended or is quiet; none: never.
+    pub settle: Option<Settle>,
 }
+
+/// Files are written again without the rows that are deleted from them, so that readers find no deletes:
+/// those first that have lost most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settle {
+    /// What is made has at most about this size, in bytes.
+    pub target_file_size: u64,
+    /// So many bytes of files at the most, or [`SETTLED_BYTES`] times those that were committed since the
+    /// last time, where these are more.
+    pub bytes: u64,
+}
+
+/// As much as is written again where a file has lost one row in five.
+const SETTLED_BYTES: u64 = 4;
 
 /// Upkeep, and when the next one is due.
 pub(super) struct Turns {
@@ -41,6 +61,18 @@ struct Now {
     turn: Option<Turn>,
     /// What is not merged after a commit, for a while.
     spared: Spared,
+    /// Bytes committed since files were settled last; none: nothing was.
+    committed: Option<u64>,
+    /// Until the next commit.
+    settling: Option<Settling>,
+}
+
+/// Files without deletes are in the making.
+#[derive(Debug, Default)]
+struct Settling {
+    /// So many bytes more, at the most.
+    left: u64,
+    turn: Option<Turn>,
 }
 
 impl Turns {
@@ -49,11 +81,20 @@ impl Turns {
             ended: Instant::now(),
             turn: None,
             spared: Spared::default(),
+            committed: None,
+            settling: None,
         };
         Self {
             upkeep,
             now: Mutex::new(now),
         }
+    }
+
+    /// So many bytes were committed.
+    pub(super) async fn committed(&self, bytes: u64) {
+        let mut now = self.now.lock().await;
+        now.committed = Some(now.committed.unwrap_or(0) + bytes);
+        now.settling = None;
     }
 }
 
@@ -62,6 +103,43 @@ enum Work<'a> {
     Tiers(&'a Tiers, &'a mut Spared),
     /// The turn begins with the step, where none has begun.
     Turn(&'a CompactOptions, &'a mut Option<Turn>),
+    Settle(&'a Settle, &'a mut Settling),
+}
+
+impl Work<'_> {
+    fn turn(&mut self) -> Option<&mut Turn> {
+        match self {
+            Self::Tiers(..) => None,
+            Self::Turn(_, turn) => turn.as_mut(),
+            Self::Settle(_, settling) => settling.turn.as_mut(),
+        }
+    }
+
+    fn done(&self) -> &'static str {
+        match self {
+            Self::Tiers(..) | Self::Turn(..) => "merged small files",
+            Self::Settle(..) => "wrote files again without their deleted rows",
+        }
+    }
+
+    /// These could not be merged.
+    fn leave_out(&mut self, files: &[String], error: &Error) {
+        let count = files.len();
+        if let Some(turn) = self.turn() {
+            tracing::warn!(files = count, %error, "files are left out of this turn of compaction");
+            turn.leave(files);
+        } else if let Self::Tiers(_, spared) = self {
+            if spared.leave(files) {
+                tracing::warn!(
+                    files = count,
+                    %error,
+                    "files cannot be merged: others are, and these are tried again later"
+                );
+            } else {
+                tracing::debug!(files = count, %error, "files still cannot be merged");
+            }
+        }
+    }
 }
 
 /// What became of a step.
@@ -80,7 +158,7 @@ enum Step {
 impl ChangesOutput {
     /// One step, if there is something to do and the index knows the table as it is.
     pub(super) async fn look_after(&self) -> Result<()> {
-        let Upkeep { tiers, every } = &self.turns.upkeep;
+        let Upkeep { tiers, every, .. } = &self.turns.upkeep;
         let mut now = self.turns.now.lock().await;
         if let Some((every, options)) = every
             && (now.turn.is_some() || now.ended.elapsed() >= *every)
@@ -96,6 +174,29 @@ impl ChangesOutput {
             self.take_step(Work::Tiers(tiers, &mut now.spared)).await?;
         }
         Ok(())
+    }
+
+    /// One step towards files without deletes; answers whether to go on.
+    pub(super) async fn settle_some(&self) -> Result<bool> {
+        let Some(settle) = &self.turns.upkeep.settle else {
+            return Ok(false);
+        };
+        let mut now = self.turns.now.lock().await;
+        if let Some(committed) = now.committed.take() {
+            now.settling = Some(Settling {
+                left: settle.bytes.max(SETTLED_BYTES.saturating_mul(committed)),
+                turn: None,
+            });
+        }
+        let Some(settling) = &mut now.settling else {
+            return Ok(false);
+        };
+        let step = self.take_step(Work::Settle(settle, settling)).await;
+        let goes_on = matches!(step, Ok(Step::Merged | Step::LeftOut));
+        if !goes_on {
+            now.settling = None;
+        }
+        step.map(|_| goes_on)
     }
 
     async fn take_step(&self, work: Work<'_>) -> Result<Step> {
@@ -128,31 +229,21 @@ impl ChangesOutput {
                 options.memory_bytes = whole.memory_bytes;
                 Due::Whole(whole, turn.get_or_insert_with(|| Turn::new(&known)))
             }
+            Work::Settle(settle, Settling { left, turn }) => Due::Deleted {
+                target_file_size: settle.target_file_size,
+                bytes: *left,
+                turn: turn.get_or_insert_with(|| Turn::new(&known)),
+            },
         };
         let pool = self.pool.clone();
         let merged = merge(handle, &known, &mut state.live, due, &options, pool).await;
-        let merged = match (merged, &mut work) {
-            (Ok(merged), _) => merged,
-            (Err(Failed { error, files }), Work::Turn(_, Some(turn))) if !files.is_empty() => {
-                let count = files.len();
-                tracing::warn!(files = count, %error, "files are left out of this turn of compaction");
-                turn.leave(&files);
+        let merged = match merged {
+            Ok(merged) => merged,
+            Err(Failed { error, files }) if !files.is_empty() => {
+                work.leave_out(&files, &error);
                 return Ok(Step::LeftOut);
             }
-            (Err(Failed { error, files }), Work::Tiers(_, spared)) if !files.is_empty() => {
-                let count = files.len();
-                if spared.leave(&files) {
-                    tracing::warn!(
-                        files = count,
-                        %error,
-                        "files cannot be merged: others are, and these are tried again later"
-                    );
-                } else {
-                    tracing::debug!(files = count, %error, "files still cannot be merged");
-                }
-                return Ok(Step::LeftOut);
-            }
-            (Err(failed), _) => return Err(failed.error),
+            Err(failed) => return Err(failed.error),
         };
         let Some(Merged {
             snapshot,
@@ -165,8 +256,11 @@ impl ChangesOutput {
         let Some(snapshot) = snapshot else {
             return Ok(Step::NotNow);
         };
-        if let Work::Turn(_, Some(turn)) = &mut work {
+        if let Some(turn) = work.turn() {
             turn.leave(&files);
+        }
+        if let Work::Settle(_, settling) = &mut work {
+            settling.left = settling.left.saturating_sub(done.bytes_before);
         }
         fault::point("changes.merged")?;
         self.follow(state, files.clone()).await?;
@@ -187,7 +281,8 @@ impl ChangesOutput {
             files_after = done.files_after,
             bytes = done.bytes_after,
             rows_deleted = done.rows_deleted,
-            "merged small files"
+            "{}",
+            work.done()
         );
         Ok(Step::Merged)
     }

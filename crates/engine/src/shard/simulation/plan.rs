@@ -79,6 +79,7 @@ impl Plan {
                 commit_rows: None,
                 max_delay: 10_000,
                 idle_timeout: Duration::from_millis(50),
+                settle_after: Duration::from_millis(30),
                 in_flight_bytes: 1 << 20,
                 retry_for: Duration::from_secs(5),
             },

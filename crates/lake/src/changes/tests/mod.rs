@@ -11,7 +11,8 @@ mod world;
 
 use std::{sync::Arc, time::Duration};
 
-use crate::iceberg::{self, CompactOptions, Tiers, compact};
+use super::Settle;
+use crate::iceberg::{self, CompactOptions, Tiers};
 use arrow::array::{Int64Array, RecordBatch};
 use world::{Change, Golden, World, batch};
 
@@ -61,6 +62,12 @@ const EAGER: Tiers = Tiers {
     deleted_share: 0.1,
 };
 
+/// Leaves no deletes.
+const ALL: Settle = Settle {
+    target_file_size: 1 << 20,
+    bytes: 1 << 40,
+};
+
 /// Random changes; between epochs something happens to the table, the index or the process.
 async fn run(seed: u64, ordered: bool, deletes: &str) {
     let mut random = Random(seed);
@@ -78,6 +85,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
         ..Golden::default()
     };
     world.upkeep.tiers = seed.is_multiple_of(2).then_some(EAGER);
+    world.upkeep.settle = Some(ALL);
     let mut next = 1000;
     for epoch in 0..12 {
         let batches: Vec<Vec<Change>> = (0..=random.below(3))
@@ -98,19 +106,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
                 let _ = std::fs::remove_dir_all(world.index());
             }
             2 if version == 2 && epoch > 0 => {
-                let options = CompactOptions {
-                    target_file_size: 1 << 20,
-                    min_files: 2,
-                    all_deletes: true,
-                    sort: false,
-                    memory_bytes: 1 << 20,
-                    dry_run: false,
-                };
-                let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
-                let (catalog, table) = (&world.config.catalog, &world.config.table);
-                compact(catalog, table, &options, pool)
-                    .await
-                    .expect("it compacts");
+                world.compacted().await;
             }
             _ => {}
         }
@@ -118,6 +114,10 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
         world.tend().await;
         let at =
             format!("seed={seed} ordered={ordered} deletes={deletes} epoch={epoch} event={event}");
+        if epoch % 4 == 3 {
+            world.settle().await;
+            assert_eq!(world.files().await.1, 0, "{at}");
+        }
         if version == 2 {
             world.check(&golden, &at).await;
             let found = iceberg::verify(&world.config.catalog, &world.config.table, &[]).await;
@@ -127,19 +127,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
     }
     if version == 3 {
         // The crate's own scan does not read vectors; a compaction applies them.
-        let options = CompactOptions {
-            target_file_size: 1 << 20,
-            min_files: 1,
-            all_deletes: true,
-            sort: false,
-            memory_bytes: 1 << 20,
-            dry_run: false,
-        };
-        let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
-        let (catalog, table) = (&world.config.catalog, &world.config.table);
-        compact(catalog, table, &options, pool)
-            .await
-            .expect("it compacts");
+        world.compacted().await;
         world.check(&golden, &format!("seed={seed} vectors")).await;
     }
 }
@@ -387,18 +375,7 @@ async fn upkeep_leaves_a_table_alone_that_others_have_changed() {
         world.commit(&commit).await;
     }
     // Somebody else compacts: the index does not know where the rows are.
-    let options = CompactOptions {
-        target_file_size: 1 << 20,
-        min_files: 2,
-        all_deletes: true,
-        sort: false,
-        memory_bytes: 1 << 20,
-        dry_run: false,
-    };
-    let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
-    let (catalog, table) = (&world.config.catalog, &world.config.table);
-    let done = compact(catalog, table, &options, pool).await;
-    assert_eq!(done.expect("compacted").files_after, 1);
+    assert_eq!(world.compacted().await.files_after, 1);
     assert!(!world.tend().await);
     // With the next commit it has taken that in.
     let commit = world.prepare(&[upsert(1, 10)]).await;

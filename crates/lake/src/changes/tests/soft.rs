@@ -1,6 +1,6 @@
 //! Deleted rows that stay, with a flag: their values are the last that the table had.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use arrow::{
     array::{Array, AsArray},
@@ -15,7 +15,7 @@ use super::{
     world::{Change, World},
 };
 use crate::iceberg::{
-    self, CompactOptions, compact,
+    self,
     tests::edits::{delete_positions, live},
 };
 
@@ -94,14 +94,6 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
         floor: i64::MIN,
         ..Flagged::default()
     };
-    let options = CompactOptions {
-        target_file_size: 1 << 20,
-        min_files: 1,
-        all_deletes: true,
-        sort: false,
-        memory_bytes: 1 << 20,
-        dry_run: false,
-    };
     let mut next = 1000;
     for epoch in 0..12 {
         let mut batches = Vec::new();
@@ -130,10 +122,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
                 world.catalog_does("DROP TRIGGER faster").await;
             }
             3 if epoch > 0 => {
-                let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
-                let (catalog, table) = (&world.config.catalog, &world.config.table);
-                let done = compact(catalog, table, &options, pool).await;
-                done.expect("it compacts");
+                world.compacted().await;
             }
             _ => {}
         }
@@ -149,10 +138,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
     }
     if version == 3 {
         // The crate's own scan does not read vectors; a compaction applies them.
-        let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
-        let (catalog, table) = (&world.config.catalog, &world.config.table);
-        let done = compact(catalog, table, &options, pool).await;
-        done.expect("it compacts");
+        world.compacted().await;
         assert_eq!(rows(&world).await, golden.rows, "seed={seed} vectors");
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::{
-    super::Upkeep,
-    AT_TIMES, EAGER,
+    super::{Settle, Upkeep},
+    ALL, AT_TIMES, EAGER,
     world::{Change, World},
 };
 use crate::iceberg;
@@ -46,7 +46,10 @@ async fn one_broken(region: &str, upkeep: Upkeep) -> (World, String, Vec<u8>) {
 async fn a_turn_goes_on_behind_a_file_that_cannot_be_read() {
     let every = Some((Duration::ZERO, AT_TIMES));
     for broken in ["eu", "us"] {
-        let upkeep = Upkeep { every, tiers: None };
+        let upkeep = Upkeep {
+            every,
+            ..Upkeep::default()
+        };
         let (mut world, _, _) = one_broken(broken, upkeep).await;
         for _ in 0..3 {
             world.tend().await;
@@ -59,7 +62,10 @@ async fn a_turn_goes_on_behind_a_file_that_cannot_be_read() {
 async fn files_that_cannot_be_merged_are_tried_again_behind_the_others() {
     let tiers = Some(EAGER);
     for broken in ["eu", "us"] {
-        let upkeep = Upkeep { tiers, every: None };
+        let upkeep = Upkeep {
+            tiers,
+            ..Upkeep::default()
+        };
         let (mut world, path, whole) = one_broken(broken, upkeep).await;
         for _ in 0..3 {
             world.tend().await;
@@ -76,4 +82,78 @@ async fn files_that_cannot_be_merged_are_tried_again_behind_the_others() {
         assert_eq!(world.files().await, (2, 0), "{broken}");
         assert_eq!(world.rows().await.len(), 10, "{broken}");
     }
+}
+
+/// Rows of three regions, of which a few, many and some are updated; `bytes` is what is settled at least.
+async fn some_deleted(bytes: u64) -> World {
+    let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
+    let mut world = World::new(config, 2, 1 << 20);
+    let settle = Some(Settle { bytes, ..ALL });
+    world.upkeep = Upkeep {
+        settle,
+        ..Upkeep::default()
+    };
+    for (seq, counts) in [(1, [50_000; 3]), (2, [10, 1000, 100])] {
+        let regions = ["eu", "us", "apac"].iter().zip(counts).zip(0..);
+        let changes = regions.flat_map(|((region, count), at)| {
+            (0..count).map(move |n| Change {
+                op: "u",
+                id: 1_000_000 * at + n,
+                seq,
+                region,
+                // Not small when it is encoded.
+                n: (n * n).wrapping_mul(0x1E37_79B9_7F4A_7C15),
+            })
+        });
+        let commit = world.prepare(&[changes.collect()]).await;
+        world.commit(&commit).await;
+        if seq == 1 {
+            assert_eq!(world.settle().await, 0);
+        }
+    }
+    assert_eq!(world.files().await, (6, 3));
+    world
+}
+
+/// Bytes of the largest file of the region, and how many delete files are about it.
+async fn largest_of(world: &World, region: &str) -> (u64, usize) {
+    let handle = world.lake.handle().await;
+    let (_, live) = iceberg::tests::edits::live(&handle).await;
+    let of_region = live
+        .files()
+        .filter(|file| file.path.contains(&format!("region={region}")));
+    let file = of_region.max_by_key(|file| file.bytes).expect("a file");
+    (file.bytes, live.deletes_of(file).len())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn files_that_lost_most_are_settled_first_and_what_is_too_much_is_left() {
+    // Four times what came is not enough for any of them.
+    let mut world = some_deleted(1).await;
+    assert_eq!(world.settle().await, 0);
+    let (size, _) = largest_of(&world, "eu").await;
+    let regions = ["us", "apac", "eu"];
+    for settled in 1..=3 {
+        let mut world = some_deleted(size * settled + size / 2).await;
+        let before = world.rows().await;
+        assert!(world.settle().await > 0);
+        for (region, n) in regions.iter().zip(1..) {
+            let left = usize::from(n > settled);
+            assert_eq!(
+                largest_of(&world, region).await.1,
+                left,
+                "{settled} {region}"
+            );
+        }
+        assert_eq!(world.rows().await, before);
+        // Nothing came since.
+        assert_eq!(world.settle().await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_settled_in_a_table_that_others_have_changed_until_the_next_commit() {
+    let mut world = some_deleted(1 << 40).await;
+    world.compacted().await;
+    assert_eq!(world.settle().await, 0);
 }

@@ -19,7 +19,7 @@ use super::super::{ChangesConfig, Opening, Upkeep};
 use crate::{
     checkpoints::open_store,
     iceberg::{
-        self, IcebergConfig, load_table,
+        self, CompactOptions, Compacted, IcebergConfig, compact, load_table,
         tests::{Lake, commit},
     },
     write::WriteOptions,
@@ -225,6 +225,33 @@ impl World {
         let (_, output) = self.open().await;
         output.tend().await.expect("it is looked after");
         before != self.snapshot().await
+    }
+
+    /// Files are written again without their deleted rows; answers in how many steps.
+    pub(super) async fn settle(&mut self) -> usize {
+        let (_, output) = self.open().await;
+        let mut steps = 0;
+        while output.settle().await.expect("it is settled") {
+            steps += 1;
+            assert!(steps < 100, "it does not end");
+        }
+        steps
+    }
+
+    /// Somebody else compacts the table, whole.
+    pub(super) async fn compacted(&self) -> Compacted {
+        let options = CompactOptions {
+            target_file_size: 1 << 20,
+            min_files: 1,
+            all_deletes: true,
+            sort: false,
+            memory_bytes: 1 << 20,
+            dry_run: false,
+        };
+        let pool = Arc::new(rayon::ThreadPoolBuilder::new().build().expect("a pool"));
+        let (catalog, table) = (&self.config.catalog, &self.config.table);
+        let done = compact(catalog, table, &options, pool).await;
+        done.expect("it compacts")
     }
 
     pub(super) async fn snapshot(&self) -> Option<i64> {

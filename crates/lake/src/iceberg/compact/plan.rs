@@ -31,6 +31,12 @@ impl Group {
         self.files.iter().map(|planned| planned.file.bytes).sum()
     }
 
+    /// Rows that deletes take from its files, as far as they say.
+    fn deleted(&self) -> u64 {
+        let files = self.files.iter();
+        files.map(|planned| deleted_rows(&planned.deletes)).sum()
+    }
+
     fn pays(&self, options: &CompactOptions) -> bool {
         let full = self.files.len() > 1 && self.bytes() >= options.target_file_size;
         full || self.files.len() >= options.min_files.max(2)
@@ -50,38 +56,90 @@ pub(super) fn groups_of(
     options: &CompactOptions,
     counts: impl Fn(&LiveFile) -> bool,
 ) -> Vec<Group> {
-    let mut partitions: HashMap<_, Vec<Planned>> = HashMap::new();
+    let mut planned = Vec::new();
     for file in live.files().filter(|file| counts(file)) {
         let deletes = live.deletes_of(file);
         let due = due(file, &deletes, options.all_deletes);
         if due || file.bytes < options.target_file_size / 4 * 3 {
-            partitions
-                .entry((file.spec, widest(&file.partition)))
-                .or_default()
-                .push(Planned {
-                    file: file.clone(),
-                    deletes,
-                    due,
-                });
+            planned.push(Planned {
+                file: file.clone(),
+                deletes,
+                due,
+            });
         }
+    }
+    let mut groups = together(planned, options.target_file_size);
+    groups.retain(|group| group.pays(options));
+    groups.sort_by(|a, b| a.files[0].file.path.cmp(&b.files[0].file.path));
+    groups
+}
+
+/// Groups of those files that `counts` and from which rows are deleted, of at most so many `bytes` together:
+/// those that lose most rows for a byte come first.
+pub(super) fn groups_without_deletes(
+    live: &LiveFiles,
+    target_file_size: u64,
+    bytes: u64,
+    counts: impl Fn(&LiveFile) -> bool,
+) -> Vec<Group> {
+    let files = live.files().filter(|file| counts(file));
+    let planned = files.map(|file| Planned {
+        file: file.clone(),
+        deletes: live.deletes_of(file),
+        due: true,
+    });
+    let planned = planned.filter(|planned| !planned.deletes.is_empty());
+    let mut groups = together(planned.collect(), target_file_size.min(bytes));
+    groups.sort_by(|a, b| {
+        // As fractions, without dividing.
+        let (x, y) = (
+            u128::from(a.deleted()) * u128::from(b.bytes()),
+            u128::from(b.deleted()) * u128::from(a.bytes()),
+        );
+        y.cmp(&x)
+            .then_with(|| a.files[0].file.path.cmp(&b.files[0].file.path))
+    });
+    let mut left = bytes;
+    groups.retain(|group| match left.checked_sub(group.bytes()) {
+        Some(rest) => {
+            left = rest;
+            true
+        }
+        None => false,
+    });
+    groups
+}
+
+/// Groups of at most about so many bytes, each of one table partition.
+fn together(files: Vec<Planned>, target_file_size: u64) -> Vec<Group> {
+    let mut partitions: HashMap<_, Vec<Planned>> = HashMap::new();
+    for planned in files {
+        let of = (planned.file.spec, widest(&planned.file.partition));
+        partitions.entry(of).or_default().push(planned);
     }
     let mut groups = Vec::new();
     for mut files in partitions.into_values() {
         files.sort_by(|a, b| (a.file.sequence, &a.file.path).cmp(&(b.file.sequence, &b.file.path)));
         let mut group = Group { files: Vec::new() };
         for planned in files {
-            if group.bytes() + planned.file.bytes > options.target_file_size
-                && !group.files.is_empty()
-            {
+            if group.bytes() + planned.file.bytes > target_file_size && !group.files.is_empty() {
                 groups.push(std::mem::replace(&mut group, Group { files: Vec::new() }));
             }
             group.files.push(planned);
         }
         groups.push(group);
     }
-    groups.retain(|group| !group.files.is_empty() && group.pays(options));
-    groups.sort_by(|a, b| a.files[0].file.path.cmp(&b.files[0].file.path));
     groups
+}
+
+/// Rows that deletes take from a file, as far as they say: those about several files do not.
+pub(super) fn deleted_rows(deletes: &[Arc<DeleteFile>]) -> u64 {
+    let mut own = deletes.iter().filter(|delete| delete.referenced.is_some());
+    // Where there is a vector, it holds everything.
+    match own.clone().find(|delete| delete.is_vector()) {
+        Some(vector) => vector.rows,
+        None => own.by_ref().map(|delete| delete.rows).sum(),
+    }
 }
 
 fn due(file: &LiveFile, deletes: &[Arc<DeleteFile>], all: bool) -> bool {

@@ -88,6 +88,13 @@ pub(crate) enum Due<'a> {
     ByTiers(&'a Tiers, &'a Spared),
     /// What [`super::compact`] would rewrite, in a turn.
     Whole(&'a CompactOptions, &'a Turn),
+    /// Those from which rows are deleted, in a turn; where they have more than so many bytes, those that have
+    /// lost most for what they cost.
+    Deleted {
+        target_file_size: u64,
+        bytes: u64,
+        turn: &'a Turn,
+    },
 }
 
 impl Due<'_> {
@@ -99,6 +106,13 @@ impl Due<'_> {
             Self::Whole(options, turn) => {
                 plan::groups_of(live, options, |file| turn.is_about(file))
             }
+            Self::Deleted {
+                target_file_size,
+                bytes,
+                turn,
+            } => plan::groups_without_deletes(live, target_file_size, bytes, |file| {
+                turn.is_about(file)
+            }),
         }
     }
 
@@ -106,6 +120,9 @@ impl Due<'_> {
         match self {
             Self::ByTiers(tiers, _) => tiers.target_file_size,
             Self::Whole(options, _) => options.target_file_size,
+            Self::Deleted {
+                target_file_size, ..
+            } => target_file_size,
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use super::{
     super::live::{DeleteKind, LiveFile, LiveFiles, widest},
-    plan::{Group, Planned},
+    plan::{Group, Planned, deleted_rows},
 };
 
 /// When files are merged.
@@ -84,20 +84,14 @@ pub(super) fn groups(
     }
     for file in live.files().filter(|file| counts(file)) {
         let deletes = live.deletes_of(file);
-        // Deletes about several files do not say how many rows of this one they take.
-        let own = deletes.iter().filter(|delete| delete.referenced.is_some());
-        // Where there is a vector, it holds everything.
-        let deleted = match own.clone().find(|delete| delete.is_vector()) {
-            Some(vector) => vector.rows,
-            None => own.map(|delete| delete.rows).sum(),
-        };
         // Values are in any file of the table partition that is older.
         let values = deletes
             .iter()
             .filter(|delete| delete.kind == DeleteKind::Equality);
         let values: u64 = values.map(|delete| delete.rows).sum();
         let all = rows_of.get(&(file.spec, widest(&file.partition)));
-        let deleted = deleted + all.map_or(0, |all| values * file.rows / (*all).max(1));
+        let deleted =
+            deleted_rows(&deletes) + all.map_or(0, |all| values * file.rows / (*all).max(1));
         let sized = tiers.sized(file, deleted);
         let planned = Planned {
             file: Arc::clone(file),
