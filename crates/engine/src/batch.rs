@@ -5,6 +5,10 @@ use arrow::array::RecordBatch;
 use bytes::Bytes;
 use calve_model::{Micros, OffsetRange, SourcePartition};
 
+/// The column of rows that holds the offset of the event behind each, where a pipeline asks for it (see
+/// [`Decoder::offsets`](crate::seams::Decoder::offsets)).
+pub const OFFSET: &str = "_offset";
+
 /// A piece of one source partition as it was read, with the range that it covers.
 #[derive(Clone, Debug)]
 pub struct RawBatch {

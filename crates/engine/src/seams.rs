@@ -227,6 +227,14 @@ pub trait Decoder: Send {
     /// Slow; used only when a row is rejected after decoding.
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject;
 
+    /// Offsets of the events behind all rows of what `decode` made of `raw`, as `locate` finds them: in
+    /// the rows' order, never falling; equal where events share an offset. Decoders find them in one walk.
+    fn offsets(&self, raw: &RawBatch, decoded: &Decoded) -> Vec<u64> {
+        let rows = 0..decoded.rows.num_rows();
+        rows.map(|row| self.locate(raw, decoded, row).offset)
+            .collect()
+    }
+
     /// The schema that would hold the whole of the batch that was decoded last, where its own does not:
     /// an evolution of it, with more fields or wider types. Rows of the batch lack something then. Only
     /// for decoders that were asked to look.

@@ -16,7 +16,7 @@ use arrow::{
 use bytes::Bytes;
 use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
 
-use super::{CsvConfig, evolve::Watch, mark_bytes};
+use super::{CsvConfig, evolve::Watch, json::text_of, mark_bytes};
 use crate::sources::tag::FileTag;
 
 impl CsvConfig {
@@ -278,6 +278,21 @@ impl CsvDecoder {
         }
     }
 
+    /// The records that became rows, in order, with their offsets.
+    fn records_of_rows<'a>(
+        &self,
+        raw: &'a RawBatch,
+        rejects: &'a [Reject],
+    ) -> impl Iterator<Item = (u64, &'a [u8])> {
+        let text = text_of(raw);
+        let start = self.header(raw, text).map_or(0, |(_, start)| start);
+        let mut rejected = rejects.iter().map(|reject| reject.offset).peekable();
+        let records = self.config.records(&text[start..]);
+        records
+            .map(move |(at, record)| (raw.range.from + (start + at) as u64, record))
+            .filter(move |(offset, _)| rejected.next_if_eq(offset).is_none())
+    }
+
     /// Rows of whole records, or why not. Without the detail when it holds a row's values.
     fn rows(&self, layout: &Layout, text: &[u8]) -> Result<RecordBatch, String> {
         let most = memchr::memchr2_iter(b'\n', b'\r', text).count() + 1;
@@ -455,35 +470,18 @@ impl Decoder for CsvDecoder {
     }
 
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
-        let Payload::Bytes(text) = &raw.payload else {
-            return Reject {
-                offset: raw.range.from,
-                raw: Bytes::new(),
-                error: String::new(),
-            };
-        };
-        let start = self.header(raw, text).map_or(0, |(_, start)| start);
-        let mut rejects = decoded.rejects.iter().map(|r| r.offset).peekable();
-        let mut rows = 0;
-        for (at, record) in self.config.records(&text[start..]) {
-            let offset = raw.range.from + (start + at) as u64;
-            if rejects.next_if_eq(&offset).is_some() {
-                continue;
-            }
-            if rows == row {
-                return Reject {
-                    offset,
-                    raw: text.slice_ref(record),
-                    error: String::new(),
-                };
-            }
-            rows += 1;
-        }
+        let found = self.records_of_rows(raw, &decoded.rejects).nth(row);
+        let (offset, record) = found.unwrap_or((raw.range.to, &[]));
         Reject {
-            offset: raw.range.to,
-            raw: Bytes::new(),
+            offset,
+            raw: Bytes::copy_from_slice(record),
             error: String::new(),
         }
+    }
+
+    fn offsets(&self, raw: &RawBatch, decoded: &Decoded) -> Vec<u64> {
+        let records = self.records_of_rows(raw, &decoded.rejects);
+        records.map(|(offset, _)| offset).collect()
     }
 }
 

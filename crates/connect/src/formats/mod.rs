@@ -9,6 +9,7 @@ pub mod debezium;
 pub mod evolve;
 pub mod infer;
 pub mod json;
+mod offsets;
 pub mod protobuf;
 mod rescue;
 pub mod rows;
@@ -26,6 +27,7 @@ pub use self::{
     columns::{Columns, schema_from_json, schema_to_json, schema_to_yaml},
     debezium::DebeziumConfig,
     evolve::Evolve,
+    offsets::OffsetsDecoder,
     protobuf::ProtobufConfig,
 };
 use crate::one_of::{self, OneOf, or_default};

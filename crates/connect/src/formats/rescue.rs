@@ -14,7 +14,10 @@ use calve_engine::{Decoded, Decoder, Error, Payload, RawBatch, Reject, Result};
 use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 
-use super::{json::JsonDecoder, mark_bytes};
+use super::{
+    json::{JsonDecoder, text::skip_space},
+    mark_bytes,
+};
 
 /// Reads JSON with a column for what does not fit.
 pub(super) struct RescuingDecoder {
@@ -140,7 +143,7 @@ impl RescuingDecoder {
             let text = line.strip_suffix(b"\n").unwrap_or(line);
             let offset = raw.range.from + at as u64;
             at += line.len();
-            if text.trim_ascii().is_empty() {
+            if skip_space(text, 0) == text.len() {
                 continue;
             }
             let start = fitted.len() as u64;
@@ -239,6 +242,10 @@ impl Decoder for RescuingDecoder {
 
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
         self.inner.locate(raw, decoded, row)
+    }
+
+    fn offsets(&self, raw: &RawBatch, decoded: &Decoded) -> Vec<u64> {
+        self.inner.offsets(raw, decoded)
     }
 
     fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {

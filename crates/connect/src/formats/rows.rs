@@ -170,6 +170,17 @@ fn as_json(rows: &RecordBatch, row: usize) -> Bytes {
     text.into()
 }
 
+/// Offsets of the rows that were kept, in order.
+fn offsets_of_rows(raw: &RawBatch, rejects: &[Reject]) -> impl Iterator<Item = u64> {
+    let count = match &raw.payload {
+        Payload::Rows(rows) => rows.num_rows() as u64,
+        Payload::Bytes(_) | Payload::Messages(_) => 0,
+    };
+    let mut rejected = rejects.iter().map(|reject| reject.offset).peekable();
+    let all = raw.range.from..raw.range.from + count;
+    all.filter(move |offset| rejected.next_if_eq(offset).is_none())
+}
+
 impl Decoder for RowsDecoder {
     fn decode(&mut self, raw: &RawBatch) -> Result<Decoded> {
         let rows = match &raw.payload {
@@ -236,22 +247,22 @@ impl Decoder for RowsDecoder {
     }
 
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
-        let mut at = row as u64;
-        for reject in &decoded.rejects {
-            if reject.offset - raw.range.from > at {
-                break;
-            }
-            at += 1;
-        }
+        let found = offsets_of_rows(raw, &decoded.rejects).nth(row);
+        let offset = found.unwrap_or(raw.range.to);
+        let at = (offset - raw.range.from) as usize;
         let text = match &raw.payload {
-            Payload::Rows(rows) if (at as usize) < rows.num_rows() => as_json(rows, at as usize),
+            Payload::Rows(rows) if at < rows.num_rows() => as_json(rows, at),
             _ => Bytes::new(),
         };
         Reject {
-            offset: raw.range.from + at,
+            offset,
             raw: text,
             error: String::new(),
         }
+    }
+
+    fn offsets(&self, raw: &RawBatch, decoded: &Decoded) -> Vec<u64> {
+        offsets_of_rows(raw, &decoded.rejects).collect()
     }
 
     fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {

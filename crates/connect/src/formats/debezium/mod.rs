@@ -23,7 +23,7 @@ mod unwrapped;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{borrow::Cow, collections::HashSet, sync::Arc};
 
 use arrow::{
     array::RecordBatch,
@@ -50,6 +50,7 @@ use super::{
     json::{
         damaged, reject,
         text::{Failure, byte, colon, is_null, line_end, skip_space, skip_value},
+        text_of,
     },
     mark_bytes,
 };
@@ -353,6 +354,21 @@ impl DebeziumDecoder {
         Ok(())
     }
 
+    /// Where the line of each row begins in a raw batch.
+    fn starts_of(&self, raw: &RawBatch) -> Cow<'_, [u32]> {
+        let last = self.decoded.as_ref();
+        if last.is_some_and(|(of, range)| *of == raw.partition && *range == raw.range) {
+            return Cow::Borrowed(&self.starts);
+        }
+        // Which lines are rows is known only by reading them.
+        let again = Self::new(&self.config, Arc::clone(&self.schema));
+        let starts = again.and_then(|mut again| {
+            again.decode_lines(text_of(raw), raw.range.from)?;
+            Ok(again.starts)
+        });
+        Cow::Owned(starts.unwrap_or_default())
+    }
+
     /// Makes a chunk of the rows so far.
     fn finish(&mut self) -> Result<(), ArrowError> {
         let rows = &mut self.plans[self.plan].rows;
@@ -419,27 +435,10 @@ impl Decoder for DebeziumDecoder {
     }
 
     fn locate(&self, raw: &RawBatch, _: &Decoded, row: usize) -> Reject {
-        let lines: &[u8] = match &raw.payload {
-            Payload::Bytes(lines) => lines,
-            Payload::Rows(_) | Payload::Messages(_) => &[],
-        };
-        let known = self
-            .decoded
-            .as_ref()
-            .is_some_and(|(partition, range)| *partition == raw.partition && *range == raw.range);
-        let start = if known {
-            self.starts.get(row).copied()
-        } else {
-            // Which lines are rows is known only by reading them.
-            let again = Self::new(&self.config, Arc::clone(&self.schema));
-            again.ok().and_then(|mut again| {
-                again.decode_lines(lines, raw.range.from).ok()?;
-                again.starts.get(row).copied()
-            })
-        };
-        match start {
+        let lines = text_of(raw);
+        match self.starts_of(raw).get(row) {
             Some(start) => {
-                let line = start as usize..line_end(lines, start as usize);
+                let line = *start as usize..line_end(lines, *start as usize);
                 reject(lines, line, raw.range.from, String::new())
             }
             None => Reject {
@@ -448,6 +447,14 @@ impl Decoder for DebeziumDecoder {
                 error: format!("row is not in the batch: row={row}"),
             },
         }
+    }
+
+    fn offsets(&self, raw: &RawBatch, _: &Decoded) -> Vec<u64> {
+        let starts = self.starts_of(raw);
+        let offsets = starts.iter();
+        offsets
+            .map(|start| raw.range.from + u64::from(*start))
+            .collect()
     }
 
     fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {

@@ -31,6 +31,8 @@ pub(in crate::formats) mod wire;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
+
 use arrow::{
     array::{RecordBatch, RecordBatchOptions},
     datatypes::SchemaRef,
@@ -192,13 +194,39 @@ pub(super) fn damaged(
     }
 }
 
-/// The reject of one line, whose line feed is excluded; `base` is the offset of byte 0.
-pub(super) fn reject(
-    bytes: &[u8],
-    line: std::ops::Range<usize>,
+/// The lines of JSON that became rows, in order, without their line feeds: neither blank nor rejected.
+/// Byte 0 has offset `base`.
+fn lines_of_rows(
+    lines: &[u8],
     base: u64,
-    error: String,
-) -> Reject {
+    rejects: &[Reject],
+) -> impl Iterator<Item = Range<usize>> {
+    let mut rejected = rejects.iter().map(|reject| reject.offset).peekable();
+    let mut at = mark_bytes(lines, base);
+    std::iter::from_fn(move || {
+        while at < lines.len() {
+            let line = at..line_end(lines, at);
+            at = line.end + 1;
+            let blank = skip_space(lines, line.start) >= line.end;
+            let bad = rejected.next_if_eq(&(base + line.start as u64)).is_some();
+            if !blank && !bad {
+                return Some(line);
+            }
+        }
+        None
+    })
+}
+
+/// The text of a batch; empty where it is none.
+pub(super) fn text_of(raw: &RawBatch) -> &[u8] {
+    match &raw.payload {
+        Payload::Bytes(lines) => lines,
+        Payload::Rows(_) | Payload::Messages(_) => &[],
+    }
+}
+
+/// The reject of one line, whose line feed is excluded; `base` is the offset of byte 0.
+pub(super) fn reject(bytes: &[u8], line: Range<usize>, base: u64, error: String) -> Reject {
     let offset = base + line.start as u64;
     let raw = &bytes[line];
     let raw = raw.strip_suffix(b"\r").unwrap_or(raw);
@@ -220,35 +248,21 @@ impl Decoder for JsonDecoder {
     }
 
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
-        let lines: &[u8] = match &raw.payload {
-            Payload::Bytes(lines) => lines,
-            Payload::Rows(_) | Payload::Messages(_) => &[],
-        };
+        let (lines, base) = (text_of(raw), raw.range.from);
+        match lines_of_rows(lines, base, &decoded.rejects).nth(row) {
+            Some(line) => reject(lines, line, base, String::new()),
+            None => Reject {
+                offset: base,
+                raw: Bytes::new(),
+                error: format!("row is not in the batch: row={row}"),
+            },
+        }
+    }
+
+    fn offsets(&self, raw: &RawBatch, decoded: &Decoded) -> Vec<u64> {
         let base = raw.range.from;
-        let mut rejected = decoded
-            .rejects
-            .iter()
-            .map(|reject| reject.offset)
-            .peekable();
-        let mut at = mark_bytes(lines, base);
-        let mut before = 0;
-        while at < lines.len() {
-            let end = line_end(lines, at);
-            let blank = skip_space(lines, at) >= end;
-            let bad = rejected.next_if_eq(&(base + at as u64)).is_some();
-            if !blank && !bad {
-                if before == row {
-                    return reject(lines, at..end, base, String::new());
-                }
-                before += 1;
-            }
-            at = end + 1;
-        }
-        Reject {
-            offset: base,
-            raw: Bytes::new(),
-            error: format!("row is not in the batch: row={row}"),
-        }
+        let lines = lines_of_rows(text_of(raw), base, &decoded.rejects);
+        lines.map(|line| base + line.start as u64).collect()
     }
 
     fn evolved(&mut self, raw: &RawBatch) -> Result<Option<SchemaRef>> {

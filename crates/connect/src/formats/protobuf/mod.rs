@@ -29,7 +29,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use bytes::Bytes;
@@ -263,47 +263,60 @@ impl Decoder for ProtobufDecoder {
     }
 
     fn locate(&self, raw: &RawBatch, decoded: &Decoded, row: usize) -> Reject {
-        let found = match &raw.payload {
-            Payload::Messages(messages) => self.message_of(raw, messages, decoded, row),
-            Payload::Bytes(bytes) => {
-                let framed = self.config.framing.messages(bytes, raw.range.from);
-                framed
-                    .ok()
-                    .and_then(|(messages, _)| self.message_of(raw, &messages, decoded, row))
-            }
-            Payload::Rows(_) => None,
-        };
+        let found = self.messages_of(raw).and_then(|messages| {
+            let kept = self.kept_of(raw, &messages, decoded);
+            let at = *kept.get(row)? as usize;
+            Some(Reject {
+                offset: messages.offsets[at],
+                raw: Bytes::copy_from_slice(messages.get(at)),
+                error: String::new(),
+            })
+        });
         found.unwrap_or_else(|| Reject {
             offset: raw.range.from,
             raw: Bytes::new(),
             error: format!("row is not in the batch: row={row}"),
         })
     }
+
+    fn offsets(&self, raw: &RawBatch, decoded: &Decoded) -> Vec<u64> {
+        let Some(messages) = self.messages_of(raw) else {
+            return Vec::new();
+        };
+        let kept = self.kept_of(raw, &messages, decoded);
+        let offsets = kept.iter();
+        offsets.map(|at| messages.offsets[*at as usize]).collect()
+    }
 }
 
 impl ProtobufDecoder {
-    fn message_of(
-        &self,
-        raw: &RawBatch,
-        messages: &Messages,
-        decoded: &Decoded,
-        row: usize,
-    ) -> Option<Reject> {
+    /// The messages of a raw batch; none where it holds none.
+    fn messages_of<'a>(&self, raw: &'a RawBatch) -> Option<Cow<'a, Messages>> {
+        match &raw.payload {
+            Payload::Messages(messages) => Some(Cow::Borrowed(messages)),
+            Payload::Bytes(bytes) => {
+                let framed = self.config.framing.messages(bytes, raw.range.from);
+                framed.ok().map(|(messages, _)| Cow::Owned(messages))
+            }
+            Payload::Rows(_) => None,
+        }
+    }
+
+    /// The message behind each row.
+    fn kept_of(&self, raw: &RawBatch, messages: &Messages, decoded: &Decoded) -> Cow<'_, [u32]> {
         let last = self.decoded.as_ref();
-        let at = if decoded.rejects.is_empty() {
-            row
-        } else if last.is_some_and(|(of, range)| *of == raw.partition && *range == raw.range) {
-            *self.kept.get(row)? as usize
-        } else {
-            // Which messages are rows is known only by reading them.
-            let mut again = Self::new(&self.config, &self.plan.schema).ok()?;
-            again.decode_messages(messages).ok()?;
-            *again.kept.get(row)? as usize
-        };
-        (at < messages.len()).then(|| Reject {
-            offset: messages.offsets[at],
-            raw: Bytes::copy_from_slice(messages.get(at)),
-            error: String::new(),
-        })
+        if last.is_some_and(|(of, range)| *of == raw.partition && *range == raw.range) {
+            return Cow::Borrowed(&self.kept);
+        }
+        if decoded.rejects.is_empty() {
+            return (0..messages.len() as u32).collect();
+        }
+        // Which messages are rows is known only by reading them.
+        let again = Self::new(&self.config, &self.plan.schema);
+        let kept = again.and_then(|mut again| {
+            again.decode_messages(messages)?;
+            Ok(again.kept)
+        });
+        Cow::Owned(kept.unwrap_or_default())
     }
 }
