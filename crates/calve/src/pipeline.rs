@@ -2,13 +2,14 @@
 
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use calve_connect::{
-    formats::{self, Evolve, FormatConfig},
+    formats::{self, Evolve, FormatConfig, OffsetsDecoder},
     sources::{self, SourceContext},
 };
 use calve_engine::{
     BatcherFactory, Decoder, Error, Output, RawBatch, Result, Source, Transform,
+    batch::OFFSET,
     checkpoint::{Checkpoints, Meta},
     event_time::EventTime,
     metrics::Metrics,
@@ -24,7 +25,10 @@ use calve_sql::{Lookup, MonitoredTransform, Monitors, Planned, SqlTransform};
 use crate::{
     config::{AutoOr, PipelineFile, SinkConfig},
     out,
-    schema::{SchemaVersion, Stored, evolve, with_evolution, with_rescued},
+    schema::{
+        SchemaVersion, Stored, evolve, has_offsets, why_no_order, with_evolution, with_offsets,
+        with_rescued,
+    },
     shares::Shares,
     upkeep, windows,
 };
@@ -37,7 +41,7 @@ pub(crate) struct Front {
     pub(crate) source: Box<dyn Source>,
     pub(crate) factory: Arc<dyn BatcherFactory>,
     pub(crate) monitors: Monitors,
-    /// Schema of the decoded events.
+    /// Schema of the decoded events, without the column of their offsets.
     events: SchemaRef,
     /// Schema of the table's rows.
     rows: SchemaRef,
@@ -104,10 +108,11 @@ impl Front {
             };
             key = Some(key_of(file, &seen)?);
         }
-        let planned = plan(file, &events)?;
+        let decoded = with_offsets(file, &events);
+        let planned = plan(file, &decoded)?;
         let rows = planned
             .as_ref()
-            .map_or_else(|| Arc::clone(&events), Planned::schema);
+            .map_or_else(|| Arc::clone(&decoded), Planned::schema);
         file.check_rows(&rows)?;
         let monitors = match monitors {
             Some(monitors) => monitors,
@@ -117,6 +122,7 @@ impl Front {
             format,
             evolve: evolve(file),
             rescued: file.schema.rescued.clone(),
+            offsets: has_offsets(file, &events),
             events: Arc::clone(&events),
             rows: Arc::clone(&rows),
             planned,
@@ -201,6 +207,8 @@ struct Factory {
     format: FormatConfig,
     evolve: Option<Evolve>,
     rescued: Option<String>,
+    /// Rows have the column of their offsets.
+    offsets: bool,
     events: SchemaRef,
     rows: SchemaRef,
     planned: Option<Planned>,
@@ -209,11 +217,15 @@ struct Factory {
 
 impl BatcherFactory for Factory {
     fn decoder(&self) -> Result<Box<dyn Decoder>> {
-        self.format.decoder_with(
+        let decoder = self.format.decoder_with(
             Arc::clone(&self.events),
             self.evolve,
             self.rescued.as_deref(),
-        )
+        )?;
+        if !self.offsets {
+            return Ok(decoder);
+        }
+        Ok(Box::new(OffsetsDecoder::new(decoder, &self.events)))
     }
 
     fn transform(&self) -> Result<Box<dyn Transform>> {
@@ -282,6 +294,9 @@ pub(crate) async fn open(
     let front = Front::resume(file, stored, known, &from, monitors).await?;
     let with_key = file.with_key(front.key.as_deref());
     let file = &with_key;
+    if let Some(why) = why_no_order(file, &front.events, &front.rows) {
+        out::note(why);
+    }
     let schema = SchemaVersion::of(&front.events, &loaded)?;
     let event_time = match &file.event_time {
         Some(config) => Some(EventTime::of(
@@ -321,6 +336,7 @@ pub(crate) async fn open(
     };
     let opening = Opening {
         file,
+        hidden: hidden(file, &front.events),
         stores: &stores,
         options: &options,
         shares: &shares,
@@ -379,6 +395,8 @@ pub(crate) async fn open(
 /// What opening a table needs beside its section of the file.
 struct Opening<'a> {
     file: &'a PipelineFile,
+    /// Columns of the rows that are none of the table.
+    hidden: Vec<String>,
     stores: &'a Stores,
     options: &'a WriteOptions,
     shares: &'a Shares,
@@ -396,10 +414,9 @@ impl Opening<'_> {
         match sink {
             SinkConfig::Iceberg(config) => {
                 let names = (file.name.as_str(), SHARD);
-                let hidden = hidden(&file.format);
                 let changes = config.changes.as_deref().map(|config| changes::Opening {
                     config,
-                    hidden: &hidden,
+                    hidden: &self.hidden,
                     null_keys: file.window.is_some(),
                     checkpoints: self.checkpoints,
                     memory_bytes: self.shares.changes as usize,
@@ -428,12 +445,16 @@ impl Opening<'_> {
     }
 }
 
-/// Columns that a format adds to those of the table.
-pub(crate) fn hidden(format: &FormatConfig) -> Vec<String> {
-    match format {
+/// Columns of the rows beside those of the table: metadata of the format, and offsets.
+pub(crate) fn hidden(file: &PipelineFile, events: &Schema) -> Vec<String> {
+    let mut hidden = match &file.format {
         FormatConfig::Debezium(config) => config.metadata.clone(),
         _ => Vec::new(),
+    };
+    if has_offsets(file, events) {
+        hidden.push(OFFSET.to_owned());
     }
+    hidden
 }
 
 fn shard_options(file: &PipelineFile, shares: &Shares) -> ShardOptions {

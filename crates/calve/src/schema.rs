@@ -6,12 +6,16 @@
 use std::collections::BTreeMap;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use calve_connect::formats::{self, Evolve, evolve::follows};
+use calve_connect::formats::{self, Evolve, OffsetsDecoder, evolve::follows};
 use calve_engine::{
     Error, Result,
+    batch::OFFSET,
     checkpoint::{Loaded, digest},
 };
-use calve_lake::iceberg::{Evolution, IcebergConfig};
+use calve_lake::{
+    changes::{self, Mode},
+    iceberg::{Evolution, IcebergConfig},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::config::PipelineFile;
@@ -145,6 +149,48 @@ pub(crate) fn with_rescued(events: SchemaRef, column: Option<&str>) -> Result<Sc
     }
 }
 
+/// Whether the table is a log of changes in which no column orders them: their offsets do.
+pub(crate) fn is_log_by_offset(file: &PipelineFile) -> bool {
+    // A pane is no single event.
+    let changes = file.sink.changes().filter(|_| file.window.is_none());
+    changes.is_some_and(|changes| changes.mode == Mode::Append && changes.order_by.is_empty())
+}
+
+/// Whether the rows get a column of their offsets; not where events have one of that name.
+pub(crate) fn has_offsets(file: &PipelineFile, events: &Schema) -> bool {
+    is_log_by_offset(file) && events.index_of(OFFSET).is_err()
+}
+
+/// The schema of events with the column of their offsets, where they get one.
+pub(crate) fn with_offsets(file: &PipelineFile, events: &SchemaRef) -> SchemaRef {
+    if has_offsets(file, events) {
+        OffsetsDecoder::schema(events)
+    } else {
+        SchemaRef::clone(events)
+    }
+}
+
+/// Why a log of changes has no order though offsets could be it, for people; none: it has one, or is
+/// no such log.
+pub(crate) fn why_no_order(
+    file: &PipelineFile,
+    events: &Schema,
+    rows: &Schema,
+) -> Option<&'static str> {
+    if !is_log_by_offset(file) || rows.index_of(changes::LOG_ORDER).is_ok() {
+        return None;
+    }
+    if events.index_of(OFFSET).is_ok() {
+        return Some(
+            "the log of changes gets no column _order: the events have a column _offset of their own; \
+             `order_by: [_offset]` takes that one",
+        );
+    }
+    rows.index_of(OFFSET).is_err().then_some(
+        "the log of changes gets no column _order: transform.sql leaves _offset out; add it to the SELECT",
+    )
+}
+
 /// In which ways the decoders look for more than the schema holds. Where the source cannot be read
 /// again from an offset, the schema stays as it is.
 pub(crate) fn evolve(file: &PipelineFile) -> Option<Evolve> {
@@ -198,5 +244,44 @@ mod tests {
         // Nothing is looked for, which is not to refuse everything.
         let widen = format!("{aggregate}\nschema: {{ evolve: widen }}");
         assert_eq!(of(file, &widen), None);
+    }
+
+    #[test]
+    fn a_log_has_the_order_of_offsets_unless_something_else_is_there() {
+        let file = |changes: &str, more: &str| -> PipelineFile {
+            let text = format!(
+                "name: p\nsource: {{ file: {{ path: in }} }}\n{more}\n\
+                 sink: {{ iceberg: {{ catalog: {{ sqlite: a.db, warehouse: a }}, table: a.b, {changes} }} }}"
+            );
+            serde_yaml_ng::from_str(&text).expect("a pipeline file")
+        };
+        let of = |names: &[&str]| -> SchemaRef {
+            let field = |name: &&str| Field::new(*name, DataType::Int64, true);
+            Schema::new(names.iter().map(field).collect::<Vec<_>>()).into()
+        };
+        let log = file("changes: { mode: append }", "");
+        let names = |file: &PipelineFile, events: &[&str]| {
+            let schema = with_offsets(file, &of(events));
+            let fields = schema.fields().iter();
+            fields.map(|f| f.name().clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&log, &["id"]), ["id", "_offset"]);
+        assert_eq!(names(&log, &["_offset", "id"]), ["_offset", "id"]);
+        for other in [
+            file("", ""),
+            file("changes: { key: [id] }", ""),
+            file("changes: { mode: append, order_by: [id] }", ""),
+            file("changes: { mode: append }", "window: { fixed: 1m }"),
+        ] {
+            assert_eq!(names(&other, &["id"]), ["id"]);
+            assert_eq!(why_no_order(&other, &of(&["id"]), &of(&["id"])), None);
+        }
+        let why = |events: &[&str], rows: &[&str]| why_no_order(&log, &of(events), &of(rows));
+        assert_eq!(why(&["id"], &["id", "_offset"]), None);
+        assert_eq!(why(&["id", "_order"], &["id", "_order"]), None);
+        let left_out = why(&["id"], &["id"]).expect("nothing orders it");
+        assert!(left_out.contains("add it to the SELECT"), "{left_out}");
+        let own = why(&["_offset"], &["_offset"]).expect("nothing orders it");
+        assert!(own.contains("order_by: [_offset]"), "{own}");
     }
 }

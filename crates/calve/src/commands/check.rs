@@ -21,7 +21,7 @@ use crate::{
     config::{self, PipelineFile, SinkConfig},
     out,
     pipeline::{self, SHARD, hidden},
-    schema::{with_evolution, with_rescued},
+    schema::{is_log_by_offset, why_no_order, with_evolution, with_offsets, with_rescued},
     shares::Shares,
     windows,
 };
@@ -78,8 +78,8 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
         .as_ref()
         .map(|events| plan(&file, events))
         .transpose()?;
-    let table = match &planned {
-        Some(planned) => {
+    let table = match (&planned, &events) {
+        (Some(planned), Some(events)) => {
             if let Some(sink) = windows::late_sink(&file) {
                 table(&file, &sink, &planned.rows, &[], args.connect)
                     .await
@@ -89,13 +89,18 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
                 &file,
                 &file.sink,
                 &planned.table,
-                &hidden(&file.format),
+                &hidden(&file, events),
                 args.connect,
             )
             .await?
         }
-        None => "",
+        _ => "",
     };
+    let known = planned.as_ref().zip(events.as_ref());
+    let unordered = known.and_then(|(planned, events)| why_no_order(&file, events, &planned.rows));
+    if let Some(why) = unordered {
+        out::note(why);
+    }
 
     line("pipeline", &file.name);
     line("source", file.source.name());
@@ -144,7 +149,10 @@ pub(crate) async fn run(args: CheckArgs) -> Result<()> {
     }
     line("sink", &sink(&file, table));
     if let Some(changes) = file.sink.changes() {
-        line("changes", &changes_of(changes));
+        let own = |planned: &Planned| planned.rows.index_of(changes::LOG_ORDER).is_ok();
+        let other = unordered.is_some() || planned.as_ref().is_some_and(own);
+        let by_offset = is_log_by_offset(&file) && !other;
+        line("changes", &changes_of(changes, by_offset));
     }
     line(
         "checkpoints",
@@ -192,13 +200,14 @@ pub(crate) fn plan(file: &PipelineFile, events: &SchemaRef) -> Result<Planned> {
     if let Some(time) = &file.event_time {
         EventTime::of(events, &time.column, time.unit.map(Into::into))?;
     }
+    let decoded = with_offsets(file, events);
     let rows = match &file.transform {
-        None => SchemaRef::clone(events),
+        None => decoded,
         Some(transform) => {
             let (tables, most) = (transform.tables.iter(), Shares::of(file).lookup);
             let lookups = tables.map(|(name, table)| Lookup::read(name, table, most));
             let lookups: Vec<Lookup> = lookups.collect::<Result<_>>()?;
-            SqlTransform::plan(&transform.sql, SchemaRef::clone(events), &lookups)
+            SqlTransform::plan(&transform.sql, decoded, &lookups)
                 .map_err(|error| error.context("transform.sql"))?
                 .schema()
         }
@@ -252,8 +261,9 @@ async fn table(
 }
 
 /// What becomes of changes, in words.
-fn changes_of(changes: &ChangesConfig) -> String {
+fn changes_of(changes: &ChangesConfig, by_offset: bool) -> String {
     let order = match changes.order_by.as_slice() {
+        [] if by_offset => "in the order of their offsets".to_owned(),
         [] => "as they come".to_owned(),
         columns => format!("in the order of {}", columns.join(", ")),
     };

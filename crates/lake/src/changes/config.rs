@@ -17,7 +17,8 @@ pub struct ChangesConfig {
     pub key: Vec<String>,
     /// Columns that order the changes of a key, the first one first: the highest wins, whenever it
     /// comes. Without it the change that comes last wins. What is no column of the table itself (its
-    /// name has a dot, or begins with `_`) is stored as `_calve_order`.
+    /// name has a dot, or begins with `_`) is stored as `_calve_order`. With `mode: append` the order is
+    /// stored as `_order`; without `order_by` that is the offset of the change in its source partition.
     #[serde(default)]
     pub order_by: Vec<String>,
     /// The column that says what a change does; it is not a column of the table. Default: `_op`,
@@ -71,7 +72,8 @@ pub enum Mode {
     /// The table equals the source's.
     #[default]
     Merge,
-    /// The table is the log of changes: a row for each, with `_op`, and with `order_by` its `_order`.
+    /// The table is the log of changes: a row for each, with `_op`, and its `_order`: the columns of
+    /// `order_by`, or without it the offset.
     Append,
     /// As `merge`, but deleted rows stay: with the values that they had, and a flag.
     SoftDelete,

@@ -46,6 +46,7 @@ pub use config::{ChangesConfig, Deletes, IndexConfig, Mode, Operation};
 use keys::KeyCodec;
 use output::ChangesOutput;
 use plan::ChangePlan;
+pub use plan::LOG_ORDER;
 use split::LogSplitter;
 use state::Reading;
 use stored::StoredColumns;
@@ -58,7 +59,7 @@ use crate::iceberg::{compact::CompactOptions, evolve::Evolved, handle::TableHand
 pub struct Opening<'a> {
     /// What the user says.
     pub config: &'a ChangesConfig,
-    /// Columns of the rows that are none of the table, such as metadata of a change.
+    /// Columns of the rows that are none of the table, such as metadata of a change and its offset.
     pub hidden: &'a [String],
     /// Where keys of deleted rows are kept.
     pub checkpoints: &'a Checkpoints,

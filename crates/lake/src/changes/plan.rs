@@ -11,7 +11,10 @@ use arrow::{
     compute::cast,
     datatypes::{DataType, Field, Int32Type, Schema, SchemaRef},
 };
-use calve_engine::error::{Error, Result};
+use calve_engine::{
+    batch::OFFSET,
+    error::{Error, Result},
+};
 
 use super::config::{ChangesConfig, Mode, Operation};
 
@@ -20,7 +23,7 @@ pub(crate) const ORDER: &str = "_calve_order";
 /// The operation, where the rows do not name another column.
 const OP: &str = "_op";
 /// The order of a change, in a log of changes; with several columns `_order_1`, ….
-const LOG_ORDER: &str = "_order";
+pub const LOG_ORDER: &str = "_order";
 
 /// How the columns of changes become those of a table.
 #[derive(Clone, Debug)]
@@ -39,7 +42,7 @@ pub(crate) struct ChangePlan {
 
 impl ChangePlan {
     /// The plan for changes with these columns. `hidden` are columns that are none of the table, such
-    /// as metadata of the change.
+    /// as metadata of the change and its offset ([`OFFSET`]).
     ///
     /// # Errors
     /// `Config` when a column is not there, or cannot be a key.
@@ -81,6 +84,16 @@ impl ChangePlan {
             )));
         }
         let append = config.mode == Mode::Append;
+        // Offsets order a log in which nothing else does.
+        let offset = rows.index_of(OFFSET).ok();
+        let offset = offset.filter(|_| hidden.iter().any(|name| name == OFFSET));
+        if let Some(at) = offset
+            && append
+            && order.is_empty()
+            && rows.index_of(LOG_ORDER).is_err()
+        {
+            order.push((at, OFFSET.to_owned()));
+        }
         // Columns that are stored as the order, and not as themselves.
         let only_order: Vec<usize> = order
             .iter()
@@ -96,7 +109,7 @@ impl ChangePlan {
         let mut kept = Vec::new();
         let mut fields = Vec::new();
         for (at, field) in rows.fields().iter().enumerate() {
-            if Some(at) == op || only_order.contains(&at) {
+            if Some(at) == op || Some(at) == offset || only_order.contains(&at) {
                 continue;
             }
             kept.push(at);
@@ -271,32 +284,55 @@ mod tests {
     #[test]
     fn a_log_has_the_order_whichever_columns_it_is() {
         let number = |name: &str| Field::new(name, DataType::Int64, true);
-        let names = ["id", "_seq", "source.lsn", "n", "_op"];
-        let rows = Schema::new(names.map(number).to_vec());
-        let cases: [(&str, &[&str], &str); 7] = [
-            ("append", &["n"], "id _seq source.lsn n _order _op"),
-            ("append", &["_seq"], "id source.lsn n _order _op"),
+        let schema = |names: &str| Schema::new(names.split(' ').map(number).collect::<Vec<_>>());
+        let plain = "id _seq source.lsn n _op";
+        let with_offset = "id _seq _offset n _op";
+        let cases: [(&str, &str, &[&str], &str); 11] = [
+            ("append", plain, &["n"], "id _seq source.lsn n _order _op"),
+            ("append", plain, &["_seq"], "id source.lsn n _order _op"),
             (
                 "append",
+                plain,
                 &["n", "_seq"],
                 "id source.lsn n _order_1 _order_2 _op",
             ),
             (
                 "append",
+                plain,
                 &["_seq", "source.lsn"],
                 "id n _order_1 _order_2 _op",
             ),
-            ("append", &[], "id _seq source.lsn n _op"),
-            ("merge", &["n"], "id _seq source.lsn n"),
-            ("merge", &["n", "_seq"], "id source.lsn n _calve_order"),
+            ("append", plain, &[], "id _seq source.lsn n _op"),
+            ("merge", plain, &["n"], "id _seq source.lsn n"),
+            (
+                "merge",
+                plain,
+                &["n", "_seq"],
+                "id source.lsn n _calve_order",
+            ),
+            ("append", with_offset, &[], "id _seq n _order _op"),
+            ("append", with_offset, &["n"], "id _seq n _order _op"),
+            // An order of the user's own stays the only one.
+            ("append", "id _order _offset", &[], "id _order _op"),
+            ("merge", with_offset, &[], "id _seq n"),
         ];
-        for (mode, order_by, wanted) in cases {
+        for (mode, rows, order_by, wanted) in cases {
             let config = serde_json::json!({"key": ["id"], "mode": mode, "order_by": order_by});
             let config = serde_json::from_value(config).expect("a configuration");
-            let plan = ChangePlan::new(&config, &[], &rows).expect("a plan");
-            let fields = plan.table().fields().iter();
-            let found: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
-            assert_eq!(found.join(" "), wanted, "{mode} {order_by:?}");
+            let hidden = [OFFSET.to_owned()];
+            let plan = ChangePlan::new(&config, &hidden, &schema(rows)).expect("a plan");
+            assert_eq!(names(&plan), wanted, "{mode} {order_by:?}");
         }
+        // A column of the events that has that name is one of the table.
+        let config = serde_json::json!({"key": ["id"], "mode": "append"});
+        let config = serde_json::from_value(config).expect("a configuration");
+        let plan = ChangePlan::new(&config, &[], &schema(with_offset)).expect("a plan");
+        assert_eq!(names(&plan), "id _seq _offset n _op");
+    }
+
+    fn names(plan: &ChangePlan) -> String {
+        let fields = plan.table().fields().iter();
+        let names: Vec<&str> = fields.map(|field| field.name().as_str()).collect();
+        names.join(" ")
     }
 }

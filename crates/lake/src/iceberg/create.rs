@@ -19,7 +19,7 @@ use super::{
     publish::DELETE_AFTER_COMMIT,
     schema,
 };
-use crate::changes::Mode;
+use crate::changes::{LOG_ORDER, Mode};
 
 /// The table, created when missing, else checked; and the schema to write with, where the table is to
 /// follow the pipeline.
@@ -283,7 +283,7 @@ pub(super) fn check(
         // A log that an older version made lacks them, whatever rows may bring.
         if changes.mode == Mode::Append {
             let numbered = (1..=changes.order_by.len()).map(|n| format!("_order_{n}"));
-            evolution.own.extend(numbered.chain(["_order".to_owned()]));
+            evolution.own.extend(numbered.chain([LOG_ORDER.to_owned()]));
         }
         // The index of keys has them as bytes of their types.
         evolution.fixed.extend(changes.key.iter().cloned());
