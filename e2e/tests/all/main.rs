@@ -6,6 +6,7 @@ mod batchers;
 mod changes;
 mod changes_from_debezium;
 mod changes_golden;
+mod changes_log;
 mod changes_on_rest;
 mod changes_on_s3;
 mod changes_renamed;
