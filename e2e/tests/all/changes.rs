@@ -1,9 +1,7 @@
 //! Debezium's changes of a real table become that table: in every order, however often, whatever is
 //! killed, and as PyIceberg and DuckDB read it.
 
-use std::{
-    collections::BTreeMap, fs, os::unix::process::ExitStatusExt, path::Path, process::Command,
-};
+use std::{collections::BTreeMap, os::unix::process::ExitStatusExt, path::Path, process::Command};
 
 use calve_e2e::command;
 use rand::{SeedableRng, seq::SliceRandom};
