@@ -20,7 +20,9 @@ use super::{
     resolve::relocate,
     state::{State, blocking},
 };
-use crate::iceberg::compact::{CompactOptions, Due, Failed, Merged, Spared, Tiers, Turn, merge};
+use crate::iceberg::compact::{
+    CompactOptions, Due, Failed, Merged, Spared, Tiers, Turn, merge, without_dead_manifests,
+};
 
 /// When files of a table of changes are merged.
 #[derive(Clone, Copy, Debug, Default)]
@@ -251,6 +253,12 @@ impl ChangesOutput {
             done,
         }) = merged
         else {
+            if let Work::Settle(..) = work
+                && let Some(snapshot) = without_dead_manifests(handle).await?
+            {
+                self.reached(state, before, snapshot.parse().ok(), &[])
+                    .await?;
+            }
             return Ok(Step::Nothing);
         };
         let Some(snapshot) = snapshot else {
@@ -264,18 +272,7 @@ impl ChangesOutput {
         }
         fault::point("changes.merged")?;
         self.follow(state, files.clone()).await?;
-        let known = handle.load_existing().await?;
-        let ours = known
-            .metadata
-            .current_snapshot()
-            .is_some_and(|now| now.snapshot_id() == snapshot && now.parent_snapshot_id() == before);
-        if ours {
-            handle.live(&known, &mut state.live).await?;
-            state.merged(snapshot)?;
-        } else {
-            // Somebody was in between: what they added is read before the next commit.
-            state.wrote(&files);
-        }
+        self.reached(state, before, Some(snapshot), &files).await?;
         tracing::info!(
             files_before = done.files_before,
             files_after = done.files_after,
@@ -285,6 +282,29 @@ impl ChangesOutput {
             work.done()
         );
         Ok(Step::Merged)
+    }
+
+    /// Upkeep has made a snapshot of the table as it was `before`, with these files.
+    async fn reached(
+        &self,
+        state: &mut State,
+        before: Option<i64>,
+        snapshot: Option<i64>,
+        files: &[String],
+    ) -> Result<()> {
+        let known = self.handle.load_existing().await?;
+        let now = known.metadata.current_snapshot();
+        let ours = now.filter(|now| {
+            Some(now.snapshot_id()) == snapshot && now.parent_snapshot_id() == before
+        });
+        if let Some(now) = ours {
+            self.handle.live(&known, &mut state.live).await?;
+            state.merged(now.snapshot_id())
+        } else {
+            // Somebody was in between: what they added is read before the next commit.
+            state.wrote(files);
+            Ok(())
+        }
     }
 
     /// Rows are in these files now.

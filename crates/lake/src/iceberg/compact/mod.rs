@@ -9,6 +9,7 @@
 //! ids. Start with [`compact`].
 
 mod adapt;
+mod manifests;
 mod plan;
 mod read;
 mod sort;
@@ -31,6 +32,7 @@ use iceberg::spec::{FormatVersion, Operation, TableMetadata};
 use roaring::RoaringTreemap;
 use serde::Serialize;
 
+pub(crate) use self::manifests::without_dead_manifests;
 pub(super) use self::read::Reader;
 pub(crate) use self::step::{Due, Failed, Merged, Spared, Turn, merge};
 pub use self::tiers::Tiers;
@@ -142,6 +144,10 @@ pub async fn compact(
         if changed == 0 {
             break;
         }
+    }
+    if done.deletes_removed > 0 {
+        done.snapshots
+            .extend(without_dead_manifests(&handle).await?);
     }
     Ok(done)
 }
