@@ -19,6 +19,8 @@ use super::arrow_failed;
 /// Strings are copied in blocks of this size: one copy of a known length costs less than one of
 /// just the bytes.
 const BLOCK: usize = 16;
+/// So many lengths are compared before the first that differs counts.
+const CHUNK: usize = 64;
 
 /// The rows of a batch in another order; `order` has each row number once.
 pub(super) fn reorder(rows: &RecordBatch, order: Vec<u32>) -> Result<RecordBatch> {
@@ -43,32 +45,84 @@ fn strings<O: OffsetSizeTrait>(
 ) -> Result<ArrayRef, ArrowError> {
     let (values, offsets) = (array.value_data(), array.value_offsets());
     let (first, last) = (offsets[0].as_usize(), offsets[array.len()].as_usize());
+    let (bytes, ends) = match width_of(offsets) {
+        Some(width) => {
+            let bytes = alike(&values[first..last], width, order);
+            let same = first == 0;
+            let ends = match same {
+                true => array.offsets().clone(),
+                false => OffsetBuffer::from_repeated_length(width, order.len()),
+            };
+            (bytes, ends)
+        }
+        None => unlike(values, offsets, order),
+    };
+    let nulls = array.nulls().map(|nulls| {
+        let valid = |at: usize| nulls.is_valid(order[at] as usize);
+        NullBuffer::new(BooleanBuffer::collect_bool(order.len(), valid))
+    });
+    let strings = GenericStringArray::<O>::try_new(ends, bytes.into(), nulls)?;
+    Ok(Arc::new(strings))
+}
+
+/// The length that all strings have; none: they have several.
+fn width_of<O: OffsetSizeTrait>(offsets: &[O]) -> Option<usize> {
+    let width = *offsets.get(1)? - offsets[0];
+    let (starts, ends) = (offsets, &offsets[1..]);
+    // Without a way out, so that several are compared at once.
+    let alike = |same: bool, (start, end): (&O, &O)| same & (*end - *start == width);
+    let chunks = starts.chunks(CHUNK).zip(ends.chunks(CHUNK));
+    let mut chunks = chunks.map(|(starts, ends)| starts.iter().zip(ends).fold(true, alike));
+    chunks.all(|same| same).then(|| width.as_usize())
+}
+
+/// Strings of one length.
+fn alike(values: &[u8], width: usize, order: &[u32]) -> Vec<u8> {
+    if width == 1 {
+        return order.iter().map(|row| values[*row as usize]).collect();
+    }
+    let mut bytes = vec![0u8; values.len() + BLOCK];
+    let mut at = 0;
+    for row in order {
+        let start = *row as usize * width;
+        copy(values, start, width, &mut bytes, at);
+        at += width;
+    }
+    bytes.truncate(values.len());
+    bytes
+}
+
+/// Strings of several lengths, and their ends.
+fn unlike<O: OffsetSizeTrait>(
+    values: &[u8],
+    offsets: &[O],
+    order: &[u32],
+) -> (Vec<u8>, OffsetBuffer<O>) {
+    let (starts, stops) = (&offsets[..order.len()], &offsets[1..]);
     // Every row occurs once, so there are as many bytes as before; the block of the last may reach beyond.
-    let total = last - first;
+    let total = (offsets[order.len()] - offsets[0]).as_usize();
     let mut bytes = vec![0u8; total + BLOCK];
-    let (starts, stops) = (&offsets[..array.len()], &offsets[1..]);
     let mut ends = vec![O::usize_as(0); order.len() + 1];
     let mut at = 0;
     for (row, end) in order.iter().zip(&mut ends[1..]) {
         let (start, stop) = (starts[*row as usize], stops[*row as usize]);
         let (start, length) = (start.as_usize(), (stop - start).as_usize());
-        let from = values.get(start..start + BLOCK);
-        let to = bytes.get_mut(at..at + BLOCK);
-        match (from, to) {
-            (Some(from), Some(to)) if length <= BLOCK => to.copy_from_slice(from),
-            _ => bytes[at..at + length].copy_from_slice(&values[start..start + length]),
-        }
+        copy(values, start, length, &mut bytes, at);
         at += length;
         *end = O::usize_as(at);
     }
     bytes.truncate(total);
-    let nulls = array.nulls().map(|nulls| {
-        let valid = |at: usize| nulls.is_valid(order[at] as usize);
-        NullBuffer::new(BooleanBuffer::collect_bool(order.len(), valid))
-    });
-    let ends = OffsetBuffer::new(ends.into());
-    let strings = GenericStringArray::<O>::try_new(ends, bytes.into(), nulls)?;
-    Ok(Arc::new(strings))
+    (bytes, OffsetBuffer::new(ends.into()))
+}
+
+#[inline]
+fn copy(values: &[u8], start: usize, length: usize, bytes: &mut [u8], at: usize) {
+    let from = values.get(start..start + BLOCK);
+    let to = bytes.get_mut(at..at + BLOCK);
+    match (from, to) {
+        (Some(from), Some(to)) if length <= BLOCK => to.copy_from_slice(from),
+        _ => bytes[at..at + length].copy_from_slice(&values[start..start + length]),
+    }
 }
 
 #[cfg(test)]
