@@ -473,7 +473,7 @@ fn shard_options(file: &PipelineFile, shares: &Shares) -> ShardOptions {
         in_flight_bytes: shares.in_flight as usize,
         drain: false,
         retry_for: std::time::Duration::from_mins(1),
-        settle_after: file.upkeep.clone().unwrap_or_default().settle_after.0,
+        settle_after: upkeep::settle_after(file),
     }
 }
 

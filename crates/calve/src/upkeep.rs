@@ -42,6 +42,12 @@ pub(crate) fn of_changes(file: &PipelineFile) -> Upkeep {
     }
 }
 
+/// How long nothing was committed when there is time: where commits are seldom, that says little.
+pub(crate) fn settle_after(file: &PipelineFile) -> Duration {
+    let wanted = file.upkeep.clone().unwrap_or_default().settle_after.0;
+    wanted.max(2 * file.commit.longest().0)
+}
+
 /// As `calve table compact` without options.
 fn options(file: &PipelineFile) -> CompactOptions {
     CompactOptions {

@@ -138,23 +138,27 @@ fn a_lost_answer_is_looked_up() {
 
 #[test]
 fn several_prepared_epochs_are_committed_by_the_next_start() {
-    let root = tempfile::tempdir().expect("a folder");
-    let golden = golden(root.path(), Sink::Iceberg, EVENTS);
-    let scenario = Scenario::new(root.path().join("behind"), Sink::Iceberg, EVENTS, RATE);
-    let mut child =
-        scenario.start("iceberg.commit.before_manifest=error@1+,checkpoint.after_create=kill@5");
-    let status = child.wait().expect("wait");
-    assert_eq!(status.signal(), Some(9), "{}", scenario.log());
-    assert!(scenario.run("").success(), "{}", scenario.log());
-    let log = scenario.log();
-    let recovered = log
-        .matches("committing an epoch that an earlier run prepared")
-        .count();
-    assert!(
-        recovered >= 3,
-        "several were prepared and none committed: {recovered}: {log}"
-    );
-    assert_same("behind", &readers(&[scenario.spec()])[0], &golden);
+    for (sink, fails) in [
+        (Sink::Iceberg, "iceberg.commit.before_manifest"),
+        (Sink::Parquet, "parquet.commit.before_entry"),
+    ] {
+        let root = tempfile::tempdir().expect("a folder");
+        let golden = golden(root.path(), sink, EVENTS);
+        let scenario = Scenario::new(root.path().join("behind"), sink, EVENTS, RATE);
+        let mut child = scenario.start(&format!("{fails}=error@1+,checkpoint.after_create=kill@5"));
+        let status = child.wait().expect("wait");
+        assert_eq!(status.signal(), Some(9), "{}", scenario.log());
+        assert!(scenario.run("").success(), "{}", scenario.log());
+        let log = scenario.log();
+        let recovered = log
+            .matches("committing an epoch that an earlier run prepared")
+            .count();
+        assert!(
+            recovered >= 3,
+            "several were prepared and none committed: {recovered}: {log}"
+        );
+        assert_same("behind", &readers(&[scenario.spec()])[0], &golden);
+    }
 }
 
 /// The longest that a process reads before it is killed, in ms; but where a machine is so busy that hardly

@@ -332,19 +332,24 @@ fn two_first_starts_with_an_inferred_schema_double_nothing() {
 #[test]
 fn sigterm_commits_and_exits_zero() {
     let root = tempfile::tempdir().expect("a folder");
-    let scenario = Scenario::new(root.path().join("p"), Sink::Iceberg, 1_000_000, 20_000);
-    let mut child = scenario.start("");
-    wait_for(&scenario, "committed", 2);
-    kill_process(Pid::from_child(&child), Signal::TERM).expect("terminate");
-    assert_eq!(
-        child.wait().expect("wait").code(),
-        Some(0),
-        "{}",
-        scenario.log()
-    );
-    let found = &readers(&[scenario.spec()])[0];
-    assert!(found["rows"].as_u64() > Some(0));
-    assert_eq!(found["unreferenced"], 0, "nothing is left over: {found}");
+    for (name, sink) in [("iceberg", Sink::Iceberg), ("parquet", Sink::Parquet)] {
+        let scenario = Scenario::new(root.path().join(name), sink, 1_000_000, 20_000);
+        let mut child = scenario.start("");
+        wait_for(&scenario, "committed", 2);
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("terminate");
+        let status = child.wait().expect("wait");
+        assert_eq!(status.code(), Some(0), "{}", scenario.log());
+        let found = scenario.with_leftovers();
+        assert!(found["rows"].as_u64() > Some(0), "{found}");
+        // What was read is there, and nothing else.
+        let log = scenario.log();
+        let read = log.split("events read").nth(1).unwrap_or_default();
+        let read = read.split_whitespace().next().unwrap_or_default();
+        let read: u64 = read.replace(',', "").parse().expect("a number of events");
+        let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
+        assert_eq!(all.map(|(a, b)| a + b), Some(read), "{found}: {log}");
+        assert_eq!(found["leftovers"], serde_json::json!([]), "{found}");
+    }
 }
 
 #[test]
@@ -393,37 +398,35 @@ fn a_full_disk_is_an_error_and_loses_nothing() {
 #[ignore = "run by a_full_disk_is_an_error_and_loses_nothing, in a mount namespace"]
 fn within_a_small_file_system() {
     let root = std::env::var_os("CALVE_SMALL").expect("set by the test that runs this one");
-    let scenario = Scenario::new(
-        std::path::Path::new(&root).join("p"),
-        Sink::Iceberg,
-        200_000,
-        0,
-    );
-    let lake = scenario.dir.join("lake");
-    fs::create_dir_all(&lake).expect("a folder");
-    let mount = |options: &[&str]| {
-        let mut mount = Command::new("mount");
-        let status = mount.args(options).arg(&lake).status().expect("mount");
-        assert!(status.success(), "cannot mount a small file system");
-    };
-    mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
-    let begun = std::time::Instant::now();
-    let status = scenario.run("");
-    let log = scenario.log();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("No space left"), "{log}");
-    assert!(log.contains("hint:") && log.contains("free space"), "{log}");
-    let took = begun.elapsed();
-    assert!(
-        took.as_secs() < 20,
-        "a full disk is not waited for: {took:?}"
-    );
-    // Room for the rest; what was committed before stays.
-    mount(&["-o", "remount,size=200m"]);
-    assert!(scenario.run("").success(), "{}", scenario.log());
-    let found = &readers(&[scenario.spec()])[0];
-    let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
-    assert_eq!(all.map(|(a, b)| a + b), Some(200_000), "{found}");
-    assert_eq!(found["duckdb_rows"], found["rows"], "{found}");
-    assert_eq!(found["rows"], found["ids"], "{found}");
+    let root = std::path::Path::new(&root);
+    for (sink, folder) in [(Sink::Iceberg, "lake"), (Sink::Parquet, "out")] {
+        let scenario = Scenario::new(root.join(folder), sink, 200_000, 0);
+        let lake = scenario.dir.join(folder);
+        fs::create_dir_all(&lake).expect("a folder");
+        let mount = |options: &[&str]| {
+            let mut mount = Command::new("mount");
+            let status = mount.args(options).arg(&lake).status().expect("mount");
+            assert!(status.success(), "cannot mount a small file system");
+        };
+        mount(&["-t", "tmpfs", "-o", "size=1m", "tmpfs"]);
+        let begun = std::time::Instant::now();
+        let status = scenario.run("");
+        let log = scenario.log();
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains("No space left"), "{log}");
+        assert!(log.contains("hint:") && log.contains("free space"), "{log}");
+        let took = begun.elapsed();
+        assert!(
+            took.as_secs() < 20,
+            "a full disk is not waited for: {took:?}"
+        );
+        // Room for the rest; what was committed before stays.
+        mount(&["-o", "remount,size=200m"]);
+        assert!(scenario.run("").success(), "{}", scenario.log());
+        let found = &readers(&[scenario.spec()])[0];
+        let all = found["rows"].as_u64().zip(found["rejects"].as_u64());
+        assert_eq!(all.map(|(a, b)| a + b), Some(200_000), "{found}");
+        assert_eq!(found["duckdb_rows"], found["rows"], "{found}");
+        assert_eq!(found["rows"], found["ids"], "{found}");
+    }
 }

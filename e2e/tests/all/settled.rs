@@ -1,7 +1,7 @@
 //! Files are written again without their deleted rows when there is time: when a run has ended, and when
 //! nothing comes.
 
-use std::fs;
+use std::{fs, path::PathBuf};
 
 use calve_e2e::{Running, within};
 
@@ -46,17 +46,20 @@ fn a_run_that_has_ended_leaves_no_deletes() {
     }
 }
 
+fn followed(dir: PathBuf, changes: &str, table: &str) -> Orders {
+    Orders::new(dir, changes, table)
+        .in_epochs_of(50, 4096)
+        .edit("every: 1h", "every: 100ms")
+        .edit("*.jsonl\"", "*.jsonl\", follow: true, poll_interval: 20ms")
+        .upkeep(&format!("{SELDOM}, settle_after: 200ms"))
+}
+
 #[test]
 fn a_source_that_is_quiet_leaves_no_deletes_and_goes_on() {
     let Some(lines) = changes() else { return };
     let root = tempfile::tempdir().expect("a folder");
     for (n, (changes, table)) in DELETES[..2].iter().enumerate() {
-        let orders = Orders::new(root.path().join(n.to_string()), changes, table);
-        let mut orders = orders
-            .in_epochs_of(50, 4096)
-            .edit("every: 1h", "every: 100ms")
-            .edit("*.jsonl\"", "*.jsonl\", follow: true, poll_interval: 20ms")
-            .upkeep(&format!("{SELDOM}, settle_after: 200ms"));
+        let mut orders = followed(root.path().join(n.to_string()), changes, table);
         let file = orders.dir.join("orders.yaml");
         fs::write(orders.dir.join("log"), "").expect("an empty log");
         let running = Running::start(&orders.dir, &file, "", &[]);
@@ -75,4 +78,29 @@ fn a_source_that_is_quiet_leaves_no_deletes_and_goes_on() {
         orders.verify();
         assert!(!orders.log().contains("anew=true"), "{}", orders.log());
     }
+}
+
+#[test]
+fn a_run_that_is_stopped_while_it_settles_ends_soon() {
+    let Some(lines) = changes() else { return };
+    let root = tempfile::tempdir().expect("a folder");
+    let (changes, table) = DELETES[0];
+    // A step for each table partition.
+    let mut orders = followed(root.path().join("p"), changes, table)
+        .edit("commit: {", "commit: { target_file_size: 1KiB,");
+    lines.chunks(100).for_each(|chunk| orders.add(chunk));
+    let file = orders.dir.join("orders.yaml");
+    let slow = "iceberg.compact.before_commit=stall=1@1+";
+    let running = Running::start(&orders.dir, &file, slow, &[]);
+    assert!(
+        within(|| orders.log().contains(SETTLED)),
+        "{}",
+        orders.log()
+    );
+    assert!(running.terminate().success(), "{}", orders.log());
+    let steps = orders.log().matches(SETTLED).count();
+    assert!(steps <= 2, "{}", orders.log());
+    assert!(orders.live_files().1 > 0, "{}", orders.log());
+    orders.is_last_state(changes);
+    orders.verify();
 }

@@ -91,10 +91,10 @@ pub(crate) struct UpkeepConfig {
     /// With `auto`: a file is written again when so large a share of its rows is deleted, above 0 to 1.
     pub(crate) deleted_share: f64,
     /// With `auto`: when a run has ended, or nothing was committed for `settle_after`, so many bytes of files from
-    /// which rows are deleted are written again without them; or four times what was committed since the last time,
+    /// which rows are deleted are written again without them; or four times what was committed and not used yet,
     /// where that is more. 0: none.
     pub(crate) settle: ByteSize,
-    /// When nothing was committed for so long there is time to settle.
+    /// When nothing was committed for so long, and for twice the time of an epoch, there is time to settle.
     pub(crate) settle_after: Span,
     /// Small files become few, and files lose the rows that were deleted from them, after so long each
     /// time, as `calve table compact` does it: beside the commits, in a table of changes between them.
@@ -108,7 +108,7 @@ impl Default for UpkeepConfig {
             compact: Compact::Auto,
             min_files: 4,
             deleted_share: 0.2,
-            settle: ByteSize(64 << 20),
+            settle: ByteSize(128 << 20),
             settle_after: Span(Duration::from_mins(1)),
             compact_every: None,
         }

@@ -63,14 +63,17 @@ impl Committer {
     pub(super) async fn run(self, mut prepared: mpsc::Receiver<Ready>) -> Result<()> {
         let mut newest = Epoch::NONE;
         let mut retired = Epoch::NONE;
-        let mut settled = true;
+        // What earlier owners prepared was committed just now.
+        let mut settled = false;
         loop {
             let next = tokio::select! {
                 biased;
                 next = prepared.recv() => next,
                 () = ground::sleep(self.settle_after), if !settled => {
                     self.metrics.change(Change::Commit(Condition::Busy));
-                    settle(&self.outputs, || !prepared.is_empty()).await;
+                    // Closed: the run is to end.
+                    let wanted = || !prepared.is_empty() || prepared.is_closed();
+                    settle(&self.outputs, wanted).await;
                     settled = true;
                     self.metrics.change(Change::Commit(Condition::Starved));
                     continue;

@@ -397,7 +397,6 @@ impl Output for ChangesOutput {
             )
             .await;
         let kept = if let Ok(Outcome::Committed { snapshot }) = &done {
-            self.turns.committed(commit.prepared.bytes).await;
             // One that made no snapshot says none: what the index reflects stays the same.
             taken.committed(snapshot.parse().ok(), new.into_iter())
         } else {
@@ -409,6 +408,10 @@ impl Output for ChangesOutput {
             taken.forget();
         }
         *state = taken;
+        drop(state);
+        if matches!(done, Ok(Outcome::Committed { .. })) {
+            self.turns.committed(commit.prepared.bytes).await;
+        }
         done
     }
 

@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use calve_engine::{
-    error::{Error, Result},
+    error::{Error, Policy, Result},
     fault,
 };
 use tokio::sync::Mutex;
@@ -41,13 +41,14 @@ pub struct Upkeep {
 pub struct Settle {
     /// What is made has at most about this size, in bytes.
     pub target_file_size: u64,
-    /// So many bytes of files at the most, or [`SETTLED_BYTES`] times those that were committed since the
-    /// last time, where these are more.
+    /// So many bytes of files at the most, or as many as were earned and not used yet, where these are more:
+    /// each byte that is committed earns four, which is what it costs to write a file again that has lost one
+    /// row in five.
     pub bytes: u64,
 }
 
-/// As much as is written again where a file has lost one row in five.
-const SETTLED_BYTES: u64 = 4;
+/// Bytes that a byte earns.
+const EARNED: u64 = 4;
 
 /// Upkeep, and when the next one is due.
 pub(super) struct Turns {
@@ -63,8 +64,10 @@ struct Now {
     turn: Option<Turn>,
     /// What is not merged after a commit, for a while.
     spared: Spared,
-    /// Bytes committed since files were settled last; none: nothing was.
-    committed: Option<u64>,
+    /// Something was committed since files were settled last.
+    committed: bool,
+    /// Bytes that may be written for what was committed.
+    earned: u64,
     /// Until the next commit.
     settling: Option<Settling>,
 }
@@ -83,7 +86,8 @@ impl Turns {
             ended: Instant::now(),
             turn: None,
             spared: Spared::default(),
-            committed: None,
+            committed: false,
+            earned: 0,
             settling: None,
         };
         Self {
@@ -95,7 +99,8 @@ impl Turns {
     /// So many bytes were committed.
     pub(super) async fn committed(&self, bytes: u64) {
         let mut now = self.now.lock().await;
-        now.committed = Some(now.committed.unwrap_or(0) + bytes);
+        now.committed = true;
+        now.earned = now.earned.saturating_add(bytes.saturating_mul(EARNED));
         now.settling = None;
     }
 }
@@ -151,6 +156,8 @@ enum Step {
     NotNow,
     /// Nothing is due.
     Nothing,
+    /// No row of the table is deleted.
+    NoDeletes,
     /// Some files cannot be merged.
     LeftOut,
     /// Perhaps there is more to do.
@@ -184,19 +191,30 @@ impl ChangesOutput {
             return Ok(false);
         };
         let mut now = self.turns.now.lock().await;
-        if let Some(committed) = now.committed.take() {
-            now.settling = Some(Settling {
-                left: settle.bytes.max(SETTLED_BYTES.saturating_mul(committed)),
+        let Now {
+            committed,
+            earned,
+            settling,
+            ..
+        } = &mut *now;
+        if std::mem::take(committed) {
+            *settling = Some(Settling {
+                left: settle.bytes.max(*earned),
                 turn: None,
             });
         }
-        let Some(settling) = &mut now.settling else {
+        let Some(open) = settling else {
             return Ok(false);
         };
-        let step = self.take_step(Work::Settle(settle, settling)).await;
+        let before = open.left;
+        let step = self.take_step(Work::Settle(settle, open)).await;
+        *earned = earned.saturating_sub(before - open.left);
+        if matches!(step, Ok(Step::NoDeletes)) {
+            *earned = 0;
+        }
         let goes_on = matches!(step, Ok(Step::Merged | Step::LeftOut));
         if !goes_on {
-            now.settling = None;
+            *settling = None;
         }
         step.map(|_| goes_on)
     }
@@ -243,7 +261,10 @@ impl ChangesOutput {
             Ok(merged) => merged,
             Err(Failed { error, files }) if !files.is_empty() => {
                 work.leave_out(&files, &error);
-                return Ok(Step::LeftOut);
+                // What is not about these files would fail for others, too.
+                let policy = error.kind().decide().0;
+                let passes = matches!(policy, Policy::Retry | Policy::RetryBriefly);
+                return Ok(if passes { Step::NotNow } else { Step::LeftOut });
             }
             Err(failed) => return Err(failed.error),
         };
@@ -253,13 +274,14 @@ impl ChangesOutput {
             done,
         }) = merged
         else {
-            if let Work::Settle(..) = work
-                && let Some(snapshot) = without_dead_manifests(handle).await?
-            {
+            if !matches!(work, Work::Settle(..)) || state.live.deletes().next().is_some() {
+                return Ok(Step::Nothing);
+            }
+            if let Some(snapshot) = without_dead_manifests(handle).await? {
                 self.reached(state, before, snapshot.parse().ok(), &[])
                     .await?;
             }
-            return Ok(Step::Nothing);
+            return Ok(Step::NoDeletes);
         };
         let Some(snapshot) = snapshot else {
             return Ok(Step::NotNow);

@@ -48,10 +48,10 @@ fn strings<O: OffsetSizeTrait>(
     let (bytes, ends) = match width_of(offsets) {
         Some(width) => {
             let bytes = alike(&values[first..last], width, order);
-            let same = first == 0;
-            let ends = match same {
-                true => array.offsets().clone(),
-                false => OffsetBuffer::from_repeated_length(width, order.len()),
+            let ends = if first == 0 {
+                array.offsets().clone()
+            } else {
+                OffsetBuffer::from_repeated_length(width, order.len())
             };
             (bytes, ends)
         }
@@ -68,12 +68,16 @@ fn strings<O: OffsetSizeTrait>(
 /// The length that all strings have; none: they have several.
 fn width_of<O: OffsetSizeTrait>(offsets: &[O]) -> Option<usize> {
     let width = *offsets.get(1)? - offsets[0];
-    let (starts, ends) = (offsets, &offsets[1..]);
-    // Without a way out, so that several are compared at once.
-    let alike = |same: bool, (start, end): (&O, &O)| same & (*end - *start == width);
-    let chunks = starts.chunks(CHUNK).zip(ends.chunks(CHUNK));
-    let mut chunks = chunks.map(|(starts, ends)| starts.iter().zip(ends).fold(true, alike));
-    chunks.all(|same| same).then(|| width.as_usize())
+    // Counted, so that several are compared at once.
+    let others = |(starts, ends): (&[O], &[O])| {
+        let pairs = starts.iter().zip(ends);
+        pairs
+            .filter(|(start, end)| **end - **start != width)
+            .count()
+    };
+    let (starts, ends) = (offsets.chunks(CHUNK), offsets[1..].chunks(CHUNK));
+    let same = starts.zip(ends).all(|chunk| others(chunk) == 0);
+    same.then(|| width.as_usize())
 }
 
 /// Strings of one length.
@@ -135,10 +139,31 @@ mod tests {
 
     use super::*;
 
+    /// Texts of several lengths, or of one.
+    fn texts() -> impl Strategy<Value = Vec<Option<String>>> {
+        let unlike = prop::collection::vec(prop::option::weighted(0.8, ".{0,40}"), 1..80);
+        let widths = prop::sample::select(vec![0_usize, 1, 2, 15, 16, 17, 40]);
+        let alike = (widths, 1_usize..200).prop_flat_map(|(width, rows)| {
+            let text = prop::collection::vec(prop::char::range('a', 'z'), width);
+            prop::collection::vec(text.prop_map(|text| Some(text.into_iter().collect())), rows)
+        });
+        prop_oneof![unlike, alike]
+    }
+
+    #[test]
+    fn a_null_may_have_bytes() {
+        let text = StringArray::from(vec!["ab", "cd", "ef", "gh"]);
+        let nulls = NullBuffer::from(vec![true, false, true, false]);
+        let text = StringArray::new(text.offsets().clone(), text.values().clone(), Some(nulls));
+        let order = UInt32Array::from(vec![3, 1, 2, 0]);
+        let ours = strings(&text, order.values()).expect("moved");
+        assert_eq!(&ours, &take(&text, &order, None).expect("taken"));
+    }
+
     proptest! {
         #[test]
         fn rows_are_those_that_arrow_takes(
-            texts in proptest::collection::vec(proptest::option::weighted(0.8, ".{0,40}"), 1..80),
+            texts in texts(),
             skip in 0usize..8,
             seed: u64,
         ) {

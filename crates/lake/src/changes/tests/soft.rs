@@ -89,6 +89,7 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
     let chunk_bytes = [2_000, 20_000, 10_000_000][random.below(3) as usize];
     let mut world = World::new(config(ordered, deletes), version, chunk_bytes);
     world.upkeep.tiers = seed.is_multiple_of(2).then_some(EAGER);
+    world.upkeep.settle = Some(super::ALL);
     let mut golden = Flagged {
         ordered,
         floor: i64::MIN,
@@ -130,6 +131,10 @@ async fn run(seed: u64, ordered: bool, deletes: &str) {
         world.tend().await;
         let at =
             format!("seed={seed} ordered={ordered} deletes={deletes} epoch={epoch} event={event}");
+        if epoch % 4 == 3 {
+            world.settle().await;
+            assert_eq!(world.files().await.1, 0, "{at}");
+        }
         if version == 2 {
             assert_eq!(rows(&world).await, golden.rows, "{at}");
         }

@@ -9,7 +9,7 @@ use super::{
     ALL, AT_TIMES, EAGER,
     world::{Change, World},
 };
-use crate::iceberg;
+use crate::iceberg::{self, tests::edits::delete_positions};
 
 /// The path of some data file of the region.
 async fn a_file_of(world: &World, region: &str) -> String {
@@ -87,8 +87,10 @@ async fn files_that_cannot_be_merged_are_tried_again_behind_the_others() {
 }
 
 /// Rows of three regions, of which a few, many and some are updated; `bytes` is what is settled at least.
-async fn some_deleted(bytes: u64) -> World {
-    let config = serde_json::json!({"key": ["id"], "op_column": "op", "order_by": ["_seq"]});
+async fn some_deleted(deletes: &str, bytes: u64) -> World {
+    let config = serde_json::json!({
+        "key": ["id"], "op_column": "op", "order_by": ["_seq"], "deletes": deletes,
+    });
     let mut world = World::new(config, 2, 1 << 20);
     let settle = Some(Settle { bytes, ..ALL });
     world.upkeep = Upkeep {
@@ -140,12 +142,12 @@ async fn of_deletes(world: &World) -> bool {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn files_that_lost_most_are_settled_first_and_what_is_too_much_is_left() {
     // Four times what came is not enough for any of them.
-    let mut world = some_deleted(1).await;
+    let mut world = some_deleted("position", 1).await;
     assert_eq!(world.settle().await, 0);
     let (size, _) = largest_of(&world, "eu").await;
     let regions = ["us", "apac", "eu"];
     for settled in 1..=3 {
-        let mut world = some_deleted(size * settled + size / 2).await;
+        let mut world = some_deleted("position", size * settled + size / 2).await;
         let before = world.rows().await;
         assert!(world.settle().await > 0);
         for (region, n) in regions.iter().zip(1..) {
@@ -166,9 +168,74 @@ async fn files_that_lost_most_are_settled_first_and_what_is_too_much_is_left() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nothing_is_settled_in_a_table_that_others_have_changed_until_the_next_commit() {
-    let mut world = some_deleted(1 << 40).await;
+    let mut world = some_deleted("position", 1 << 40).await;
+    // Somebody else deletes a row of a file that has no deletes yet: the index does not know.
+    let handle = world.lake.handle().await;
+    let (known, live) = iceberg::tests::edits::live(&handle).await;
+    let untouched = live.files().find(|file| live.deletes_of(file).is_empty());
+    let file = untouched.expect("a file of updates").clone();
+    let edit = delete_positions(&handle, &known, &live, &file, &[0]).await;
+    let built = handle.build(&known, edit).await.expect("built");
+    handle.apply(&known, built).await.expect("applied");
+    let before = (world.snapshot().await, world.rows().await);
+    assert_eq!(world.files().await, (6, 4));
+    assert_eq!(world.settle().await, 0);
+    assert_eq!((world.snapshot().await, world.rows().await), before);
+    let change = Change {
+        op: "u",
+        id: 7,
+        seq: 3,
+        region: "eu",
+        n: 3,
+    };
+    let commit = world.prepare(&[vec![change]]).await;
+    world.commit(&commit).await;
+    assert!(world.settle().await > 0);
+    assert_eq!(world.files().await.1, 0);
+    assert!(!of_deletes(&world).await);
+    assert_eq!(world.rows().await.len(), before.1.len());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_compacted_by_others_has_no_manifest_of_deletes() {
+    let world = some_deleted("position", 1).await;
     assert!(of_deletes(&world).await);
     assert_eq!(world.compacted().await.deletes_removed, 3);
     assert!(!of_deletes(&world).await);
-    assert_eq!(world.settle().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_earned_and_is_too_little_counts_the_next_time() {
+    let mut world = some_deleted("position", 1).await;
+    let (size, _) = largest_of(&world, "us").await;
+    let mut commits = 0;
+    while world.settle().await == 0 {
+        let (region, id) = ("apac", 1_000_000 * 2 + 200 + commits);
+        let change = Change {
+            op: "u",
+            id,
+            seq: 3,
+            region,
+            n: commits,
+        };
+        let commit = world.prepare(&[vec![change]]).await;
+        world.commit(&commit).await;
+        commits += 1;
+        assert!(commits < 200, "{size}");
+    }
+    assert!(commits > 1);
+    assert_eq!(largest_of(&world, "us").await.1, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deletes_by_key_are_applied_when_there_is_enough_for_all_that_they_are_about() {
+    let (size, _) = largest_of(&some_deleted("equality", 1).await, "eu").await;
+    for (bytes, done) in [(2 * size, false), (4 * size, true)] {
+        let mut world = some_deleted("equality", bytes).await;
+        let (snapshot, rows) = (world.snapshot().await, world.rows().await);
+        assert_eq!(world.settle().await > 0, done);
+        assert_eq!(world.snapshot().await != snapshot, done);
+        assert_eq!(world.files().await.1, if done { 0 } else { 3 });
+        assert_eq!(world.rows().await, rows);
+    }
 }

@@ -145,9 +145,9 @@ pub async fn compact(
             break;
         }
     }
-    if done.deletes_removed > 0 {
-        done.snapshots
-            .extend(without_dead_manifests(&handle).await?);
+    match without_dead_manifests(&handle).await {
+        Ok(snapshot) => done.snapshots.extend(snapshot),
+        Err(error) => tracing::warn!(%error, "manifests of deletes that are gone stay for now"),
     }
     Ok(done)
 }

@@ -1,6 +1,6 @@
 //! Which files are rewritten together: a function of what is live.
 
-use std::{collections::HashMap, sync::Arc};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use super::{
     super::live::{DeleteFile, DeleteKind, LiveFile, LiveFiles, widest},
@@ -29,12 +29,6 @@ impl Group {
     /// Size of its files.
     pub(super) fn bytes(&self) -> u64 {
         self.files.iter().map(|planned| planned.file.bytes).sum()
-    }
-
-    /// Rows that deletes take from its files, as far as they say.
-    fn deleted(&self) -> u64 {
-        let files = self.files.iter();
-        files.map(|planned| deleted_rows(&planned.deletes)).sum()
     }
 
     fn pays(&self, options: &CompactOptions) -> bool {
@@ -75,7 +69,8 @@ pub(super) fn groups_of(
 }
 
 /// Groups of those files that `counts` and from which rows are deleted, of at most so many `bytes` together:
-/// those that lose most rows for a byte come first.
+/// those that lose most rows for a byte. Deletes about several files go when these all are written again: where
+/// not all fit, files with no others are left alone.
 pub(super) fn groups_without_deletes(
     live: &LiveFiles,
     target_file_size: u64,
@@ -89,24 +84,26 @@ pub(super) fn groups_without_deletes(
         due: true,
     });
     let planned = planned.filter(|planned| !planned.deletes.is_empty());
-    let mut groups = together(planned.collect(), target_file_size.min(bytes));
-    groups.sort_by(|a, b| {
-        // As fractions, without dividing.
-        let (x, y) = (
-            u128::from(a.deleted()) * u128::from(b.bytes()),
-            u128::from(b.deleted()) * u128::from(a.bytes()),
-        );
-        y.cmp(&x)
-            .then_with(|| a.files[0].file.path.cmp(&b.files[0].file.path))
-    });
-    let mut left = bytes;
-    groups.retain(|group| match left.checked_sub(group.bytes()) {
-        Some(rest) => {
-            left = rest;
-            true
-        }
-        None => false,
-    });
+    let mut planned: Vec<Planned> = planned.collect();
+    let all: u64 = planned.iter().map(|planned| planned.file.bytes).sum();
+    if all > bytes {
+        planned.retain(|planned| planned.deletes.iter().any(|of| of.referenced.is_some()));
+        planned.sort_by_cached_key(|planned| {
+            let lost = u128::from(deleted_rows(&planned.deletes)) << 64;
+            let each = lost / u128::from(planned.file.bytes.max(1));
+            (Reverse(each), planned.file.path.clone())
+        });
+        let mut left = bytes;
+        planned.retain(|planned| match left.checked_sub(planned.file.bytes) {
+            Some(rest) => {
+                left = rest;
+                true
+            }
+            None => false,
+        });
+    }
+    let mut groups = together(planned, target_file_size);
+    groups.sort_by(|a, b| a.files[0].file.path.cmp(&b.files[0].file.path));
     groups
 }
 
