@@ -48,6 +48,7 @@ struct Orders {
     inputs: PathBuf,
     index: PathBuf,
     rows: BTreeMap<i64, Value>,
+    upkeep: &'static str,
 }
 
 impl Orders {
@@ -62,6 +63,7 @@ impl Orders {
             inputs,
             index: dir.path().join(name).join("index"),
             rows: BTreeMap::new(),
+            upkeep: "compact: off",
         }
     }
 
@@ -90,7 +92,8 @@ impl Orders {
         );
         let more = format!(
             "format: {{ json: {{ columns: {{ op: varchar, id: bigint, seq: bigint, name: varchar, {columns} }} }} }}\n\
-             upkeep: {{ compact: off }}"
+             upkeep: {{ {} }}",
+            self.upkeep
         );
         self.pipeline.write(self.at, (&source, &table, &more));
     }
@@ -132,6 +135,18 @@ impl Orders {
 const BEFORE: &str = "n: int, gone: varchar";
 const AFTER: &str = "n: bigint, more: double";
 
+/// One more commit, of a run that leaves no deletes at its end.
+fn settles(orders: &mut Orders, server: &S3, deletes: &str) {
+    orders.upkeep = "min_files: 99, deleted_share: 1";
+    orders.runs(deletes, FILES..FILES + 1);
+    let found = orders.is_right(server);
+    let log = orders.pipeline.log();
+    assert!(log.contains("without their deleted rows"), "{log}");
+    // A commit, files without deletes, and manifests without those that are gone.
+    let schemas = found["schemas"].as_array().expect("snapshots").len();
+    assert_eq!(schemas as i64, FILES + 3, "{found}");
+}
+
 /// Snapshots of the first schema, then those of the second, each made by one request.
 fn one_commit_has_schema_and_rows(found: &Value, proxy: &Proxy) {
     let schemas: Vec<u64> = serde_json::from_value(found["schemas"].clone()).expect("numbers");
@@ -150,6 +165,7 @@ fn a_schema_evolves_with_the_rows_that_need_it() {
     let mut orders = Orders::new(&server, &dir, "by_position", proxy.port(), 2);
     orders.runs("position", 0..FILES);
     one_commit_has_schema_and_rows(&orders.is_right(&server), &proxy);
+    settles(&mut orders, &server, "position");
 
     let elsewhere = |_: &Request| {
         Fault::Change(Box::new(|body| {
@@ -167,6 +183,7 @@ fn a_schema_evolves_with_the_rows_that_need_it() {
     let mut orders = Orders::new(&server, &dir, "by_vector", proxy.port(), 3);
     orders.runs("vector", 0..FILES);
     one_commit_has_schema_and_rows(&orders.is_right(&server), &proxy);
+    settles(&mut orders, &server, "vector");
 }
 
 #[test]
