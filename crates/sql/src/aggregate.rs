@@ -77,7 +77,7 @@ impl WindowedAggregate {
     pub fn plan(sql: &str, rows: SchemaRef) -> Result<Self> {
         let events = events(&rows)?;
         let windows = [events.fields().len() - 2, events.fields().len() - 1];
-        let tables = Tables::events(EVENTS, Arc::clone(&events));
+        let tables = Tables::events(EVENTS, &events);
         let logical = session::logical(sql, &tables)?;
         check::windowed(sql, &logical, windows)?;
         columns::unique_names(sql, &logical)?;
@@ -309,7 +309,7 @@ fn upper(plan: &LogicalPlan, groups: &SchemaRef) -> Result<LogicalPlan, DataFusi
                 field.is_nullable(),
             )
         });
-        let table = EventsTable::new(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
+        let table = EventsTable::new(&Arc::new(Schema::new(fields.collect::<Vec<_>>())));
         let source = provider_as_source(Arc::new(table));
         let scan = LogicalPlanBuilder::scan(GROUPS, source, None)?;
         let columns = aggregate.schema.iter().enumerate();

@@ -3,7 +3,11 @@
 
 use std::{collections::HashSet, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit};
+use arrow::{
+    array::{Array, ArrayRef, RecordBatch, RecordBatchOptions},
+    datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit},
+    error::ArrowError,
+};
 use calve_engine::Result;
 use datafusion::{
     common::{Column, DataFusionError},
@@ -62,6 +66,45 @@ pub(crate) fn plain_columns(sql: &str, plan: LogicalPlan, tables: &Tables) -> Re
         LogicalPlanBuilder::from(plan).project(columns)?.build()
     };
     build().map_err(|error: DataFusionError| caret::planning(sql, &tables.names(), &error))
+}
+
+/// The columns as SQL sees them: without dictionaries. Some functions do not take them, and others compute
+/// what no row refers to, of which one value that does not fit would fail every row.
+pub(crate) fn unpacked(schema: &SchemaRef) -> SchemaRef {
+    let packed = |field: &FieldRef| matches!(field.data_type(), DataType::Dictionary(..));
+    if !schema.fields().iter().any(packed) {
+        return Arc::clone(schema);
+    }
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Dictionary(_, value) => {
+            Arc::new(Field::clone(field).with_data_type(value.as_ref().clone()))
+        }
+        _ => Arc::clone(field),
+    });
+    let metadata = schema.metadata().clone();
+    Arc::new(Schema::new_with_metadata(
+        fields.collect::<Vec<_>>(),
+        metadata,
+    ))
+}
+
+/// The rows with the columns of [`unpacked`].
+pub(crate) fn unpack(
+    rows: RecordBatch,
+    schema: &SchemaRef,
+) -> std::result::Result<RecordBatch, ArrowError> {
+    let unlike = |(column, field): (&ArrayRef, &FieldRef)| column.data_type() != field.data_type();
+    if !rows.columns().iter().zip(schema.fields()).any(unlike) {
+        return Ok(rows);
+    }
+    let columns = rows.columns().iter().zip(schema.fields());
+    let columns = columns.map(|(column, field)| match column.data_type() {
+        DataType::Dictionary(..) => arrow::compute::cast(column, field.data_type()),
+        _ => Ok(Arc::clone(column)),
+    });
+    let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+    let columns = columns.collect::<std::result::Result<_, _>>()?;
+    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
 }
 
 /// The type that stands for `kind` in a result, down into nested types.

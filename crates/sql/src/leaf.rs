@@ -3,7 +3,7 @@
 
 use std::{any::Any, fmt, sync::Arc};
 
-use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use arrow::{array::RecordBatch, datatypes::SchemaRef, error::ArrowError};
 use async_trait::async_trait;
 use datafusion::{
     catalog::{Session, TableProvider},
@@ -18,6 +18,8 @@ use datafusion::{
     },
 };
 
+use crate::columns::{unpack, unpacked};
+
 /// The table that stands for the batch at hand.
 #[derive(Debug)]
 pub(crate) struct EventsTable {
@@ -26,17 +28,18 @@ pub(crate) struct EventsTable {
 }
 
 impl EventsTable {
-    pub(crate) fn new(schema: SchemaRef) -> Self {
+    /// Rows of a schema; SQL sees it [`unpacked`].
+    pub(crate) fn new(schema: &SchemaRef) -> Self {
         Self {
-            schema,
+            schema: unpacked(schema),
             rising: None,
         }
     }
 
     /// The same, where the values of column `rising` rise from row to row.
-    pub(crate) fn rising(schema: SchemaRef, rising: usize) -> Self {
+    pub(crate) fn rising(schema: &SchemaRef, rising: usize) -> Self {
         Self {
-            schema,
+            schema: unpacked(schema),
             rising: Some(rising),
         }
     }
@@ -118,6 +121,15 @@ impl BatchExec {
         self
     }
 
+    /// The columns of a batch that it reads, as it yields them.
+    pub(crate) fn read(&self, batch: &RecordBatch) -> std::result::Result<RecordBatch, ArrowError> {
+        let batch = match &self.projection {
+            Some(columns) => batch.project(columns)?,
+            None => batch.clone(),
+        };
+        unpack(batch, &self.schema)
+    }
+
     /// The columns it reads, in order; none: all of them.
     pub(crate) fn projection(&self) -> Option<&[usize]> {
         self.projection.as_deref()
@@ -128,11 +140,8 @@ impl BatchExec {
     fn with_batches(&self, batches: &[RecordBatch]) -> Result<Self> {
         let batches = batches
             .iter()
-            .map(|batch| match &self.projection {
-                Some(columns) => Ok(batch.project(columns)?),
-                None => Ok(batch.clone()),
-            })
-            .collect::<Result<_>>()?;
+            .map(|batch| self.read(batch))
+            .collect::<Result<_, _>>()?;
         Ok(Self {
             batches,
             ..self.clone()

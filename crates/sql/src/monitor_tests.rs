@@ -3,9 +3,9 @@
 use std::{sync::Arc, thread};
 
 use arrow::{
-    array::{AsArray, Float64Array, Int64Array, StringArray},
+    array::{AsArray, DictionaryArray, Float64Array, Int64Array, StringArray},
     compute::concat_batches,
-    datatypes::{DataType, Field, Int64Type, Schema},
+    datatypes::{DataType, Field, Int32Type, Int64Type, Schema},
 };
 use calve_engine::ErrorKind;
 use datafusion::datasource::MemTable;
@@ -272,4 +272,19 @@ fn a_failed_batch_is_not_observed_and_its_halves_once() {
     let figure = &monitors.result()[0];
     let value = |i: usize| figure.rows.column(i).as_primitive::<Int64Type>().value(0);
     assert_eq!((value(0), value(1)), (3, 7));
+}
+
+#[test]
+fn dictionaries_are_plain_texts_to_a_monitor() {
+    let texts: DictionaryArray<Int32Type> =
+        ["2024-05-06", "no day", "2024-05-07"].into_iter().collect();
+    let rows = RecordBatch::try_from_iter([("d", Arc::new(texts) as _)]).unwrap();
+    let sql = "SELECT max(to_date(d)) AS last, count(*) AS n FROM events GROUP BY d > '2024-05-06'";
+    let monitors = Monitors::plan(&[("m".to_owned(), sql.to_owned())], &rows.schema()).unwrap();
+    let mut transform = MonitoredTransform::new(None, &monitors);
+    for row in [0, 2] {
+        transform.apply(rows.slice(row, 1)).unwrap();
+    }
+    let figure = monitors.result().remove(0);
+    assert_eq!((figure.note, figure.rows.num_rows()), (None, 2));
 }

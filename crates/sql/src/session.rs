@@ -120,7 +120,7 @@ pub(crate) struct Tables(BTreeMap<String, Arc<dyn TableSource>>);
 
 impl Tables {
     /// The table `events`, of this schema.
-    pub(crate) fn events(name: &str, schema: SchemaRef) -> Self {
+    pub(crate) fn events(name: &str, schema: &SchemaRef) -> Self {
         let source = provider_as_source(Arc::new(EventsTable::new(schema)));
         Self(BTreeMap::from([(name.to_owned(), source)]))
     }

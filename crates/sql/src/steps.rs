@@ -25,7 +25,7 @@ mod choice;
 /// A step of a plan that only projects and filters.
 #[derive(Debug)]
 pub(crate) enum Step {
-    Columns(Vec<usize>),
+    Read(BatchExec),
     Filter {
         predicate: Arc<dyn PhysicalExpr>,
         projection: Option<Vec<usize>>,
@@ -60,10 +60,7 @@ impl Value {
 pub(crate) fn steps(plan: &Arc<dyn ExecutionPlan>) -> Option<Vec<Step>> {
     let any = plan.as_any();
     if let Some(leaf) = any.downcast_ref::<BatchExec>() {
-        return Some(match leaf.projection() {
-            Some(columns) => vec![Step::Columns(columns.to_vec())],
-            None => Vec::new(),
-        });
+        return Some(vec![Step::Read(leaf.clone())]);
     }
     let (input, step) = if let Some(project) = any.downcast_ref::<ProjectionExec>() {
         let exprs = project.expr().iter().map(|e| Value::new(&e.expr)).collect();
@@ -93,7 +90,7 @@ impl Step {
     pub(crate) fn run(&self, rows: RecordBatch) -> Result<RecordBatch> {
         let failed = |error: DataFusionError| caret::running(&error, None);
         match self {
-            Self::Columns(columns) => rows.project(columns).map_err(|e| failed(e.into())),
+            Self::Read(leaf) => leaf.read(&rows).map_err(|e| failed(e.into())),
             Self::Filter {
                 predicate,
                 projection,

@@ -55,7 +55,7 @@ impl SqlTransform {
 }
 
 fn tables(input: &SchemaRef, lookups: &[Lookup]) -> Result<Tables> {
-    let mut tables = Tables::events(EVENTS, Arc::clone(input));
+    let mut tables = Tables::events(EVENTS, input);
     for lookup in lookups {
         if !tables.insert(lookup.name(), lookup.table()) {
             return Err(Error::config(format!(

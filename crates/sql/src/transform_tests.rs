@@ -219,12 +219,49 @@ fn a_case_of_texts_is_chosen_from() {
         };
         steps.iter().any(|step| match step {
             Step::Project { exprs, .. } => exprs.iter().any(|e| matches!(e, Value::Choice(_))),
-            Step::Columns(_) | Step::Filter { .. } => false,
+            Step::Read(_) | Step::Filter { .. } => false,
         })
     };
     assert!(is_choice(SALES) && is_choice(DIRECT[0]) && is_choice(DIRECT[1]));
     assert!(!is_choice(DIRECT[2]), "a text of more than a block");
     assert!(!is_choice(DIRECT[3]), "a condition that may fail");
+}
+
+#[test]
+fn a_dictionary_is_a_plain_text_to_every_function() {
+    let texts: DictionaryArray<Int32Type> =
+        ["2024-05-06", "no day", "2024-05-07"].into_iter().collect();
+    let rows = RecordBatch::try_from_iter([("d", Arc::new(texts) as ArrayRef)]).unwrap();
+    let functions = [
+        "to_timestamp(d)",
+        "to_date(d)",
+        "CAST(d AS date)",
+        "to_unixtime(d)",
+    ];
+    for function in functions {
+        for tail in [
+            "",
+            " WHERE d LIKE '2%'",
+            " JOIN regions ON code <> d AND factor = 10",
+        ] {
+            let sql = format!("SELECT {function} AS day FROM events{tail}");
+            let planned = SqlTransform::plan(&sql, rows.schema(), &[regions()]).expect(&sql);
+            let mut instance = planned.instance().unwrap();
+            // The value in between is in the dictionary still, but no row of these has it.
+            for row in [0, 2] {
+                let made = instance.apply(rows.slice(row, 1)).expect(&sql);
+                assert_eq!(
+                    (made.num_rows(), made.column(0).null_count()),
+                    (1, 0),
+                    "{sql}"
+                );
+            }
+            if tail.is_empty() {
+                let error = instance.apply(rows.slice(1, 1)).expect_err(&sql);
+                assert_eq!(error.kind(), ErrorKind::Data, "{sql}");
+            }
+        }
+    }
 }
 
 /// The order in which the events' numbers come out must never fall.

@@ -39,7 +39,7 @@ struct Phases {
 
 impl Monitor {
     pub(crate) fn plan(name: &str, sql: &str, schema: &SchemaRef) -> Result<Self> {
-        let tables = Tables::events(EVENTS, Arc::clone(schema));
+        let tables = Tables::events(EVENTS, schema);
         let logical = session::logical(sql, &tables)?;
         check::repeatable(sql, &logical)?;
         if check::scans(&logical) != 1 {

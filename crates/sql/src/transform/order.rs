@@ -96,7 +96,7 @@ pub(crate) fn numbered(plan: LogicalPlan, input: &SchemaRef, events: &str) -> Re
         .map(Expr::Column)
         .collect();
     let last = input.fields().len();
-    let source = provider_as_source(Arc::new(EventsTable::rising(with_number(input), last)));
+    let source = provider_as_source(Arc::new(EventsTable::rising(&with_number(input), last)));
     let plan = plan.transform_up(|node| match node {
         LogicalPlan::TableScan(scan) if session::is_events(&scan.source) => {
             let scan = LogicalPlanBuilder::scan(scan.table_name, Arc::clone(&source), None)?;
