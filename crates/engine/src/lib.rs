@@ -17,6 +17,7 @@ pub mod rejects;
 pub mod seams;
 pub mod secret;
 pub mod shard;
+pub mod short;
 pub mod stores;
 pub mod windows;
 

@@ -19,13 +19,12 @@ use arrow::{
         UInt16Type, UInt32Type, UInt64Type,
     },
 };
-use calve_engine::error::{Error, Result};
-
-use super::{
-    arrow_failed,
-    partition::KeyValue,
+use calve_engine::{
+    error::{Error, Result},
     short::{self, Mixer, SHORT},
 };
+
+use super::{arrow_failed, partition::KeyValue};
 
 /// Tables of up to this many entries are used whatever the number of rows.
 const SMALL_TABLE: usize = 4096;
@@ -378,8 +377,8 @@ fn dictionary(array: &dyn Array) -> Result<Groups> {
     if values.is_empty() {
         return Ok(Groups::one(rows));
     }
-    let keys = dictionary.normalized_keys();
     if values.len() > table_limit(rows) {
+        let keys = dictionary.normalized_keys();
         let indices: UInt32Array = keys
             .iter()
             .enumerate()
@@ -398,6 +397,13 @@ fn dictionary(array: &dyn Array) -> Result<Groups> {
     let null_value = (0..values.len()).find(|v| values.is_null(*v));
     let null = null_value.map_or(cells - 1, code);
     let nulls = dictionary.keys().nulls();
+    if nulls.is_none()
+        && let Some(keys) = dictionary.keys().as_primitive_opt::<Int32Type>()
+    {
+        let cell = |key: &i32| code(*key as usize);
+        return Ok(tabled(keys.values().iter().map(cell), cells, rows));
+    }
+    let keys = dictionary.normalized_keys();
     let cell = |(row, key): (usize, &usize)| {
         if nulls.is_some_and(|n| n.is_null(row)) {
             null

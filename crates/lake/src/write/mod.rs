@@ -20,7 +20,6 @@ pub mod partition;
 pub mod placement;
 mod queue;
 mod sealed;
-mod short;
 pub mod split;
 pub(crate) mod sync;
 pub mod writer;

@@ -5,13 +5,13 @@
 //! values all occur. Pages, levels and metadata are as the crate writes them; a test compares both.
 
 mod codec;
+mod coded;
 mod hybrid;
 mod values;
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, BooleanBufferBuilder, GenericByteArray, OffsetSizeTrait},
     buffer::NullBuffer,
-    compute::cast,
     datatypes::{DataType, GenericStringType, TimeUnit},
 };
 use bytes::Bytes;
@@ -29,7 +29,10 @@ use parquet::{
     schema::types::{ColumnDescPtr, ColumnDescriptor},
 };
 
-use self::values::{Numbers, Texts, Values};
+use self::{
+    coded::Coded,
+    values::{Numbers, Texts, Values},
+};
 
 /// Rows of a page, as the Parquet crate has them: readers skip pages by it.
 const PAGE_ROWS: usize = 20_000;
@@ -37,8 +40,6 @@ const PAGE_ROWS: usize = 20_000;
 const MOST_BYTES: usize = 1 << 20;
 /// A page's header, in bytes, at the most.
 const HEADER: usize = 64;
-/// No number yet for a value of a dictionary array.
-const UNKNOWN: u32 = u32::MAX;
 
 /// One column of the row group in progress.
 #[derive(Debug)]
@@ -46,6 +47,7 @@ pub(super) struct DictionaryColumn {
     column: ColumnDescPtr,
     codec: Compression,
     values: Values,
+    coded: Coded,
     /// Of the values of the page in progress, without nulls.
     ids: Vec<u32>,
     /// Of the rows of the page in progress: whether there is a value. Empty where none can be missing.
@@ -116,6 +118,7 @@ impl DictionaryColumn {
             column,
             codec,
             values,
+            coded: Coded::default(),
             ids: Vec::new(),
             valid: BooleanBufferBuilder::new(0),
             page_rows: 0,
@@ -172,7 +175,7 @@ impl DictionaryColumn {
                 self.page_text += strings(texts, &mut self.ids, rows.as_string::<i64>(), nulls);
             }
             (Values::Texts(texts), _) => {
-                self.page_text += coded(texts, &mut self.ids, rows, nulls)?;
+                self.page_text += self.coded.append(texts, &mut self.ids, rows, nulls)?;
             }
             (Values::Numbers(numbers), _) => {
                 let data = rows.to_data();
@@ -203,7 +206,8 @@ impl DictionaryColumn {
     /// Memory held, in bytes.
     pub(super) fn memory(&self) -> usize {
         let pages: usize = self.pages.iter().map(|page| page.body.capacity()).sum();
-        pages + self.values.memory() + self.ids.capacity() * 4 + self.valid.capacity() / 8
+        let values = self.values.memory() + self.coded.memory();
+        pages + values + self.ids.capacity() * 4 + self.valid.capacity() / 8
     }
 
     /// Whether the dictionary has become so large that it no longer pays.
@@ -370,43 +374,6 @@ fn strings<O: OffsetSizeTrait>(
         ids.push(texts.id(values, range));
     });
     bytes
-}
-
-/// The same for an array that is a dictionary already: each of its values is looked up once.
-fn coded(
-    texts: &mut Texts,
-    ids: &mut Vec<u32>,
-    rows: &dyn Array,
-    nulls: Option<&NullBuffer>,
-) -> Result<usize, ParquetError> {
-    let dictionary = rows.as_any_dictionary();
-    let values = dictionary.values();
-    if values.is_empty() {
-        return Ok(0);
-    }
-    if values.len() > rows.len() {
-        // A small piece of a batch: most of the dictionary is about other rows.
-        let plain = cast(rows, values.data_type())?;
-        return Ok(match plain.data_type() {
-            DataType::LargeUtf8 => strings(texts, ids, plain.as_string::<i64>(), nulls),
-            _ => strings(texts, ids, plain.as_string::<i32>(), nulls),
-        });
-    }
-    let values = cast(values, &DataType::LargeUtf8)?;
-    let values = values.as_string::<i64>();
-    let keys = dictionary.normalized_keys();
-    let mut known = vec![UNKNOWN; values.len()];
-    let mut bytes = 0;
-    each(rows.len(), nulls, |row| {
-        let id = &mut known[keys[row]];
-        if *id == UNKNOWN {
-            let value = values.value(keys[row]).as_bytes();
-            *id = texts.id(value, 0..value.len());
-        }
-        bytes += texts.length(*id);
-        ids.push(*id);
-    });
-    Ok(bytes)
 }
 
 #[cfg(test)]

@@ -2,14 +2,13 @@
 
 use std::ops::Range;
 
+use calve_engine::short::{self, Mixer, SHORT};
 use hashbrown::HashTable;
 use parquet::{
     basic::Type,
     data_type::ByteArray,
     file::statistics::{Statistics, ValueStatistics},
 };
-
-use super::super::short::{self, Mixer, SHORT};
 
 /// Longer lowest and highest values are shortened in statistics.
 const STATISTICS_BYTES: usize = 64;
@@ -204,11 +203,6 @@ impl Texts {
 
     fn string(&self, id: u32) -> &[u8] {
         string_of(&self.page, &self.ends, id)
-    }
-
-    /// Bytes of a string.
-    pub(super) fn length(&self, id: u32) -> usize {
-        self.string(id).len()
     }
 
     fn statistics(&self, nulls: u64) -> Statistics {

@@ -7,47 +7,67 @@ use std::{
 };
 
 /// Strings below this many bytes have a [`key`].
-pub(super) const SHORT: usize = 16;
+pub const SHORT: usize = 16;
 
 /// A number that tells strings below [`SHORT`] bytes apart: their bytes, and their length on top.
 /// `range` is within `values`.
 #[inline]
-pub(super) fn key(values: &[u8], range: Range<usize>) -> u128 {
+pub fn key(values: &[u8], range: Range<usize>) -> u128 {
     let Range { start, end } = range;
     let length = end - start;
     debug_assert!(length < SHORT, "a short string");
     // What follows the string is masked off: one load costs less than a copy of its length.
     let block = values.get(start..).and_then(|rest| rest.first_chunk());
-    let bytes = if let Some(block) = block {
-        u128::from_le_bytes(*block) & !(u128::MAX << (8 * length))
-    } else {
-        let mut block = [0; SHORT];
-        block[..length].copy_from_slice(&values[start..end]);
-        u128::from_le_bytes(block)
-    };
-    bytes | (length as u128) << 120
+    if let Some(block) = block {
+        return key_at(block, length);
+    }
+    let mut block = [0; SHORT];
+    block[..length].copy_from_slice(&values[start..end]);
+    key_at(&block, length)
 }
+
+/// The [`key`] of the first `length` bytes of a block, which are fewer than all.
+#[inline]
+pub fn key_at(block: &[u8; SHORT], length: usize) -> u128 {
+    let length = length % SHORT;
+    u128::from_le_bytes(*block) & MASKS[length] | (length as u128) << 120
+}
+
+/// By length: the bytes of a block that belong to a string.
+const MASKS: [u128; SHORT] = {
+    let mut masks = [0; SHORT];
+    let mut length = 0;
+    while length < SHORT {
+        masks[length] = !(u128::MAX << (8 * length));
+        length += 1;
+    }
+    masks
+};
 
 /// Hashes that nobody outside of the process can foresee: texts come from everywhere.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Mixer(u64);
+pub struct Mixer(u64);
 
 impl Mixer {
     /// That of this process.
-    pub(super) fn new() -> Self {
+    #[expect(
+        clippy::new_without_default,
+        reason = "every one is the same, and none is a default"
+    )]
+    pub fn new() -> Self {
         static SEED: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(0));
         Self(*SEED)
     }
 
     /// Of a number.
     #[inline]
-    pub(super) fn number(self, value: u64) -> u64 {
+    pub fn number(self, value: u64) -> u64 {
         fold(value ^ self.0, 0xd6e8_feb8_6659_fd93)
     }
 
     /// Of a [`key`].
     #[inline]
-    pub(super) fn key(self, key: u128) -> u64 {
+    pub fn key(self, key: u128) -> u64 {
         let (low, high) = (key as u64, (key >> 64) as u64);
         fold(
             low ^ self.0,
@@ -56,7 +76,7 @@ impl Mixer {
     }
 
     /// Of bytes of any length.
-    pub(super) fn bytes(self, bytes: &[u8]) -> u64 {
+    pub fn bytes(self, bytes: &[u8]) -> u64 {
         let mut hash = bytes.len() as u64;
         let (words, rest) = bytes.as_chunks::<8>();
         for word in words {
