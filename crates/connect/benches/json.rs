@@ -150,7 +150,7 @@ fn cases() -> Vec<Case> {
     // What Python's json.dumps writes.
     let loose = (", ", ": ");
     let mut cases: Vec<Case> = Vec::new();
-    for (kind, event, schema) in kinds {
+    for (kind, event, schema) in kinds.clone() {
         let spacing = if kind == "sizes" { loose } else { tight };
         let mut add = |variant: &str, text| {
             cases.push((format!("{kind}/{variant}"), schema.clone(), text));
@@ -177,14 +177,26 @@ fn cases() -> Vec<Case> {
         .map(|(name, field)| (*name, field.data_type().clone()))
         .collect();
     cases.push(("sales/long_keys".into(), schema(&long), long_keys));
-    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
-    let mut fields: Vec<Field> = plain.fields().iter().map(|f| f.as_ref().clone()).collect();
-    fields[2] = Field::new("region", dictionary.clone(), true);
-    fields[4] = Field::new("sku", dictionary, true);
-    let with_dictionaries = Arc::new(Schema::new(fields));
-    let events = text(sales, tight, |_, _| {});
-    cases.push(("sales/dictionaries".into(), with_dictionaries, events));
+    for (kind, event, schema) in kinds {
+        let spacing = if kind == "sizes" { loose } else { tight };
+        let events = text(event, spacing, |_, _| {});
+        cases.push((
+            format!("{kind}/dictionaries"),
+            with_dictionaries(&schema),
+            events,
+        ));
+    }
     cases
+}
+
+/// The same columns, but dictionaries for strings.
+fn with_dictionaries(schema: &Schema) -> SchemaRef {
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let fields = schema.fields().iter().map(|field| match field.data_type() {
+        DataType::Utf8 => Field::new(field.name(), dictionary.clone(), true),
+        _ => field.as_ref().clone(),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
 }
 
 /// Decodes the text with calve; the rows are dropped.

@@ -10,6 +10,7 @@ use arrow::{
     array::{
         ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
     },
+    compute::cast,
     datatypes::{DataType, Field, Schema, TimeUnit},
 };
 use calve_lake::{
@@ -85,6 +86,22 @@ fn sales(from: usize, rows: usize) -> RecordBatch {
     RecordBatch::try_new(Arc::new(schema), columns).expect("a batch")
 }
 
+/// The same rows, with dictionaries for strings: as repeated strings are read from JSON.
+fn coded(rows: &RecordBatch) -> RecordBatch {
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let columns = rows
+        .columns()
+        .iter()
+        .map(|column| match column.data_type() {
+            DataType::Utf8 => cast(column, &dictionary).expect("a dictionary"),
+            _ => Arc::clone(column),
+        });
+    let named = rows.schema();
+    let columns = named.fields().iter().map(|field| field.name()).zip(columns);
+    RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true)))
+        .expect("a batch")
+}
+
 fn config(path: String, layout: Option<&str>) -> ParquetConfig {
     ParquetConfig {
         path,
@@ -99,6 +116,11 @@ fn split(c: &mut Criterion) {
     let mut group = c.benchmark_group("split");
     let layouts = [
         ("sizes by count into 10", sizes(10_000), "count={count}"),
+        (
+            "sizes by count into 10, dictionaries",
+            coded(&sizes(10_000)),
+            "count={count}",
+        ),
         (
             "sales by region and hour",
             sales(0, 10_000),

@@ -48,6 +48,7 @@ pub(in crate::formats) enum Slot {
     Int(Fixed<i64>),
     Float(Fixed<f64>),
     Text(Strings),
+    Repeated(Dictionary),
     Other(Box<dyn Column>),
 }
 
@@ -65,6 +66,7 @@ impl Slot {
             Self::Int(column) => column.plain(bytes, at, row),
             Self::Float(column) => column.plain(bytes, at, row),
             Self::Text(column) => column.plain(bytes, at, row),
+            Self::Repeated(column) => column.plain(bytes, at, row),
             Self::Other(_) => None,
         }
     }
@@ -76,6 +78,7 @@ impl Slot {
             Self::Int(column) => column.append(text, at),
             Self::Float(column) => column.append(text, at),
             Self::Text(column) => column.append(text, at),
+            Self::Repeated(column) => column.append(text, at),
             Self::Other(column) => column.append(text, at),
         }
     }
@@ -85,6 +88,7 @@ impl Slot {
             Self::Int(column) => column,
             Self::Float(column) => column,
             Self::Text(column) => column,
+            Self::Repeated(column) => column,
             Self::Other(column) => column.as_mut(),
         }
     }
@@ -123,7 +127,7 @@ impl Slot {
                 Box::new(Octets::new(data_type.clone(), nullable, decode, expected))
             }
             DataType::Dictionary(key, value) => {
-                Box::new(Dictionary::new(field, key, value, nullable)?)
+                return Ok(Self::Repeated(Dictionary::new(field, key, value)?));
             }
             DataType::Struct(fields) => Box::new(Struct::new(fields, wire, nullable)?),
             DataType::List(item) => Box::new(List::new(item, wire, false, nullable)?),

@@ -1,44 +1,41 @@
 //! Columns of dictionaries of strings.
 
-use std::hash::{BuildHasher, BuildHasherDefault};
+use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayData, ArrayRef, Int32Array, StringArray, make_array},
+    array::{Array, ArrayRef, DictionaryArray, Int32Array, StringArray},
     buffer::OffsetBuffer,
     compute::cast,
-    datatypes::{DataType, Field},
+    datatypes::{DataType, Field, Int32Type},
     error::ArrowError,
 };
-use calve_engine::{Error, Result};
-use rustc_hash::FxHasher;
+use calve_engine::{Error, Result, short::Mixer};
+use wide::u8x16;
 
 use super::{
     column::{Column, Nulls, append_null, unsupported},
     packed::Packed,
-    text::{Step, byte, skip_space},
+    text::{BLOCK, Step, block, byte, is_null, quotes, skip_space},
 };
 
-/// Strings that repeat: each distinct one once per batch, and a number for each row.
-pub(super) struct Dictionary {
+/// Larger dictionaries do not outlast a batch.
+pub(super) const KEPT_BYTES: usize = 1 << 20;
+
+/// Strings that repeat: each distinct one once, and a number for each row.
+pub(in crate::formats) struct Dictionary {
     data_type: DataType,
+    value_type: DataType,
     nullable: bool,
-    keys: Vec<i32>,
+    ids: Vec<i32>,
     nulls: Nulls,
-    distinct: Packed,
-    /// Open addressing: number of a distinct string plus one, or zero.
-    table: Vec<u32>,
+    distinct: Distinct,
 }
 
 impl Dictionary {
     /// # Errors
     /// `Config` for keys below 32 bits, which a batch could exceed, and for values that are no
     /// strings.
-    pub(super) fn new(
-        field: &Field,
-        key: &DataType,
-        value: &DataType,
-        nullable: bool,
-    ) -> Result<Self> {
+    pub(super) fn new(field: &Field, key: &DataType, value: &DataType) -> Result<Self> {
         let fits = matches!(
             key,
             DataType::Int32 | DataType::Int64 | DataType::UInt32 | DataType::UInt64
@@ -58,71 +55,53 @@ impl Dictionary {
         {
             return Err(unsupported(field));
         }
-        let data_type = field.data_type().clone();
-        let (keys, nulls, distinct) = (Vec::new(), Nulls::default(), Packed::new());
         Ok(Self {
-            data_type,
-            nullable,
-            keys,
-            nulls,
-            distinct,
-            table: vec![0; 64],
+            data_type: field.data_type().clone(),
+            value_type: value.clone(),
+            nullable: field.is_nullable(),
+            ids: Vec::new(),
+            nulls: Nulls::default(),
+            distinct: Distinct::new(),
         })
     }
 
-    /// The number of the last distinct string, which is dropped again if it was there before.
+    /// Appends the value at `at` as that of `row`, when it is a short plain string that was there before,
+    /// or null; answers where it ends.
     #[inline]
-    fn settle(&mut self) -> i32 {
-        let last = self.distinct.len() - 1;
-        let value = self.distinct.get(last);
-        let mask = self.table.len() - 1;
-        let mut slot = hash(value) as usize & mask;
-        while self.table[slot] != 0 {
-            let known = self.table[slot] as usize - 1;
-            if self.distinct.get(known) == value {
-                self.distinct.truncate(last);
-                return known as i32;
-            }
-            slot = (slot + 1) & mask;
+    pub(super) fn plain(&mut self, bytes: &[u8], at: usize, row: usize) -> Option<usize> {
+        if self.ids.len() != row {
+            return None;
         }
-        self.table[slot] = last as u32 + 1;
-        if (last + 1) * 2 > self.table.len() {
-            self.rebuild(self.table.len() * 4);
+        if byte(bytes, at) == b'"' {
+            let block = block(bytes, at + 1)?;
+            let block = u8x16::new(*block);
+            // A quote that is not the string's end, or none, makes a key that no string has.
+            let plain = (quotes(block) | 1 << (BLOCK - 1)).trailing_zeros() as usize;
+            let quoted = block & UPTO[plain % BLOCK];
+            let id = self.distinct.find(u128::from_le_bytes(quoted.to_array()))?;
+            self.ids.push(id as i32);
+            return Some(at + plain + 2);
         }
-        last as i32
+        if self.nullable && is_null(bytes, at) {
+            self.append_null();
+            return Some(at + 4);
+        }
+        None
     }
-
-    #[cold]
-    fn rebuild(&mut self, slots: usize) {
-        self.table.clear();
-        self.table.resize(slots, 0);
-        for number in 0..self.distinct.len() {
-            let mut slot = hash(self.distinct.get(number)) as usize & (slots - 1);
-            while self.table[slot] != 0 {
-                slot = (slot + 1) & (slots - 1);
-            }
-            self.table[slot] = number as u32 + 1;
-        }
-    }
-}
-
-fn hash(value: &[u8]) -> u64 {
-    BuildHasherDefault::<FxHasher>::default().hash_one(value)
 }
 
 impl Column for Dictionary {
     #[inline]
     fn len(&self) -> usize {
-        self.keys.len()
+        self.ids.len()
     }
 
     fn append(&mut self, text: &str, at: usize) -> Step {
         let bytes = text.as_bytes();
         let at = skip_space(bytes, at);
         if byte(bytes, at) == b'"' {
-            let end = self.distinct.copy(bytes, at + 1)?;
-            let key = self.settle();
-            self.keys.push(key);
+            let end = self.distinct.strings.copy(bytes, at + 1)?;
+            self.ids.push(self.distinct.settle() as i32);
             return Ok(end);
         }
         let nullable = self.nullable;
@@ -130,40 +109,199 @@ impl Column for Dictionary {
     }
 
     fn append_null(&mut self) {
-        self.nulls.push(self.keys.len());
-        self.keys.push(0);
+        self.nulls.push(self.ids.len());
+        self.ids.push(0);
     }
 
     // A distinct string of a row that was taken back stays; no row refers to it then.
     fn truncate(&mut self, len: usize) {
-        self.keys.truncate(len);
+        self.ids.truncate(len);
         self.nulls.truncate(len);
     }
 
     fn finish(&mut self) -> Result<ArrayRef, ArrowError> {
-        let DataType::Dictionary(key, value) = &self.data_type else {
-            return Err(ArrowError::SchemaError(
-                "a dictionary column without its type".into(),
-            ));
-        };
-        if self.distinct.len() == 0 && !self.keys.is_empty() {
-            self.distinct.push(b""); // what the keys of nulls point to
-        }
-        let len = self.keys.len();
+        let len = self.ids.len();
         let nulls = self.nulls.finish(len);
-        let next = Vec::with_capacity(len);
-        let keys = Int32Array::new(std::mem::replace(&mut self.keys, next).into(), None);
-        let keys = cast(&keys, key)?;
-        self.table.clear();
-        self.table.resize(64, 0);
-        let (ends, bytes, _) = self.distinct.finish();
-        let values = StringArray::try_new(OffsetBuffer::new(ends.into()), bytes, None)?;
-        let data = ArrayData::builder(self.data_type.clone())
-            .len(len)
-            .add_buffer(keys.to_data().buffers()[0].clone())
-            .nulls(nulls)
-            .add_child_data(cast(&values, value)?.to_data())
-            .build()?;
-        Ok(make_array(data))
+        let next = Vec::with_capacity(len + len / 8);
+        let ids = std::mem::replace(&mut self.ids, next);
+        if self.distinct.len() == 0 && len > 0 {
+            self.distinct.strings.push(b""); // what the numbers of nulls point to
+            self.distinct.settle();
+        }
+        let values = self.distinct.array(&self.value_type)?;
+        if !self.distinct.pays(len) {
+            self.distinct = Distinct::new();
+        }
+        let ids = Int32Array::try_new(ids.into(), nulls)?;
+        let array = DictionaryArray::<Int32Type>::try_new(ids, values)?;
+        if *array.data_type() == self.data_type {
+            return Ok(Arc::new(array));
+        }
+        cast(&array, &self.data_type)
+    }
+}
+
+/// Distinct strings, in the order of their first occurrence. They outlast a batch that has them often,
+/// so that the next one finds them, and whoever reads both finds the same array.
+struct Distinct {
+    mix: Mixer,
+    factors: [u64; 2],
+    shift: u32,
+    strings: Packed,
+    /// Of short strings their bytes and the quote behind them, which tells how many they are; of others a
+    /// hash, and [`LONG`].
+    keys: Vec<u128>,
+    /// Open addressing: number of a string, or [`NONE`].
+    slots: Vec<u32>,
+    /// All strings; none when one came since.
+    array: Option<ArrayRef>,
+    /// Strings of earlier batches.
+    before: usize,
+}
+
+const NONE: u32 = u32::MAX;
+/// Bits of a slot of the first table: many, so that few strings seldom meet in it.
+const FIRST_BITS: u32 = 10;
+/// Slots behind those that a hash can name, for strings that meet there.
+const BEHIND: usize = 32;
+/// No key of a short string has this last byte.
+const LONG: u128 = 1 << 120;
+/// By length of a short string: the bytes of its block up to the quote behind it.
+const UPTO: [u8x16; BLOCK] = {
+    let mut upto = [u8x16::new([0; BLOCK]); BLOCK];
+    let mut length = 0;
+    while length < BLOCK {
+        let mut bytes = [0; BLOCK];
+        let mut at = 0;
+        while at <= length {
+            bytes[at] = 0xff;
+            at += 1;
+        }
+        upto[length] = u8x16::new(bytes);
+        length += 1;
+    }
+    upto
+};
+
+impl Distinct {
+    fn new() -> Self {
+        let mix = Mixer::new();
+        Self {
+            mix,
+            factors: [mix.number(1) | 1, mix.number(2) | 1],
+            shift: 64 - FIRST_BITS,
+            strings: Packed::new(),
+            keys: Vec::new(),
+            slots: vec![NONE; (1 << FIRST_BITS) + BEHIND],
+            array: None,
+            before: 0,
+        }
+    }
+
+    /// Whether the next batch should find the strings, after one of `rows` rows.
+    fn pays(&mut self, rows: usize) -> bool {
+        let new = self.len() - self.before;
+        self.before = self.len();
+        new * 2 <= rows && self.len() <= rows && self.strings.bytes() <= KEPT_BYTES
+    }
+
+    fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    #[inline]
+    fn slot(&self, key: u128) -> usize {
+        let (low, high) = (key as u64, (key >> 64) as u64);
+        let hash = low.wrapping_mul(self.factors[0]) ^ high.wrapping_mul(self.factors[1]);
+        (hash >> self.shift) as usize
+    }
+
+    /// The number of a short string.
+    #[inline]
+    fn find(&self, key: u128) -> Option<u32> {
+        let slot = self.slot(key);
+        let id = *self.slots.get(slot)?;
+        if *self.keys.get(id as usize)? == key {
+            return Some(id);
+        }
+        self.find_behind(key, slot)
+    }
+
+    #[inline(never)]
+    fn find_behind(&self, key: u128, slot: usize) -> Option<u32> {
+        for id in &self.slots[slot + 1..] {
+            if *self.keys.get(*id as usize)? == key {
+                return Some(*id);
+            }
+        }
+        None
+    }
+
+    /// The number of the string that was just copied, which is cut off again if it was there before.
+    fn settle(&mut self) -> u32 {
+        let last = self.keys.len();
+        let value = self.strings.get(last);
+        // Of escaped quotes and of what is behind a quote the text is not searched for.
+        let long = value.len() >= BLOCK || value.contains(&b'\\');
+        let key = if long {
+            u128::from(self.mix.bytes(value)) | LONG
+        } else {
+            let mut quoted = [0; BLOCK];
+            quoted[..value.len()].copy_from_slice(value);
+            quoted[value.len()] = b'"';
+            u128::from_le_bytes(quoted)
+        };
+        let mut slot = self.slot(key);
+        while let Some(known) = self
+            .slots
+            .get(slot)
+            .and_then(|id| self.keys.get(*id as usize))
+        {
+            let id = self.slots[slot];
+            if *known == key && (!long || self.strings.get(id as usize) == value) {
+                self.strings.truncate(last);
+                return id;
+            }
+            slot += 1;
+        }
+        self.keys.push(key);
+        self.array = None;
+        if self.keys.len() * 2 > self.slots.len() || slot >= self.slots.len() {
+            self.rebuild();
+        } else {
+            self.slots[slot] = last as u32;
+        }
+        last as u32
+    }
+
+    #[cold]
+    fn rebuild(&mut self) {
+        'larger: loop {
+            self.shift -= 2;
+            let slots = (1 << (64 - self.shift)) + BEHIND;
+            self.slots.clear();
+            self.slots.resize(slots, NONE);
+            for (id, key) in self.keys.iter().enumerate() {
+                let slot = self.slot(*key);
+                let free = self.slots[slot..].iter_mut().find(|id| **id == NONE);
+                let Some(free) = free else { continue 'larger };
+                *free = id as u32;
+            }
+            return;
+        }
+    }
+
+    fn array(&mut self, value_type: &DataType) -> Result<ArrayRef, ArrowError> {
+        if let Some(array) = &self.array {
+            return Ok(Arc::clone(array));
+        }
+        let (ends, bytes) = self.strings.copied();
+        let strings = StringArray::try_new(OffsetBuffer::new(ends.into()), bytes, None)?;
+        let array = match value_type {
+            DataType::Utf8 => Arc::new(strings),
+            other => cast(&strings, other)?,
+        };
+        self.array = Some(Arc::clone(&array));
+        Ok(array)
     }
 }

@@ -122,6 +122,7 @@ impl Column for Rewritten {
             Slot::Int(column) => column.len(),
             Slot::Float(column) => column.len(),
             Slot::Text(column) => column.len(),
+            Slot::Repeated(column) => column.len(),
             Slot::Other(column) => column.len(),
         }
     }

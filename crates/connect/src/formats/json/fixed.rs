@@ -150,18 +150,19 @@ impl<T: Native> Column for Fixed<T> {
     }
 }
 
-/// Adds the digits at `at` to a number; answers it, and where they end. Meaningless beyond 18 digits.
+/// Adds the digits at `at` to a number; answers it, where they end, and the byte there. Meaningless beyond
+/// 18 digits.
 #[inline]
-fn digits(bytes: &[u8], mut at: usize, mut sum: u64) -> (u64, usize) {
-    while let Some(byte) = bytes.get(at) {
-        let digit = u64::from(*byte).wrapping_sub(u64::from(b'0'));
+fn digits(bytes: &[u8], mut at: usize, mut sum: u64) -> (u64, usize, u8) {
+    loop {
+        let next = byte(bytes, at);
+        let digit = u64::from(next).wrapping_sub(u64::from(b'0'));
         if digit > 9 {
-            break;
+            return (sum, at, next);
         }
         sum = sum.wrapping_mul(10).wrapping_add(digit);
         at += 1;
     }
-    (sum, at)
 }
 
 /// Whether the digits from `from` to `end` are 1 to 18, without a leading zero before others.
@@ -176,8 +177,8 @@ fn whole(bytes: &[u8], from: usize, end: usize) -> bool {
 #[inline]
 fn plain_integer(bytes: &[u8], at: usize) -> Option<(i64, usize)> {
     let at = at as u32 as usize; // as in `block`
-    let (sum, end) = digits(bytes, at, 0);
-    let plain = whole(bytes, at, end) && !matches!(byte(bytes, end), b'.' | b'e' | b'E');
+    let (sum, end, behind) = digits(bytes, at, 0);
+    let plain = whole(bytes, at, end) && !matches!(behind, b'.' | b'e' | b'E');
     plain.then_some((sum.cast_signed(), end))
 }
 
@@ -194,20 +195,20 @@ fn plain_fraction(bytes: &[u8], at: usize) -> Option<(bool, u64, usize, usize)> 
     let at = at as u32 as usize;
     let negative = byte(bytes, at) == b'-';
     let from = at + usize::from(negative);
-    let (mut sum, mut end) = digits(bytes, from, 0);
+    let (mut sum, mut end, mut behind) = digits(bytes, from, 0);
     if !whole(bytes, from, end) {
         return None;
     }
     let mut fraction = 0;
-    if byte(bytes, end) == b'.' {
+    if behind == b'.' {
         let point = end;
-        (sum, end) = digits(bytes, point + 1, sum);
+        (sum, end, behind) = digits(bytes, point + 1, sum);
         fraction = end - point - 1;
         if fraction == 0 || end - from > 19 {
             return None;
         }
     }
-    if matches!(byte(bytes, end), b'e' | b'E') {
+    if matches!(behind, b'e' | b'E') {
         return None;
     }
     Some((negative, sum, fraction, end))

@@ -48,6 +48,9 @@ use self::{
 };
 use super::{evolve::Watch, mark_bytes};
 
+/// Of a raw batch: with what dictionaries keep, the strings of a column stay below 2 GiB.
+const MOST_BYTES: usize = i32::MAX as usize - dictionary::KEPT_BYTES;
+
 /// Turns lines of JSON into rows of a schema. Remembers the order of the keys that it saw.
 pub struct JsonDecoder {
     schema: SchemaRef,
@@ -85,10 +88,10 @@ impl JsonDecoder {
     /// Whether a line fits, and if it does not, which of its fields is to blame.
     pub(super) fn misfit(&mut self, line: &str) -> Result<(), Option<String>> {
         self.rows.truncate(0);
-        let read = self.append_line(line, 0);
+        let read = self.append_lines(line, 0);
         self.rows.truncate(0);
         read.map(drop)
-            .map_err(|failure| failure.field().map(str::to_owned))
+            .map_err(|(_, failure)| failure.field().map(str::to_owned))
     }
 
     /// Decodes whole lines (the last may lack its line feed); blank ones are skipped, and so is a
@@ -97,7 +100,7 @@ impl JsonDecoder {
     /// # Errors
     /// `Internal` for 2 GiB or more at once. A bad event is a reject.
     pub fn decode_lines(&mut self, lines: &[u8], base_offset: u64) -> Result<Decoded> {
-        if lines.len() >= i32::MAX as usize {
+        if lines.len() >= MOST_BYTES {
             return Err(Error::internal(format!(
                 "raw batch is too large: bytes={}",
                 lines.len()
@@ -129,36 +132,39 @@ impl JsonDecoder {
         let bytes = text.as_bytes();
         let mut at = 0;
         while at < bytes.len() {
-            match self.append_line(text, at) {
+            match self.append_lines(text, at) {
                 Ok(end) => at = end + 1,
-                Err(failure) => {
+                Err((line, failure)) => {
                     self.rows.truncate(self.rows.len());
-                    let end = line_end(bytes, at);
-                    rejects.push(reject(bytes, at..end, base, failure.message()));
+                    let end = line_end(bytes, line);
+                    rejects.push(reject(bytes, line..end, base, failure.message()));
                     at = end + 1;
                 }
             }
         }
     }
 
-    /// Appends the event of the line that begins at `at`, if it holds one; answers its end.
+    /// Appends the event of the line that begins at `line`, if it holds one, and those of the lines behind
+    /// it as long as they are plain; answers the end of the last one, or which line failed, and why.
     #[inline]
-    fn append_line(&mut self, text: &str, at: usize) -> Result<usize, Failure> {
+    fn append_lines(&mut self, text: &str, line: usize) -> Result<usize, (usize, Failure)> {
         let bytes = text.as_bytes();
-        let mut at = at;
+        let mut at = line;
         if byte(bytes, at) != b'{' {
             at = skip_space(bytes, at);
             if byte(bytes, at) == b'\n' {
                 return Ok(at);
             }
         }
-        let len = self.rows.len();
-        let mut end = self.rows.read(text, at)?;
+        let read = self.rows.read_lines(text, at);
+        let began = self.rows.began();
+        let line = if began == at { line } else { began };
+        let mut end = read.map_err(|failure| (line, failure))?;
         if byte(bytes, end) != b'\n' {
             end = skip_space(bytes, end);
             if byte(bytes, end) != b'\n' {
-                self.rows.truncate(len);
-                return Err(Failure::new("something follows the object"));
+                self.rows.truncate(self.rows.len() - 1);
+                return Err((line, Failure::new("something follows the object")));
             }
         }
         Ok(end)

@@ -54,6 +54,7 @@ pub(in crate::formats) struct Object {
     failed: Vec<(usize, Failure)>,
     /// Objects read, nulls among them.
     len: usize,
+    began: usize,
 }
 
 impl Object {
@@ -80,6 +81,7 @@ impl Object {
             unknown: Unknown::Skip,
             failed: Vec::new(),
             len: 0,
+            began: 0,
         })
     }
 
@@ -95,8 +97,25 @@ impl Object {
 
     /// Reads the object at `at`; every column has one value more then. After a failure the caller
     /// truncates.
-    pub(in crate::formats) fn read(&mut self, text: &str, mut at: usize) -> Step {
+    pub(in crate::formats) fn read(&mut self, text: &str, at: usize) -> Step {
+        self.walk(text, at, false)
+    }
+
+    /// Reads the object at `at`, and those of the lines behind it as long as nothing else is on them;
+    /// answers where the last one ends. After a failure the caller truncates, and [`Self::began`] says
+    /// which object it was.
+    pub(in crate::formats) fn read_lines(&mut self, text: &str, at: usize) -> Step {
+        self.walk(text, at, true)
+    }
+
+    /// Where the last object begins that [`Self::read_lines`] came to.
+    pub(in crate::formats) fn began(&self) -> usize {
+        self.began
+    }
+
+    fn walk(&mut self, text: &str, mut at: usize, lines: bool) -> Step {
         let bytes = text.as_bytes();
+        self.began = at;
         let mut previous = START;
         let mut next = self.keys.edges[START].next as usize;
         loop {
@@ -127,6 +146,13 @@ impl Object {
                     self.fill()?;
                 }
                 self.len += 1;
+                if lines && bytes.get(at..at + 2) == Some(b"\n{") {
+                    at += 1;
+                    self.began = at;
+                    previous = START;
+                    next = self.keys.edges[START].next as usize;
+                    continue;
+                }
                 return Ok(at);
             }
         }

@@ -9,7 +9,7 @@ use wide::u8x16;
 
 use super::{
     column::Nulls,
-    text::{BLOCK, Failure, Step, block, byte, escape, last_block, special, unended},
+    text::{BLOCK, Failure, Step, block, byte, escape, last_block, quotes, special, unended},
 };
 
 /// Byte strings one behind the other.
@@ -40,6 +40,11 @@ impl Packed {
         self.ends.len() - 1
     }
 
+    /// Bytes of all strings.
+    pub(super) fn bytes(&self) -> usize {
+        self.used
+    }
+
     #[inline]
     pub(super) fn get(&self, row: usize) -> &[u8] {
         &self.bytes[self.ends[row] as usize..self.ends[row + 1] as usize]
@@ -65,14 +70,15 @@ impl Packed {
         let block = block(bytes, at)?;
         let used = self.used as u32 as usize; // as in `block`
         let room = self.bytes.get_mut(used..used + BLOCK)?;
-        // Where there is no hit the last byte stands in, which then is no quote.
-        let plain = (special(u8x16::new(*block)) | 1 << (BLOCK - 1)).trailing_zeros() as usize;
-        if block[plain] != b'"' {
+        let text = u8x16::new(*block);
+        // Where there is no hit a bit behind the block stands in, where no quote is.
+        let plain = (special(text) | 1 << BLOCK).trailing_zeros();
+        if quotes(text) >> plain & 1 == 0 {
             return None;
         }
         room.copy_from_slice(block);
-        self.end(used + plain);
-        Some(at + plain + 1)
+        self.end(used + plain as usize);
+        Some(at + plain as usize + 1)
     }
 
     /// Copies the string whose content begins at `at`, whatever it is; answers where it ends.
@@ -158,6 +164,12 @@ impl Packed {
             self.used = self.ends[len] as usize;
         }
         self.nulls.truncate(len);
+    }
+
+    /// Offsets and bytes of what is there, which stays.
+    pub(super) fn copied(&self) -> (Vec<i32>, Buffer) {
+        let bytes = self.bytes[..self.used].to_vec();
+        (self.ends.clone(), Buffer::from_vec(bytes))
     }
 
     /// Offsets, bytes and validity; starts over.

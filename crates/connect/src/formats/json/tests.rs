@@ -267,6 +267,7 @@ fn dictionaries_hold_each_string_once() {
         let plain = decode(&schema(vec![("d", DataType::Utf8)]), text.as_bytes());
         assert_eq!(&strings, plain.rows.column(0));
     }
+    assert_strings_that_look_alike();
     let narrow = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
     let error = JsonDecoder::new(schema(vec![("d", narrow)]))
         .err()
@@ -280,6 +281,60 @@ fn dictionaries_hold_each_string_once() {
         ),
         (2, 2)
     );
+}
+
+/// Strings whose text differs from what they are, of lengths around a block, in batches that follow
+/// each other.
+fn assert_strings_that_look_alike() {
+    let of = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let (coded, plain) = (schema(vec![("d", of)]), schema(vec![("d", DataType::Utf8)]));
+    let mut decoder = JsonDecoder::new(coded).expect("supported");
+    let alike = [
+        "\"a\"",
+        r#""a\\""#,
+        r#""a\"""#,
+        r#""a\\\"""#,
+        r#""\u0061""#,
+        r#""a\u0000""#,
+        r#""\\""#,
+        r#""\"""#,
+        "\"\"",
+        "\"fifteen bytes..\"",
+        "\"fifteen bytes.\\\"\"",
+        "\"sixteen bytes...\"",
+        "\"sixteen bytes...and more\"",
+        "null",
+    ];
+    for round in 0..4 {
+        let mut text = String::new();
+        for n in 0..2000 {
+            let value = alike[(n * 7 + n / 13 + round) % alike.len()];
+            text.push_str(&format!("{{\"d\":{value}}}\n"));
+            if n % 101 == 0 {
+                text.push_str("{\"d\":\"a\n{\"d\":\"a\"} x\n  {\"d\":7}\n");
+            }
+        }
+        if round == 2 {
+            // So many that the next batch starts over.
+            (0..5000).for_each(|n| text.push_str(&format!("{{\"d\":\"{n}\"}}\n")));
+        }
+        let ours = decoder.decode_lines(text.as_bytes(), 1000).expect("rows");
+        let theirs = decode(&plain, text.as_bytes());
+        let strings = cast(ours.rows.column(0), &DataType::Utf8).expect("strings");
+        assert_eq!(&strings, theirs.rows.column(0), "round {round}");
+        let offsets = |rejects: &[calve_engine::Reject]| -> Vec<_> {
+            rejects
+                .iter()
+                .map(|r| (r.offset, r.raw.clone(), r.error.clone()))
+                .collect()
+        };
+        assert_eq!(
+            offsets(&ours.rejects),
+            offsets(&theirs.rejects),
+            "round {round}"
+        );
+        assert_eq!(ours.rejects.len(), 60, "round {round}");
+    }
 }
 
 #[test]

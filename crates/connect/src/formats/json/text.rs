@@ -84,6 +84,13 @@ pub(in crate::formats) fn last_block(bytes: &[u8], at: usize) -> [u8; BLOCK] {
     block
 }
 
+/// One bit for each quote.
+#[inline]
+pub(in crate::formats) fn quotes(block: u8x16) -> u32 {
+    const QUOTE: u8x16 = u8x16::new([b'"'; BLOCK]);
+    block.cmp_eq(QUOTE).move_mask().cast_unsigned()
+}
+
 /// One bit for each byte that ends a plain stretch of a string: quote, backslash, line feed.
 #[inline]
 pub(in crate::formats) fn special(block: u8x16) -> u32 {
