@@ -1,14 +1,14 @@
 //! Rows brought into another order, column by column.
 
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 
 use arrow::{
     array::{
-        Array, ArrayRef, AsArray, GenericStringArray, OffsetSizeTrait, RecordBatch,
-        RecordBatchOptions, UInt32Array,
+        Array, ArrayRef, ArrowPrimitiveType, AsArray, GenericStringArray, OffsetSizeTrait,
+        PrimitiveArray, RecordBatch, RecordBatchOptions, UInt32Array, downcast_primitive_array,
     },
     buffer::{BooleanBuffer, NullBuffer, OffsetBuffer},
-    compute::take,
+    compute::{concat, take},
     datatypes::DataType,
     error::ArrowError,
 };
@@ -19,24 +19,95 @@ use super::arrow_failed;
 /// Strings are copied in blocks of this size: one copy of a known length costs less than one of
 /// just the bytes.
 const BLOCK: usize = 16;
+/// Groups of fewer rows are not repeated.
+const SMALL: usize = 64;
 /// So many lengths are compared before the first that differs counts.
 const CHUNK: usize = 64;
 
+/// What rows that will lie together have in common.
+pub(super) struct Alike<'a> {
+    /// Columns that have one value within each group.
+    pub(super) keys: &'a [ArrayRef],
+    /// By group: a row of it, and where its rows will be.
+    pub(super) firsts: &'a [u32],
+    pub(super) ranges: &'a [Range<usize>],
+}
+
 /// The rows of a batch in another order; `order` has each row number once.
-pub(super) fn reorder(rows: &RecordBatch, order: Vec<u32>) -> Result<RecordBatch> {
+pub(super) fn reorder(
+    rows: &RecordBatch,
+    order: Vec<u32>,
+    alike: &Alike<'_>,
+) -> Result<RecordBatch> {
     let order = UInt32Array::from(order);
     let columns = rows
         .columns()
         .iter()
-        .map(|column| match column.data_type() {
-            DataType::Utf8 => strings(column.as_string::<i32>(), order.values()),
-            DataType::LargeUtf8 => strings(column.as_string::<i64>(), order.values()),
-            _ => take(column.as_ref(), &order, None),
+        .map(|column| {
+            if let Some(repeated) = alike.repeated(column)? {
+                return Ok(repeated);
+            }
+            match column.data_type() {
+                DataType::Utf8 => strings(column.as_string::<i32>(), order.values()),
+                DataType::LargeUtf8 => strings(column.as_string::<i64>(), order.values()),
+                _ => take(column.as_ref(), &order, None),
+            }
         })
         .collect::<Result<Vec<_>, _>>()
         .map_err(arrow_failed)?;
     let options = RecordBatchOptions::new().with_row_count(Some(order.len()));
     RecordBatch::try_new_with_options(rows.schema(), columns, &options).map_err(arrow_failed)
+}
+
+impl Alike<'_> {
+    /// A key column in the new order: one value for each group, repeated. None: it is no key, its type
+    /// is not worth it, or the groups are small.
+    fn repeated(&self, column: &ArrayRef) -> Result<Option<ArrayRef>, ArrowError> {
+        let same = |key: &ArrayRef| std::ptr::addr_eq(Arc::as_ptr(key), Arc::as_ptr(column));
+        if self.firsts.len() * SMALL > column.len() || !self.keys.iter().any(same) {
+            return Ok(None);
+        }
+        let any = column.as_ref();
+        Ok(match any.data_type() {
+            // Of values that are equal the bits may differ.
+            of if of.is_floating() || any.null_count() > 0 => None,
+            DataType::Utf8 => Some(self.strings(column.as_string::<i32>())?),
+            DataType::LargeUtf8 => Some(self.strings(column.as_string::<i64>())?),
+            _ => downcast_primitive_array! {
+                any => Some(Arc::new(self.primitives(any))),
+                _ => None,
+            },
+        })
+    }
+
+    fn groups(&self) -> impl Iterator<Item = (usize, usize)> {
+        let groups = self.firsts.iter().zip(self.ranges);
+        groups.map(|(first, range)| (*first as usize, range.len()))
+    }
+
+    fn primitives<T: ArrowPrimitiveType>(&self, array: &PrimitiveArray<T>) -> PrimitiveArray<T> {
+        let mut values = Vec::with_capacity(array.len());
+        for (first, rows) in self.groups() {
+            values.resize(values.len() + rows, array.value(first));
+        }
+        PrimitiveArray::new(values.into(), None).with_data_type(array.data_type().clone())
+    }
+
+    fn strings<O: OffsetSizeTrait>(
+        &self,
+        array: &GenericStringArray<O>,
+    ) -> Result<ArrayRef, ArrowError> {
+        let groups = self.groups();
+        let repeated =
+            |(first, rows)| GenericStringArray::<O>::new_repeated(array.value(first), rows);
+        let groups: Vec<_> = groups.map(repeated).collect();
+        concat(
+            &groups
+                .iter()
+                .map(|group| group as &dyn Array)
+                .collect::<Vec<_>>(),
+        )
+    }
 }
 
 fn strings<O: OffsetSizeTrait>(
@@ -182,7 +253,8 @@ mod tests {
             let rows = rows.slice(skip, texts.len() - skip);
             let mut order: Vec<u32> = (0..rows.num_rows() as u32).collect();
             order.sort_by_key(|row| u64::from(*row).wrapping_mul(seed | 1).rotate_left(17));
-            let ours = reorder(&rows, order.clone()).expect("reordered");
+            let alike = Alike { keys: &[], firsts: &[], ranges: &[] };
+            let ours = reorder(&rows, order.clone(), &alike).expect("reordered");
             let order = UInt32Array::from(order);
             for (ours, column) in ours.columns().iter().zip(rows.columns()) {
                 prop_assert_eq!(ours, &take(column.as_ref(), &order, None).expect("taken"));

@@ -11,7 +11,7 @@ use calve_engine::{
 use rustc_hash::FxHashSet;
 
 use super::{
-    gather,
+    gather::{self, Alike},
     group::Groups,
     partition::{PartitionRef, TablePartition},
     placement::{Placed, Placement},
@@ -69,15 +69,20 @@ impl FanoutSplitter {
         }
 
         let places = Places::of(&groups.ids, partitions.len());
-        let ranges = partitions.into_iter().zip(places.ranges()).collect();
+        let ranges: Vec<_> = places.ranges().collect();
         let rows = if groups.contiguous() {
             rows
         } else {
-            gather::reorder(&rows, places.order(&groups.ids))?
+            let alike = Alike {
+                keys: &keys,
+                firsts: &groups.firsts,
+                ranges: &ranges,
+            };
+            gather::reorder(&rows, places.order(&groups.ids), &alike)?
         };
         Ok(SplitRows {
             rows,
-            groups: ranges,
+            groups: partitions.into_iter().zip(ranges).collect(),
         })
     }
 

@@ -209,6 +209,20 @@ proptest! {
 }
 
 #[test]
+fn a_key_of_few_values_is_repeated() {
+    for kind in 0..16 {
+        for null in [None, Some(3)] {
+            let values = (0..3000i64).map(|v| Some(v * v % 11 - 4).filter(|v| Some(*v) != null));
+            let values: Vec<_> = values.collect();
+            // A slice, so that offsets into buffers matter.
+            let key = column(kind, &values).slice(17, 2900);
+            check(batch(vec![key.clone()]), 1);
+            check(batch(vec![column(5, &values[40..2940]), key]), 2);
+        }
+    }
+}
+
+#[test]
 fn many_groups_grow_the_table() {
     let values: Vec<Option<i64>> = (0..20_000i64).map(|v| Some(v * 7919 % 10_007)).collect();
     for kind in [1, 5, 13] {

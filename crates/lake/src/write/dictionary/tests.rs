@@ -321,6 +321,40 @@ fn pages_have_twenty_thousand_rows() {
 }
 
 #[test]
+fn one_string_again_and_again_or_nearly() {
+    let pool: Vec<String> = [
+        "",
+        "eu-west",
+        "eu-east",
+        "aa",
+        "aaaa",
+        "a",
+        "sixteen bytes...",
+    ]
+    .map(str::to_owned)
+    .into();
+    for pick in 0..pool.len() {
+        let same = vec![Some(pick); 1000];
+        let mut batches = vec![batch(&same, &pool, false)];
+        compare(&batches, Compression::SNAPPY);
+        compare(
+            &[batch(&same, &pool, true).slice(7, 600)],
+            Compression::SNAPPY,
+        );
+        for other in 0..pool.len() {
+            for at in [1, 5, 9, 998, 999] {
+                let mut nearly = same.clone();
+                nearly[at] = Some(other);
+                batches.truncate(1);
+                batches.push(batch(&nearly, &pool, false));
+                batches.push(batch(&nearly, &pool, false).slice(at, 1000 - at));
+                compare(&batches, Compression::UNCOMPRESSED);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_column_of_nulls_alone_has_no_values() {
     compare(&[batch(&[None; 1000], &pool(), true)], Compression::SNAPPY);
 }
