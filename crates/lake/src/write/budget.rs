@@ -6,8 +6,14 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use arrow::array::{Array, RecordBatch};
+use arrow::{
+    array::{Array, ArrayRef, RecordBatch, RecordBatchOptions},
+    datatypes::{Field, Schema},
+    error::ArrowError,
+};
 use tokio::sync::Notify;
+
+use super::gather;
 
 /// Bytes in use of one writer.
 #[derive(Debug, Default)]
@@ -105,8 +111,22 @@ impl Piece {
         front
     }
 
-    pub(crate) fn batch(&self) -> RecordBatch {
-        self.batch.rows.slice(self.start, self.rows)
+    /// One of its columns, as the split left it.
+    pub(crate) fn column(&self, index: usize) -> ArrayRef {
+        self.batch.rows.column(index).slice(self.start, self.rows)
+    }
+
+    /// Its rows, on their own.
+    pub(crate) fn batch(&self) -> Result<RecordBatch, ArrowError> {
+        let columns = (0..self.batch.rows.num_columns())
+            .map(|index| gather::settled(&self.column(index)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let fields = self.batch.rows.schema_ref().fields().iter().zip(&columns);
+        let fields = fields
+            .map(|(field, column)| Field::clone(field).with_data_type(column.data_type().clone()));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let options = RecordBatchOptions::new().with_row_count(Some(self.rows));
+        RecordBatch::try_new_with_options(schema, columns, &options)
     }
 }
 

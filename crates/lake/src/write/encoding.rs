@@ -31,7 +31,7 @@ use parquet::{
 use super::{dictionary, group::Groups, options::WriteOptions};
 
 /// Rows of a sample that are looked at.
-const SAMPLE: usize = 8192;
+pub(super) const SAMPLE: usize = 8192;
 /// Fewer rows say nothing; the Parquet defaults do.
 const ENOUGH: usize = 64;
 /// A dictionary pays up to this size in bytes.

@@ -30,6 +30,7 @@ use super::{
     budget::Piece,
     dictionary::{DictionaryChunk, DictionaryColumn},
     encoding::{FileLayout, FilePlan},
+    gather,
 };
 
 /// Bytes are given to the system in blocks of this size.
@@ -286,14 +287,9 @@ impl OpenFile {
         }
         let encode = |(index, writer): (usize, &mut Column)| {
             let field = layout.schema.field(index);
-            pieces.iter().try_for_each(|piece| {
-                let column = piece
-                    .batch
-                    .rows
-                    .column(index)
-                    .slice(piece.start, piece.rows);
-                writer.write(field, &column)
-            })
+            pieces
+                .iter()
+                .try_for_each(|piece| writer.write(field, &piece.column(index)))
         };
         let encoded = if parallel {
             self.columns.par_iter_mut().enumerate().try_for_each(encode)
@@ -433,7 +429,7 @@ fn encode_column(
     field: &Field,
     column: &ArrayRef,
 ) -> Result<(), ParquetError> {
-    let leaves = compute_leaves(field, column)?;
+    let leaves = compute_leaves(field, &gather::settled(column)?)?;
     writers
         .iter_mut()
         .zip(&leaves)

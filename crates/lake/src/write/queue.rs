@@ -23,8 +23,9 @@ use rustc_hash::FxHashSet;
 use tokio::sync::Notify;
 
 use super::{
+    arrow_failed,
     budget::{Budget, Piece},
-    encoding::{FileLayout, FilePlan},
+    encoding::{FileLayout, FilePlan, SAMPLE},
     file::OpenFile,
     options::WriteOptions,
     partition::PartitionRef,
@@ -319,9 +320,20 @@ impl PartitionWriter {
         let file = if let Some(file) = open {
             file
         } else {
-            let plan = plan.get_or_insert_with(|| {
-                layout.plan(&chunk.iter().map(Piece::batch).collect::<Vec<_>>())
-            });
+            let plan = match plan {
+                Some(plan) => plan,
+                None => {
+                    let mut rows = 0;
+                    let sample = chunk.iter().take_while(|piece| {
+                        let before = rows;
+                        rows += piece.rows;
+                        before < SAMPLE
+                    });
+                    let sample = sample.map(Piece::batch).collect::<Result<Vec<_>, _>>();
+                    let sample = sample.map_err(arrow_failed)?;
+                    plan.insert(layout.plan(&sample))
+                }
+            };
             let number = shared.counter.fetch_add(1, Ordering::Relaxed);
             let unique = format!("{}-{number:05}", shared.prefix);
             let path = shared.placement.path(&self.key, &unique);

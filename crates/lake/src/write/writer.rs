@@ -243,7 +243,9 @@ fn move_pieces(shared: &Shared, partitions: &[Arc<PartitionWriter>]) -> Result<(
             if queue.rows > 0 {
                 taken.push((at, queue.rows));
                 bytes += queue.bytes;
-                slices.extend(queue.take().iter().map(Piece::batch));
+                for piece in queue.take() {
+                    slices.push(piece.batch().map_err(arrow_failed)?);
+                }
             }
             at += 1;
         }

@@ -35,6 +35,7 @@ use self::{
     coded::Coded,
     values::{Numbers, Texts, Values},
 };
+use super::gather::selection;
 
 /// Rows of a page, as the Parquet crate has them: readers skip pages by it.
 const PAGE_ROWS: usize = 20_000;
@@ -169,6 +170,26 @@ impl DictionaryColumn {
         }
         self.page_rows += rows.len();
         self.ids.reserve(rows.len());
+        if let (Values::Texts(texts), Some((strings, order))) = (&mut self.values, selection(rows))
+        {
+            self.page_text += match strings.data_type() {
+                DataType::LargeUtf8 => selected(
+                    texts,
+                    &mut self.ids,
+                    strings.as_string::<i64>(),
+                    order,
+                    nulls,
+                ),
+                _ => selected(
+                    texts,
+                    &mut self.ids,
+                    strings.as_string::<i32>(),
+                    order,
+                    nulls,
+                ),
+            };
+            return Ok(());
+        }
         match (&mut self.values, rows.data_type()) {
             (Values::Texts(texts), DataType::Utf8) => {
                 self.page_text += strings(texts, &mut self.ids, rows.as_string::<i32>(), nulls);
@@ -402,6 +423,26 @@ fn strings<O: OffsetSizeTrait>(
     let mut bytes = 0;
     each(rows.len(), nulls, |row| {
         let range = offsets[row].as_usize()..offsets[row + 1].as_usize();
+        bytes += range.len();
+        ids.push(texts.id(values, range));
+    });
+    bytes
+}
+
+/// The same for strings of which `order` says which one each row has.
+fn selected<O: OffsetSizeTrait>(
+    texts: &mut Texts,
+    ids: &mut Vec<u32>,
+    strings: &GenericByteArray<GenericStringType<O>>,
+    order: &[u32],
+    nulls: Option<&NullBuffer>,
+) -> usize {
+    let (values, offsets) = (strings.value_data(), strings.value_offsets());
+    let (starts, ends) = (&offsets[..strings.len()], &offsets[1..]);
+    let mut bytes = 0;
+    each(order.len(), nulls, |row| {
+        let at = order[row] as usize;
+        let range = starts[at].as_usize()..ends[at].as_usize();
         bytes += range.len();
         ids.push(texts.id(values, range));
     });
