@@ -1,4 +1,5 @@
-//! Short strings as numbers, so that they are compared and hashed without a call.
+//! Short strings as numbers, so that they are compared and hashed without a call, and numbers for what is
+//! distinct.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -43,6 +44,138 @@ const MASKS: [u128; SHORT] = {
     }
     masks
 };
+
+/// What a [`Numbering`] tells apart.
+pub trait Key: Copy + PartialEq {
+    /// Its highest bits are as good as random, by factors that nobody can foresee: multiply-shift
+    /// (Dietzfelbinger and others, "A reliable randomized algorithm for the closest-pair problem", 1997).
+    fn hash(self, factors: [u64; 2]) -> u64;
+}
+
+impl Key for u64 {
+    #[inline]
+    fn hash(self, [factor, _]: [u64; 2]) -> u64 {
+        self.wrapping_mul(factor)
+    }
+}
+
+impl Key for u128 {
+    #[inline]
+    fn hash(self, [low, high]: [u64; 2]) -> u64 {
+        let of_low = (self as u64).wrapping_mul(low);
+        of_low.wrapping_add(((self >> 64) as u64).wrapping_mul(high))
+    }
+}
+
+/// Distinct keys, numbered in the order in which they came. Most look-ups compare one key, and make no
+/// call.
+#[derive(Debug)]
+pub struct Numbering<K> {
+    factors: [u64; 2],
+    /// From a hash to its slot.
+    shift: u32,
+    keys: Vec<K>,
+    /// Open addressing: the number of a key, or [`NONE`].
+    slots: Vec<u32>,
+}
+
+const NONE: u32 = u32::MAX;
+/// Slots behind those that a hash can name, for keys that meet there.
+const BEHIND: usize = 32;
+
+impl<K: Key> Numbering<K> {
+    /// No keys, and `2^bits` slots, which are doubled whenever half of them are taken: with few keys in
+    /// many slots keys seldom meet.
+    pub fn new(bits: u32) -> Self {
+        let mix = Mixer::new();
+        Self {
+            factors: [mix.number(1) | 1, mix.number(2) | 1],
+            shift: 64 - bits,
+            keys: Vec::new(),
+            slots: vec![NONE; (1 << bits) + BEHIND],
+        }
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
+    /// All of them, by their numbers.
+    pub fn keys(&self) -> &[K] {
+        &self.keys
+    }
+
+    /// Memory held, in bytes.
+    pub fn memory(&self) -> usize {
+        self.keys.capacity() * size_of::<K>() + self.slots.capacity() * 4
+    }
+
+    #[inline]
+    fn slot(&self, key: K) -> usize {
+        (key.hash(self.factors) >> self.shift) as usize
+    }
+
+    /// The number of a key.
+    #[inline]
+    pub fn find(&self, key: K) -> Option<u32> {
+        let slot = self.slot(key);
+        let id = *self.slots.get(slot)?;
+        if *self.keys.get(id as usize)? == key {
+            return Some(id);
+        }
+        self.find_behind(key, slot + 1, |_| true)
+    }
+
+    /// The number of a key that stands for several things, of which `same` knows the one.
+    pub fn find_same(&self, key: K, same: impl Fn(u32) -> bool) -> Option<u32> {
+        self.find_behind(key, self.slot(key), same)
+    }
+
+    #[inline(never)]
+    fn find_behind(&self, key: K, slot: usize, same: impl Fn(u32) -> bool) -> Option<u32> {
+        for id in &self.slots[slot..] {
+            if *self.keys.get(*id as usize)? == key && same(*id) {
+                return Some(*id);
+            }
+        }
+        None
+    }
+
+    /// The number of a key that is not there yet; there are fewer than 2^32 - 1.
+    pub fn insert(&mut self, key: K) -> u32 {
+        let id = self.keys.len() as u32;
+        self.keys.push(key);
+        if self.keys.len() * 2 > self.slots.len() || !self.put(id) {
+            self.grow();
+        }
+        id
+    }
+
+    /// False where there is no slot left behind that of the key.
+    fn put(&mut self, id: u32) -> bool {
+        let slot = self.slot(self.keys[id as usize]);
+        let free = self.slots[slot..].iter_mut().find(|slot| **slot == NONE);
+        free.map(|slot| *slot = id).is_some()
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        loop {
+            self.shift -= 1;
+            self.slots.clear();
+            self.slots.resize((1 << (64 - self.shift)) + BEHIND, NONE);
+            if (0..self.keys.len() as u32).all(|id| self.put(id)) {
+                return;
+            }
+        }
+    }
+}
 
 /// Hashes that nobody outside of the process can foresee: texts come from everywhere.
 #[derive(Clone, Copy, Debug)]
@@ -100,6 +233,53 @@ mod tests {
     use std::collections::HashMap;
 
     use super::*;
+
+    /// Finds or adds each key, as a map does.
+    fn number<K: Key + std::hash::Hash + Eq>(keys: impl Iterator<Item = K>) {
+        let (mut numbers, mut map) = (Numbering::new(2), HashMap::new());
+        for key in keys {
+            let next = map.len() as u32;
+            let expected = map.get(&key).copied();
+            assert_eq!(numbers.find(key), expected);
+            if expected.is_none() {
+                assert_eq!(numbers.insert(key), next);
+                map.insert(key, next);
+            }
+        }
+        assert!(
+            numbers
+                .keys()
+                .iter()
+                .enumerate()
+                .all(|(id, key)| map[key] == id as u32)
+        );
+        assert!(
+            numbers.memory() < 64 * map.len() + 4096,
+            "{} {}",
+            numbers.memory(),
+            map.len()
+        );
+    }
+
+    #[test]
+    fn keys_are_numbered_in_the_order_in_which_they_came() {
+        // What differs in its highest bits alone, as floats do, in its lowest, and everywhere.
+        for spread in [1, 1 << 32, 1 << 45, 0x9e37_79b9_7f4a_7c15_u64] {
+            let keys = (0..40_000_u64).map(|n| (n % 30_000).wrapping_mul(spread));
+            number(keys.clone());
+            number(keys.clone().map(u128::from));
+            number(keys.map(|key| u128::from(key) << 64 | 7));
+        }
+    }
+
+    #[test]
+    fn things_of_one_key_are_told_apart() {
+        let mut numbers = Numbering::new(4);
+        let ids: Vec<_> = (0..9).map(|_| numbers.insert(5_u64)).collect();
+        assert_eq!(numbers.find_same(5, |id| id == ids[7]), Some(ids[7]));
+        assert_eq!(numbers.find_same(5, |_| false), None);
+        assert_eq!(numbers.find_same(6, |_| true), None);
+    }
 
     #[test]
     fn keys_tell_short_strings_apart_whatever_surrounds_them() {

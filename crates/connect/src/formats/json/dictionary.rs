@@ -9,7 +9,10 @@ use arrow::{
     datatypes::{DataType, Field, Int32Type},
     error::ArrowError,
 };
-use calve_engine::{Error, Result, short::Mixer};
+use calve_engine::{
+    Error, Result,
+    short::{Mixer, Numbering},
+};
 use wide::u8x16;
 
 use super::{
@@ -78,7 +81,10 @@ impl Dictionary {
             // A quote that is not the string's end, or none, makes a key that no string has.
             let plain = (quotes(block) | 1 << (BLOCK - 1)).trailing_zeros() as usize;
             let quoted = block & UPTO[plain % BLOCK];
-            let id = self.distinct.find(u128::from_le_bytes(quoted.to_array()))?;
+            let id = self
+                .distinct
+                .numbers
+                .find(u128::from_le_bytes(quoted.to_array()))?;
             self.ids.push(id as i32);
             return Some(at + plain + 2);
         }
@@ -124,7 +130,7 @@ impl Column for Dictionary {
         let nulls = self.nulls.finish(len);
         let next = Vec::with_capacity(len + len / 8);
         let ids = std::mem::replace(&mut self.ids, next);
-        if self.distinct.len() == 0 && len > 0 {
+        if self.distinct.numbers.is_empty() && len > 0 {
             self.distinct.strings.push(b""); // what the numbers of nulls point to
             self.distinct.settle();
         }
@@ -145,25 +151,18 @@ impl Column for Dictionary {
 /// so that the next one finds them, and whoever reads both finds the same array.
 struct Distinct {
     mix: Mixer,
-    factors: [u64; 2],
-    shift: u32,
     strings: Packed,
     /// Of short strings their bytes and the quote behind them, which tells how many they are; of others a
     /// hash, and [`LONG`].
-    keys: Vec<u128>,
-    /// Open addressing: number of a string, or [`NONE`].
-    slots: Vec<u32>,
+    numbers: Numbering<u128>,
     /// All strings; none when one came since.
     array: Option<ArrayRef>,
     /// Strings of earlier batches.
     before: usize,
 }
 
-const NONE: u32 = u32::MAX;
-/// Bits of a slot of the first table: many, so that few strings seldom meet in it.
+/// Slots of the first table: many, so that few strings seldom meet in it.
 const FIRST_BITS: u32 = 10;
-/// Slots behind those that a hash can name, for strings that meet there.
-const BEHIND: usize = 32;
 /// No key of a short string has this last byte.
 const LONG: u128 = 1 << 120;
 /// By length of a short string: the bytes of its block up to the quote behind it.
@@ -185,14 +184,10 @@ const UPTO: [u8x16; BLOCK] = {
 
 impl Distinct {
     fn new() -> Self {
-        let mix = Mixer::new();
         Self {
-            mix,
-            factors: [mix.number(1) | 1, mix.number(2) | 1],
-            shift: 64 - FIRST_BITS,
+            mix: Mixer::new(),
             strings: Packed::new(),
-            keys: Vec::new(),
-            slots: vec![NONE; (1 << FIRST_BITS) + BEHIND],
+            numbers: Numbering::new(FIRST_BITS),
             array: None,
             before: 0,
         }
@@ -200,48 +195,16 @@ impl Distinct {
 
     /// Whether the next batch should find the strings, after one of `rows` rows.
     fn pays(&mut self, rows: usize) -> bool {
-        let new = self.len() - self.before;
-        self.before = self.len();
-        new * 2 <= rows && self.len() <= rows && self.strings.bytes() <= KEPT_BYTES
-    }
-
-    fn len(&self) -> usize {
-        self.keys.len()
-    }
-
-    #[inline]
-    fn slot(&self, key: u128) -> usize {
-        let (low, high) = (key as u64, (key >> 64) as u64);
-        let hash = low.wrapping_mul(self.factors[0]) ^ high.wrapping_mul(self.factors[1]);
-        (hash >> self.shift) as usize
-    }
-
-    /// The number of a short string.
-    #[inline]
-    fn find(&self, key: u128) -> Option<u32> {
-        let slot = self.slot(key);
-        let id = *self.slots.get(slot)?;
-        if *self.keys.get(id as usize)? == key {
-            return Some(id);
-        }
-        self.find_behind(key, slot)
-    }
-
-    #[inline(never)]
-    fn find_behind(&self, key: u128, slot: usize) -> Option<u32> {
-        for id in &self.slots[slot + 1..] {
-            if *self.keys.get(*id as usize)? == key {
-                return Some(*id);
-            }
-        }
-        None
+        let new = self.numbers.len() - self.before;
+        self.before = self.numbers.len();
+        new * 2 <= rows && self.before <= rows && self.strings.bytes() <= KEPT_BYTES
     }
 
     /// The number of the string that was just copied, which is cut off again if it was there before.
     fn settle(&mut self) -> u32 {
-        let last = self.keys.len();
+        let last = self.numbers.len();
         let value = self.strings.get(last);
-        // Of escaped quotes and of what is behind a quote the text is not searched for.
+        // Of what is escaped in JSON the bytes are not what is found there.
         let long = value.len() >= BLOCK || value.contains(&b'\\');
         let key = if long {
             u128::from(self.mix.bytes(value)) | LONG
@@ -251,44 +214,13 @@ impl Distinct {
             quoted[value.len()] = b'"';
             u128::from_le_bytes(quoted)
         };
-        let mut slot = self.slot(key);
-        while let Some(known) = self
-            .slots
-            .get(slot)
-            .and_then(|id| self.keys.get(*id as usize))
-        {
-            let id = self.slots[slot];
-            if *known == key && (!long || self.strings.get(id as usize) == value) {
-                self.strings.truncate(last);
-                return id;
-            }
-            slot += 1;
+        let same = |id: u32| !long || self.strings.get(id as usize) == value;
+        if let Some(known) = self.numbers.find_same(key, same) {
+            self.strings.truncate(last);
+            return known;
         }
-        self.keys.push(key);
         self.array = None;
-        if self.keys.len() * 2 > self.slots.len() || slot >= self.slots.len() {
-            self.rebuild();
-        } else {
-            self.slots[slot] = last as u32;
-        }
-        last as u32
-    }
-
-    #[cold]
-    fn rebuild(&mut self) {
-        'larger: loop {
-            self.shift -= 2;
-            let slots = (1 << (64 - self.shift)) + BEHIND;
-            self.slots.clear();
-            self.slots.resize(slots, NONE);
-            for (id, key) in self.keys.iter().enumerate() {
-                let slot = self.slot(*key);
-                let free = self.slots[slot..].iter_mut().find(|id| **id == NONE);
-                let Some(free) = free else { continue 'larger };
-                *free = id as u32;
-            }
-            return;
-        }
+        self.numbers.insert(key)
     }
 
     fn array(&mut self, value_type: &DataType) -> Result<ArrayRef, ArrowError> {

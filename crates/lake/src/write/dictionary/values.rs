@@ -2,8 +2,7 @@
 
 use std::ops::Range;
 
-use calve_engine::short::{self, Mixer, SHORT};
-use hashbrown::HashTable;
+use calve_engine::short::{self, Mixer, Numbering, SHORT};
 use parquet::{
     basic::Type,
     data_type::ByteArray,
@@ -13,14 +12,14 @@ use parquet::{
 /// Longer lowest and highest values are shortened in statistics.
 const STATISTICS_BYTES: usize = 64;
 
+/// Slots of a first table, which is that of many columns of many files: doubled as need be.
+const FIRST_BITS: u32 = 6;
+
 /// Numbers of four or eight bytes, told apart by their bits.
 #[derive(Debug)]
 pub(super) struct Numbers {
     physical: Type,
-    mix: Mixer,
-    bits: Vec<u64>,
-    table: HashTable<u32>,
-    last: Option<(u64, u32)>,
+    bits: Numbering<u64>,
 }
 
 impl Numbers {
@@ -28,34 +27,16 @@ impl Numbers {
     pub(super) fn new(physical: Type) -> Self {
         Self {
             physical,
-            mix: Mixer::new(),
-            bits: Vec::new(),
-            table: HashTable::new(),
-            last: None,
+            bits: Numbering::new(FIRST_BITS),
         }
     }
 
     /// The number of a value; a new one where it was not seen before.
     #[inline]
     pub(super) fn id(&mut self, value: u64) -> u32 {
-        if let Some((last, id)) = self.last
-            && last == value
-        {
-            return id;
-        }
-        let Self {
-            mix, bits, table, ..
-        } = self;
-        let hash = mix.number(value);
-        let seen = table.find(hash, |id| bits[*id as usize] == value);
-        let id = seen.copied().unwrap_or_else(|| {
-            let id = bits.len() as u32;
-            bits.push(value);
-            table.insert_unique(hash, id, |id| mix.number(bits[*id as usize]));
-            id
-        });
-        self.last = Some((value, id));
-        id
+        self.bits
+            .find(value)
+            .unwrap_or_else(|| self.bits.insert(value))
     }
 
     fn width(&self) -> usize {
@@ -69,14 +50,14 @@ impl Numbers {
     fn page(&self) -> Vec<u8> {
         let width = self.width();
         let mut page = Vec::with_capacity(self.bits.len() * width);
-        for bits in &self.bits {
+        for bits in self.bits.keys() {
             page.extend_from_slice(&bits.to_le_bytes()[..width]);
         }
         page
     }
 
     fn statistics(&self, nulls: u64) -> Statistics {
-        let bits = self.bits.iter().copied();
+        let bits = self.bits.keys().iter().copied();
         let nulls = Some(nulls);
         match self.physical {
             Type::INT32 => {
@@ -133,14 +114,12 @@ pub(super) struct Texts {
     page: Vec<u8>,
     /// Where each string ends in `page`.
     ends: Vec<u32>,
-    /// Of short strings their keys, of others [`LONG`].
-    keys: Vec<u128>,
-    table: HashTable<u32>,
-    last: Option<(u128, u32)>,
+    /// Of short strings their keys, of others a hash and [`LONG`].
+    numbers: Numbering<u128>,
 }
 
-/// No short string has this key.
-const LONG: u128 = u128::MAX;
+/// No short string has a key with this last byte.
+const LONG: u128 = 0xff << 120;
 
 impl Texts {
     pub(super) fn new() -> Self {
@@ -148,9 +127,7 @@ impl Texts {
             mix: Mixer::new(),
             page: Vec::new(),
             ends: Vec::new(),
-            keys: Vec::new(),
-            table: HashTable::new(),
-            last: None,
+            numbers: Numbering::new(FIRST_BITS),
         }
     }
 
@@ -161,44 +138,29 @@ impl Texts {
             return self.long(&values[range]);
         }
         let key = short::key(values, range.clone());
-        if let Some((last, id)) = self.last
-            && last == key
-        {
-            return id;
+        match self.numbers.find(key) {
+            Some(id) => id,
+            None => self.add(key, &values[range]),
         }
-        let hash = self.mix.key(key);
-        let id = match self.table.find(hash, |id| self.keys[*id as usize] == key) {
-            Some(id) => *id,
-            None => self.add(hash, key, &values[range]),
-        };
-        self.last = Some((key, id));
-        id
     }
 
+    #[inline(never)]
     fn long(&mut self, string: &[u8]) -> u32 {
-        let hash = self.mix.bytes(string);
-        let same = |id: &u32| self.keys[*id as usize] == LONG && self.string(*id) == string;
-        match self.table.find(hash, same) {
-            Some(id) => *id,
-            None => self.add(hash, LONG, string),
+        let key = u128::from(self.mix.bytes(string)) | LONG;
+        let same = |id: u32| self.string(id) == string;
+        match self.numbers.find_same(key, same) {
+            Some(id) => id,
+            None => self.add(key, string),
         }
     }
 
     #[cold]
-    fn add(&mut self, hash: u64, key: u128, string: &[u8]) -> u32 {
-        let id = self.keys.len() as u32;
+    fn add(&mut self, key: u128, string: &[u8]) -> u32 {
         self.page
             .extend_from_slice(&(string.len() as u32).to_le_bytes());
         self.page.extend_from_slice(string);
         self.ends.push(self.page.len() as u32);
-        self.keys.push(key);
-        let (mix, page, ends, keys) = (self.mix, &self.page, &self.ends, &self.keys);
-        self.table
-            .insert_unique(hash, id, |id| match keys[*id as usize] {
-                LONG => mix.bytes(string_of(page, ends, *id)),
-                key => mix.key(key),
-            });
-        id
+        self.numbers.insert(key)
     }
 
     fn string(&self, id: u32) -> &[u8] {
@@ -206,7 +168,7 @@ impl Texts {
     }
 
     fn statistics(&self, nulls: u64) -> Statistics {
-        let strings = || (0..self.keys.len() as u32).map(|id| self.string(id));
+        let strings = || (0..self.numbers.len() as u32).map(|id| self.string(id));
         let (low, high) = (strings().min(), strings().max());
         let shown = (low.map(lowered), high.map(raised));
         let exact = (shown.0.as_deref() == low, shown.1.as_deref() == high);
@@ -258,7 +220,7 @@ impl Values {
     pub(super) fn len(&self) -> usize {
         match self {
             Self::Numbers(numbers) => numbers.bits.len(),
-            Self::Texts(texts) => texts.keys.len(),
+            Self::Texts(texts) => texts.numbers.len(),
         }
     }
 
@@ -273,10 +235,9 @@ impl Values {
     /// Memory held, in bytes.
     pub(super) fn memory(&self) -> usize {
         match self {
-            Self::Numbers(numbers) => numbers.bits.capacity() * 8 + numbers.table.allocation_size(),
+            Self::Numbers(numbers) => numbers.bits.memory(),
             Self::Texts(texts) => {
-                let lists = texts.ends.capacity() * 4 + texts.keys.capacity() * 16;
-                texts.page.capacity() + lists + texts.table.allocation_size()
+                texts.page.capacity() + texts.ends.capacity() * 4 + texts.numbers.memory()
             }
         }
     }
