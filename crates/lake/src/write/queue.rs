@@ -320,19 +320,17 @@ impl PartitionWriter {
         let file = if let Some(file) = open {
             file
         } else {
-            let plan = match plan {
-                Some(plan) => plan,
-                None => {
-                    let mut rows = 0;
-                    let sample = chunk.iter().take_while(|piece| {
-                        let before = rows;
-                        rows += piece.rows;
-                        before < SAMPLE
-                    });
-                    let sample = sample.map(Piece::batch).collect::<Result<Vec<_>, _>>();
-                    let sample = sample.map_err(arrow_failed)?;
-                    plan.insert(layout.plan(&sample))
-                }
+            let plan = if let Some(plan) = plan {
+                plan
+            } else {
+                let mut rows = 0;
+                let sample = chunk.iter().take_while(|piece| {
+                    let before = rows;
+                    rows += piece.rows;
+                    before < SAMPLE
+                });
+                let sample = sample.map(Piece::batch).collect::<Result<Vec<_>, _>>();
+                plan.insert(layout.plan(&sample.map_err(arrow_failed)?))
             };
             let number = shared.counter.fetch_add(1, Ordering::Relaxed);
             let unique = format!("{}-{number:05}", shared.prefix);
