@@ -80,7 +80,7 @@ pub struct Numbering<K> {
 }
 
 const NONE: u32 = u32::MAX;
-/// Slots behind those that a hash can name, for keys that meet there.
+/// Slots behind those that a hash can name, for keys that meet there; more are added as need be.
 const BEHIND: usize = 32;
 
 impl<K: Key> Numbering<K> {
@@ -154,29 +154,30 @@ impl<K: Key> Numbering<K> {
     pub fn insert(&mut self, key: K) -> u32 {
         let id = self.keys.len() as u32;
         self.keys.push(key);
-        if self.keys.len() * 4 > self.slots.len() || !self.put(id) {
+        if self.keys.len() * 4 > self.slots.len() {
             self.grow();
+        } else {
+            self.put(id);
         }
         id
     }
 
-    /// False where there is no slot left behind that of the key.
-    fn put(&mut self, id: u32) -> bool {
+    fn put(&mut self, id: u32) {
         let slot = self.slot(self.keys[id as usize]);
         let free = self.slots[slot..].iter_mut().find(|slot| **slot == NONE);
-        free.map(|slot| *slot = id).is_some()
+        match free {
+            Some(slot) => *slot = id,
+            // All slots from there to the end are taken, and one more is found behind them.
+            None => self.slots.push(id),
+        }
     }
 
     #[cold]
     fn grow(&mut self) {
-        loop {
-            self.shift -= 1;
-            self.slots.clear();
-            self.slots.resize((1 << (64 - self.shift)) + BEHIND, NONE);
-            if (0..self.keys.len() as u32).all(|id| self.put(id)) {
-                return;
-            }
-        }
+        self.shift -= 1;
+        self.slots.clear();
+        self.slots.resize((1 << (64 - self.shift)) + BEHIND, NONE);
+        (0..self.keys.len() as u32).for_each(|id| self.put(id));
     }
 }
 
@@ -278,7 +279,7 @@ mod tests {
     #[test]
     fn things_of_one_key_are_told_apart() {
         let mut numbers = Numbering::new(4);
-        let ids: Vec<_> = (0..9).map(|_| numbers.insert(5_u64)).collect();
+        let ids: Vec<_> = (0..99).map(|_| numbers.insert(5_u64)).collect();
         assert_eq!(numbers.find_same(5, |id| id == ids[7]), Some(ids[7]));
         assert_eq!(numbers.find_same(5, |_| false), None);
         assert_eq!(numbers.find_same(6, |_| true), None);

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 
 use arrow::{
     array::{Array, ArrayRef, RecordBatch, RecordBatchOptions},
+    compute::{self, can_cast_types},
     datatypes::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit},
     error::ArrowError,
 };
@@ -71,21 +72,40 @@ pub(crate) fn plain_columns(sql: &str, plan: LogicalPlan, tables: &Tables) -> Re
 /// The columns as SQL sees them: without dictionaries. Some functions do not take them, and others compute
 /// what no row refers to, of which one value that does not fit would fail every row.
 pub(crate) fn unpacked(schema: &SchemaRef) -> SchemaRef {
-    let packed = |field: &FieldRef| matches!(field.data_type(), DataType::Dictionary(..));
-    if !schema.fields().iter().any(packed) {
+    let fields: Vec<_> = schema.fields().iter().map(unpacked_field).collect();
+    let same = |(a, b): (&FieldRef, &FieldRef)| Arc::ptr_eq(a, b);
+    if fields.iter().zip(schema.fields()).all(same) {
         return Arc::clone(schema);
     }
-    let fields = schema.fields().iter().map(|field| match field.data_type() {
-        DataType::Dictionary(_, value) => {
-            Arc::new(Field::clone(field).with_data_type(value.as_ref().clone()))
+    Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+}
+
+fn unpacked_field(field: &FieldRef) -> FieldRef {
+    match unpacked_type(field.data_type()) {
+        Some(kind) if can_cast_types(field.data_type(), &kind) => {
+            Arc::new(Field::clone(field).with_data_type(kind))
         }
         _ => Arc::clone(field),
-    });
-    let metadata = schema.metadata().clone();
-    Arc::new(Schema::new_with_metadata(
-        fields.collect::<Vec<_>>(),
-        metadata,
-    ))
+    }
+}
+
+/// The type without dictionaries, down into nested types; none: it has none.
+fn unpacked_type(kind: &DataType) -> Option<DataType> {
+    let item = |item: &FieldRef| {
+        let unpacked = unpacked_field(item);
+        (!Arc::ptr_eq(&unpacked, item)).then_some(unpacked)
+    };
+    Some(match kind {
+        DataType::Dictionary(_, value) => value.as_ref().clone(),
+        DataType::List(of) => DataType::List(item(of)?),
+        DataType::LargeList(of) => DataType::LargeList(item(of)?),
+        DataType::FixedSizeList(of, length) => DataType::FixedSizeList(item(of)?, *length),
+        DataType::Map(of, sorted) => DataType::Map(item(of)?, *sorted),
+        DataType::Struct(fields) if fields.iter().any(|field| item(field).is_some()) => {
+            DataType::Struct(fields.iter().map(unpacked_field).collect())
+        }
+        _ => return None,
+    })
 }
 
 /// The rows with the columns of [`unpacked`].
@@ -93,15 +113,12 @@ pub(crate) fn unpack(
     rows: RecordBatch,
     schema: &SchemaRef,
 ) -> std::result::Result<RecordBatch, ArrowError> {
-    let unlike = |(column, field): (&ArrayRef, &FieldRef)| column.data_type() != field.data_type();
-    if !rows.columns().iter().zip(schema.fields()).any(unlike) {
+    let packed = |column: &ArrayRef| unpacked_type(column.data_type()).is_some();
+    if !rows.columns().iter().any(packed) {
         return Ok(rows);
     }
     let columns = rows.columns().iter().zip(schema.fields());
-    let columns = columns.map(|(column, field)| match column.data_type() {
-        DataType::Dictionary(..) => arrow::compute::cast(column, field.data_type()),
-        _ => Ok(Arc::clone(column)),
-    });
+    let columns = columns.map(|(column, field)| compute::cast(column, field.data_type()));
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     let columns = columns.collect::<std::result::Result<_, _>>()?;
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)

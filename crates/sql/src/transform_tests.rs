@@ -256,7 +256,20 @@ fn a_dictionary_is_a_plain_text_to_every_function() {
                     "{sql}"
                 );
             }
+            let nested = sql.replace("(d)", "(s.d)").replace("(d AS", "(s.d AS");
             if tail.is_empty() {
+                let kind = rows.schema().field(0).clone();
+                let inside = StructArray::from(vec![(Arc::new(kind), Arc::clone(rows.column(0)))]);
+                let nested_rows =
+                    RecordBatch::try_from_iter([("s", Arc::new(inside) as ArrayRef)]).unwrap();
+                let planned =
+                    SqlTransform::plan(&nested, nested_rows.schema(), &[]).expect(&nested);
+                let made = planned
+                    .instance()
+                    .unwrap()
+                    .apply(nested_rows.slice(2, 1))
+                    .expect(&nested);
+                assert_eq!(made.column(0).null_count(), 0, "{nested}");
                 let error = instance.apply(rows.slice(1, 1)).expect_err(&sql);
                 assert_eq!(error.kind(), ErrorKind::Data, "{sql}");
             }

@@ -134,6 +134,10 @@ impl Piece {
 fn batch_bytes(rows: &RecordBatch) -> usize {
     let column = |array: &dyn Array| {
         let held = array.get_array_memory_size();
+        if gather::selection(array).is_some() {
+            // Strings that were not copied: their buffers stay whole.
+            return held;
+        }
         array
             .to_data()
             .get_slice_memory_size()

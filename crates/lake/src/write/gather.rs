@@ -12,7 +12,7 @@ use arrow::{
         downcast_primitive_array,
     },
     buffer::{BooleanBuffer, NullBuffer, OffsetBuffer},
-    compute::{concat, take},
+    compute::{cast, concat, take},
     datatypes::{DataType, Field, Schema, UInt32Type},
     error::ArrowError,
 };
@@ -128,7 +128,11 @@ impl Alike<'_> {
 /// The column with its strings moved to where they belong, if [`reorder`] left them where they were.
 pub(super) fn settled(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     let Some((selected, order)) = selection(column) else {
-        return Ok(Arc::clone(column));
+        return match column.data_type() {
+            // Not of ours, but taken for it where no row is null: of one column all pieces have one type.
+            DataType::Dictionary(key, value) if **key == DataType::UInt32 => cast(column, value),
+            _ => Ok(Arc::clone(column)),
+        };
     };
     match selected.data_type() {
         DataType::LargeUtf8 => strings(selected.as_string::<i64>(), order),
@@ -251,6 +255,19 @@ mod tests {
             prop::collection::vec(text.prop_map(|text| Some(text.into_iter().collect())), rows)
         });
         prop_oneof![unlike, alike]
+    }
+
+    #[test]
+    fn a_dictionary_of_another_maker_settles_to_one_type() {
+        for keys in [vec![Some(1), Some(0)], vec![Some(1), None]] {
+            let values = Arc::new(StringArray::from(vec!["a", "b"]));
+            let column = DictionaryArray::new(UInt32Array::from(keys.clone()), values);
+            let settled = settled(&(Arc::new(column) as ArrayRef)).expect("settled");
+            let texts = keys
+                .iter()
+                .map(|key| key.map(|key| ["a", "b"][key as usize]));
+            assert_eq!(settled.as_string::<i32>(), &texts.collect::<StringArray>());
+        }
     }
 
     #[test]

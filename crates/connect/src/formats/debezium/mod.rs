@@ -151,10 +151,10 @@ impl DebeziumDecoder {
     /// [`JsonDecoder::decode_lines`](super::json::JsonDecoder::decode_lines) does.
     ///
     /// # Errors
-    /// `Internal` for 2 GiB or more at once. A bad change is a reject.
+    /// `Internal` for nearly 2 GiB at once. A bad change is a reject.
     pub fn decode_lines(&mut self, lines: &[u8], base_offset: u64) -> Result<Decoded> {
         self.decoded = None;
-        if lines.len() >= i32::MAX as usize {
+        if lines.len() >= super::json::MOST_BYTES {
             return Err(Error::internal(format!(
                 "raw batch is too large: bytes={}",
                 lines.len()

@@ -4,6 +4,7 @@
 
 use arrow::{
     array::{Array, ArrayRef, AsArray, RecordBatch, make_array},
+    compute::cast,
     datatypes::DataType,
 };
 use memchr::memmem;
@@ -18,7 +19,13 @@ pub(super) fn suspected(columns: &[ArrayRef]) -> bool {
         let text = match column.data_type() {
             DataType::Utf8 => column.as_string::<i32>().values().as_slice(),
             DataType::Binary => column.as_binary::<i32>().values().as_slice(),
-            of if of.is_nested() || matches!(of, DataType::Dictionary(..)) => {
+            DataType::Dictionary(_, value) => {
+                // Strings of other rows, and of earlier batches, may be there, too.
+                let values = column.as_any_dictionary().values();
+                return suspected(std::slice::from_ref(values))
+                    && cast(column, value).is_ok_and(|own| suspected(&[own]));
+            }
+            of if of.is_nested() => {
                 let parts = column.to_data();
                 let parts = parts.child_data().iter().cloned();
                 return suspected(&parts.map(make_array).collect::<Vec<_>>());

@@ -78,7 +78,8 @@ impl Dictionary {
         if byte(bytes, at) == b'"' {
             let block = block(bytes, at + 1)?;
             let block = u8x16::new(*block);
-            // A quote that is not the string's end, or none, makes a key that no string has.
+            // A quote that is not the string's end, or none, makes a key that no string has: those with a
+            // backslash or a line feed are not found by their bytes.
             let plain = (quotes(block) | 1 << (BLOCK - 1)).trailing_zeros() as usize;
             let quoted = block & UPTO[plain % BLOCK];
             let id = self
@@ -148,7 +149,8 @@ impl Column for Dictionary {
 }
 
 /// Distinct strings, in the order of their first occurrence. They outlast a batch that has them often,
-/// so that the next one finds them, and whoever reads both finds the same array.
+/// so that the next one finds them, and whoever reads both finds the same array (where numbers have 32
+/// bits with a sign).
 struct Distinct {
     mix: Mixer,
     strings: Packed,
@@ -204,8 +206,9 @@ impl Distinct {
     fn settle(&mut self) -> u32 {
         let last = self.numbers.len();
         let value = self.strings.get(last);
-        // Of what is escaped in JSON the bytes are not what is found there.
-        let long = value.len() >= BLOCK || value.contains(&b'\\');
+        // What a text can hold only escaped must not be found where it is not.
+        let escaped = |byte: &u8| matches!(byte, b'\\' | b'\n');
+        let long = value.len() >= BLOCK || value.iter().any(escaped);
         let key = if long {
             u128::from(self.mix.bytes(value)) | LONG
         } else {

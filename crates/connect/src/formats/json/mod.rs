@@ -49,7 +49,7 @@ use self::{
 use super::{evolve::Watch, mark_bytes};
 
 /// Of a raw batch: with what dictionaries keep, the strings of a column stay below 2 GiB.
-const MOST_BYTES: usize = i32::MAX as usize - dictionary::KEPT_BYTES;
+pub(super) const MOST_BYTES: usize = i32::MAX as usize - dictionary::KEPT_BYTES;
 
 /// Turns lines of JSON into rows of a schema. Remembers the order of the keys that it saw.
 pub struct JsonDecoder {
@@ -98,7 +98,7 @@ impl JsonDecoder {
     /// byte-order mark at offset 0. Byte `i` of `lines` has offset `base_offset + i`.
     ///
     /// # Errors
-    /// `Internal` for 2 GiB or more at once. A bad event is a reject.
+    /// `Internal` for nearly 2 GiB at once. A bad event is a reject.
     pub fn decode_lines(&mut self, lines: &[u8], base_offset: u64) -> Result<Decoded> {
         if lines.len() >= MOST_BYTES {
             return Err(Error::internal(format!(

@@ -50,7 +50,7 @@ impl Packed {
         &self.bytes[self.ends[row] as usize..self.ends[row + 1] as usize]
     }
 
-    /// Ends the string that begins at `used`. A raw batch is below 2 GiB, and so is what it holds.
+    /// Ends the string that begins at `used`. With what dictionaries keep, a raw batch is below 2 GiB.
     #[inline]
     fn end(&mut self, used: usize) {
         self.used = used;

@@ -14,9 +14,9 @@ use parquet::errors::ParquetError;
 use super::{each, strings, values::Texts};
 
 /// So many dictionaries are remembered: batchers have each their own.
-const MOST: usize = 8;
-/// Of a dictionary with so many values for each row, values are looked up by row.
-const SPARSE: usize = 16;
+const MOST: usize = 4;
+/// Of a dictionary with more values for each row, values are looked up by row.
+const SPARSE: usize = 4;
 /// No number yet for a value of a dictionary array.
 const UNKNOWN: u32 = u32::MAX;
 
@@ -45,7 +45,7 @@ impl Coded {
         if values.is_empty() {
             return Ok(0);
         }
-        if values.len() / SPARSE > rows.len() {
+        if values.len() > rows.len() * SPARSE {
             let plain = cast(rows, &DataType::LargeUtf8)?;
             return Ok(strings(texts, ids, plain.as_string::<i64>(), nulls));
         }
@@ -86,12 +86,18 @@ impl Coded {
         &mut self.0[0].numbers
     }
 
-    /// Memory held, in bytes, without that of the dictionaries, which others share.
+    /// Memory held, in bytes: of a dictionary itself where nobody else holds it any more.
     pub(super) fn memory(&self) -> usize {
-        self.0
-            .iter()
-            .map(|known| known.numbers.capacity() * 8)
-            .sum()
+        let held = |known: &Known| {
+            let alone = Arc::strong_count(&known.values) == 1;
+            let values = if alone {
+                known.values.get_array_memory_size()
+            } else {
+                0
+            };
+            values + known.numbers.capacity() * 8
+        };
+        self.0.iter().map(held).sum()
     }
 }
 
