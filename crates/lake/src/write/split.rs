@@ -1,5 +1,6 @@
 //! Splits a batch by table partition: group ids, a counting sort of row numbers, one gather per
-//! column of fixed width (strings stay where they are, see `gather`). Rows that lie together already (one table partition, or rising hours) are not copied.
+//! column of fixed width (strings stay where they are, see `gather`). Rows that lie together already
+//! (one table partition, or rising hours) are not copied.
 
 use std::{ops::Range, sync::Arc};
 
